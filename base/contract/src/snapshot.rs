@@ -1,0 +1,216 @@
+//! The compiled snapshot: valid by construction, what every daemon runs on.
+//!
+//! Must stay true: a value of [`Snapshot`] that came out of `verify` has no dangling reference (every group,
+//! server, behaviour and parent named in it exists in it), so that code that runs on it needs no such checks.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// One immutable version of all CDN configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Format of this value; daemons refuse one they do not know.
+    pub schema: u32,
+    /// Rises by at least one with each publication; a lower one than the running one is refused.
+    pub generation: u64,
+    /// Name of the CDN.
+    pub cdn: String,
+    /// DNS zone that the router is authoritative for, e.g. `cdn.example.net` (no trailing dot, lower case).
+    pub zone: String,
+    pub delivery_services: Vec<DeliveryService>,
+    pub cache_groups: Vec<CacheGroup>,
+    pub servers: Vec<Server>,
+    /// Client prefixes to cache group, longest prefix wins.
+    pub coverage_zones: Vec<CoverageZone>,
+    pub steering: Steering,
+    pub keys: Keys,
+}
+
+/// How clients are sent to edges.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Steering {
+    /// Cache group for clients that neither coverage zones nor geography place.
+    pub default_group: String,
+    /// TTL of DNS answers in seconds.
+    pub dns_ttl_seconds: u32,
+    /// How many addresses a DNS answer holds at most.
+    pub dns_answers_max: usize,
+    /// What the `Location` of a 302 names.
+    pub location: LocationStyle,
+}
+
+/// What the `Location` of a 302 names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LocationStyle {
+    /// `<server id>.<delivery service id>.<zone>`: needs DNS; the edge knows the delivery service by its name.
+    Name,
+    /// The edge's address: works without DNS; the edge uses the delivery service marked `address_default`.
+    Address,
+}
+
+/// A tenant's hostname and policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeliveryService {
+    pub id: String,
+    /// Inactive services are answered 404 by edges and not at all by routers.
+    pub active: bool,
+    /// Host names that clients use, lower case; `<server>.<id>.<zone>` and `<routing name>.<id>.<zone>` count too.
+    pub hosts: Vec<String>,
+    /// First label of the routed name, as in `<routing_name>.<id>.<zone>`.
+    pub routing_name: String,
+    /// Answers requests whose Host is an IP address (at most one service of a snapshot).
+    pub address_default: bool,
+    /// Ids of servers with role origin that hold the content, in order of preference.
+    pub origins: Vec<String>,
+    /// Host that parents send to the origin.
+    pub origin_host: String,
+    /// First matching behaviour wins; the last one matches everything.
+    pub behaviours: Vec<Behaviour>,
+}
+
+/// A path rule inside a delivery service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Behaviour {
+    pub name: String,
+    /// Glob over the path: `*` any run of characters, `?` one character; `/videos/*`, `*.m3u8`.
+    pub path: String,
+    /// `false`: pass every request to the next hop, store nothing.
+    pub cache: bool,
+    /// Freshness for responses that carry none of their own, in seconds; `None`: not stored then.
+    pub default_ttl_seconds: Option<u32>,
+    /// Freshness that overrides what the response says, in seconds (never for no-store or private).
+    pub override_ttl_seconds: Option<u32>,
+    /// RFC 5861 windows for responses that carry none of their own, in seconds.
+    pub stale_while_revalidate_seconds: u32,
+    pub stale_if_error_seconds: u32,
+    /// Freshness of 404 and 410 answers, in seconds.
+    pub negative_ttl_seconds: u32,
+    pub cache_key: CacheKeyRule,
+    /// `Access-Control-Allow-Origin` of answers; `None`: none is added.
+    pub cors_allow_origin: Option<String>,
+    /// Applied in order to the response to the client.
+    pub response_headers: Vec<HeaderRule>,
+    /// Methods answered; others get 405.
+    pub methods: Vec<String>,
+}
+
+/// Which query parameters become part of the cache key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacheKeyRule {
+    /// Parameters to leave out (`token`, `CMCD`, `utm_*`): exact names, or a prefix followed by `*`.
+    pub drop: Vec<String>,
+    /// When not empty, only these are kept.
+    pub keep: Vec<String>,
+    /// Sort what is left by name.
+    pub sort: bool,
+}
+
+/// One change of a response header.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum HeaderRule {
+    Set { name: String, value: String },
+    Add { name: String, value: String },
+    Remove { name: String },
+}
+
+/// Caches treated as one place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacheGroup {
+    pub id: String,
+    pub latitude: f64,
+    pub longitude: f64,
+    /// Cache group of parents that edges of this group fill from; `None` for groups of parents.
+    pub parent_group: Option<String>,
+    /// Tried next by the router when no server of this group is up, in order; after them the nearest group.
+    pub fallbacks: Vec<String>,
+}
+
+/// One host and what it does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    pub id: String,
+    pub role: Role,
+    /// Cache group; routers, monitors and origins have one only for display.
+    pub cache_group: Option<String>,
+    pub status: ServerStatus,
+    /// Addresses that clients reach it by.
+    pub addresses: Vec<IpAddr>,
+    /// Plain HTTP port; `None`: not offered.
+    pub http_port: Option<u16>,
+    /// HTTPS port; `None`: not offered.
+    pub https_port: Option<u16>,
+    /// Admin port (health, metrics, explain); listens on the first address.
+    pub admin_port: u16,
+    /// UDP port for heartbeats (routers and monitors).
+    pub heartbeat_port: Option<u16>,
+    /// DNS port (routers), UDP and TCP.
+    pub dns_port: Option<u16>,
+    /// Share of keys relative to the others of its group.
+    pub weight: f64,
+    pub machine: Machine,
+}
+
+/// What a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Edge,
+    Parent,
+    Origin,
+    Router,
+    Monitor,
+}
+
+/// Administrative status, in Traffic Control's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ServerStatus {
+    /// Always taken as up.
+    Online,
+    /// Up while its heartbeats say so.
+    Reported,
+    /// Watched, but gets no clients.
+    AdminDown,
+    /// Not watched, gets no clients.
+    Offline,
+}
+
+/// What a data plane process takes of its host. All sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Threads, one per core; 0: one per core of the host.
+    pub cores: usize,
+    /// RAM tier.
+    pub ram_bytes: u64,
+    /// Store file or raw device; `None`: RAM only.
+    pub store_path: Option<String>,
+    /// Size of the store file when it has to be made.
+    pub store_bytes: u64,
+    /// Directory that an origin serves.
+    pub origin_root: Option<String>,
+    /// PEM files (certificate chain, key) for HTTPS, read at start and on reload.
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
+}
+
+/// A client prefix and the cache group it belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CoverageZone {
+    pub prefix: ipnet::IpNet,
+    pub cache_group: String,
+}
+
+/// Keys that daemons share.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Keys {
+    /// HMAC-SHA256 key of heartbeats and verdicts, 32 bytes in hexadecimal.
+    pub heartbeat_hex: String,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Keys(not shown)")
+    }
+}

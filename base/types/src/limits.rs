@@ -1,0 +1,22 @@
+//! Limits that more than one crate must agree on, each with its unit and its reason.
+
+/// Bytes of an object that one stored block holds (dataplane design: a 6 s media segment is about 7 blocks).
+pub const BLOCK_BYTES: usize = 512 * 1024;
+
+/// A request head (request line and fields) may have this many bytes; beyond it: 431 (RFC 6585 §5).
+pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// A request target may have this many bytes; beyond it: 414 (RFC 9110 §15.5.15).
+pub const REQUEST_TARGET_BYTES_MAX: usize = 8 * 1024;
+
+/// A response head from a next hop may have this many bytes; beyond it the answer is refused as 502.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Fields in one head; the known header bombs need more.
+pub const FIELDS_MAX: usize = 128;
+
+/// Tiers that one request may pass before it is taken for a loop (edge, parent, origin).
+pub const TIERS_MAX: usize = 4;
+
+/// Ranges in one request (RFC 9110 §14.2 allows refusing many); more are answered as if no Range was sent.
+pub const RANGES_MAX: usize = 8;
