@@ -1,1 +1,33 @@
-//! (being written)
+//! The one crate that talks to io_uring, and the only one with unsafe code: ring, executor, buffers, sockets,
+//! files, timers, core-to-core wake-ups.
+//!
+//! One [`Runtime`] per thread. Everything made on it stays on it (`!Send`); what crosses cores is a [`std::task::Waker`]
+//! (each task may be woken from any thread; on a ring thread that is one MSG_RING message) or a [`Buf`].
+//!
+//! Must stay true:
+//! - Memory and descriptors that the kernel may still touch are owned by the operation, not by the future: a
+//!   dropped future leaves an orphan behind that holds them until its terminal completion (see `driver.rs`).
+//! - An operation is named by slot + generation, never by a pointer, so a late completion finds its own slot or none.
+//! - No queue without a limit: submission and completion queue, receive buffers and the buffer arena have fixed
+//!   sizes; what happens at each limit is counted in [`Stats`].
+//!
+//! Not here: protocols, policy, logging.
+#![allow(unsafe_code)] // this crate is the rim; every block carries its reason
+
+mod buffer;
+mod driver;
+mod executor;
+mod file;
+mod net;
+mod probe;
+mod receive_ring;
+pub mod signal;
+mod time;
+
+pub use buffer::{Arena, ArenaOptions, Buf};
+pub use driver::{Options, Stats};
+pub use executor::{JoinHandle, Runtime, spawn, stats};
+pub use file::File;
+pub use net::{TcpListener, TcpStream, bound_listener};
+pub use probe::RingError;
+pub use time::{Elapsed, sleep, sleep_until, timeout};

@@ -1,0 +1,296 @@
+//! TCP on the ring: accept by one repeating operation, receive into provided buffers, send inline.
+//!
+//! Sends are tried at once on the non-blocking socket, with borrowed memory; only a full socket costs a ring
+//! operation (readiness). So no buffer is lent to the kernel for a send, and one unsent tail is all that a slow
+//! client can hold (docs/decisions/0001-ring-loop.md).
+
+use crate::driver::AcceptStream;
+use crate::executor::current;
+use crate::receive_ring;
+use crate::time::sleep;
+use io_uring::{opcode, squeue, types};
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Pause after `accept` failed for want of descriptors: connections wait in the backlog meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// A listening socket, made before the cores start: one per core and address, all with SO_REUSEPORT, so that the
+/// kernel spreads connections and a successor can listen beside its predecessor.
+pub fn bound_listener(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    // SAFETY: socket takes no pointers.
+    let fd = unsafe {
+        libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and has no other owner.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    if address.is_ipv6() {
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+    }
+    let (storage, len) = socket_address(address);
+    // SAFETY: storage holds `len` bytes of a socket address of this family.
+    if unsafe { libc::bind(fd, (&raw const *storage).cast(), len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: listen takes no pointers.
+    if unsafe { libc::listen(fd, backlog) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(std::net::TcpListener::from(socket))
+}
+
+fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: passes the address and size of a live i32.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The kernel's form of an address, on the heap so that it does not move.
+fn socket_address(address: SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen_t) {
+    // SAFETY: all zeroes is a valid sockaddr_storage.
+    let mut storage: Box<libc::sockaddr_storage> = Box::new(unsafe { std::mem::zeroed() });
+    let at: *mut libc::sockaddr_storage = &raw mut *storage;
+    let len = match address {
+        SocketAddr::V4(v4) => {
+            let value = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: sockaddr_storage is large enough and aligned for every socket address.
+            unsafe { at.cast::<libc::sockaddr_in>().write(value) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let value = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: as above.
+            unsafe { at.cast::<libc::sockaddr_in6>().write(value) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, len as libc::socklen_t)
+}
+
+/// Accepts connections on this thread's ring.
+pub struct TcpListener {
+    socket: Rc<std::net::TcpListener>,
+    stream: RefCell<Option<AcceptStream>>,
+}
+
+impl TcpListener {
+    /// Takes a listening socket (see [`bound_listener`]).
+    pub fn from_std(socket: std::net::TcpListener) -> io::Result<TcpListener> {
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener { socket: Rc::new(socket), stream: RefCell::new(None) })
+    }
+
+    /// Address it listens on.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The next connection. Does not fail: when descriptors or memory run out it counts, pauses and goes on.
+    /// For one waiter at a time; dropping the future closes connections that arrived and were not taken.
+    pub async fn accept(&self) -> TcpStream {
+        loop {
+            let local = current();
+            let mut stream = self.stream.borrow_mut().take().unwrap_or_else(|| {
+                local.driver.accept_stream(self.socket.as_raw_fd(), Box::new(self.socket.clone()))
+            });
+            let outcome = std::future::poll_fn(|cx| stream.poll_next(cx)).await;
+            match outcome {
+                Some(Ok(fd)) => {
+                    *self.stream.borrow_mut() = Some(stream);
+                    return TcpStream { socket: Rc::new(std::net::TcpStream::from(fd)) };
+                }
+                Some(Err(error)) => {
+                    let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                    if error.raw_os_error().is_some_and(|e| scarce.contains(&e)) {
+                        local.driver.stats.borrow_mut().accepts_refused += 1;
+                        drop(stream);
+                        sleep(ACCEPT_PAUSE).await;
+                    } else {
+                        *self.stream.borrow_mut() = Some(stream);
+                    }
+                }
+                None => drop(stream), // ended by the kernel: armed anew in the next round
+            }
+        }
+    }
+}
+
+/// A connection on this thread's ring.
+pub struct TcpStream {
+    socket: Rc<std::net::TcpStream>,
+}
+
+impl TcpStream {
+    /// Connects; dropping the future gives up.
+    pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+        let driver = current().driver.clone();
+        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        // SAFETY: socket takes no pointers.
+        let fd = unsafe {
+            libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and has no other owner.
+        let socket = Rc::new(std::net::TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        let (storage, len) = socket_address(address);
+        let entry = opcode::Connect::new(types::Fd(fd), (&raw const *storage).cast(), len).build();
+        // SAFETY: address and socket travel in the payload; a box's contents do not move with it.
+        let (result, _, _payload) = unsafe { driver.start(entry, (storage, socket.clone())) }.await;
+        if result < 0 {
+            return Err(io::Error::from_raw_os_error(-result));
+        }
+        socket.set_nodelay(true)?;
+        Ok(TcpStream { socket })
+    }
+
+    /// Address of the other end.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Sends small writes at once (TCP_NODELAY).
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        self.socket.set_nodelay(true)
+    }
+
+    /// Appends what arrives to `into`; zero bytes mean the other end has closed its side. Bytes that arrive while
+    /// the future is being dropped are lost: drop it only to give the connection up.
+    pub async fn receive(&self, into: &mut Vec<u8>) -> io::Result<usize> {
+        let driver = current().driver.clone();
+        loop {
+            let entry =
+                opcode::Recv::new(types::Fd(self.socket.as_raw_fd()), std::ptr::null_mut(), 0)
+                    .buf_group(receive_ring::GROUP)
+                    .build()
+                    .flags(squeue::Flags::BUFFER_SELECT);
+            // SAFETY: the buffer is picked from the provided ones, which outlive the ring; the socket travels along.
+            let (result, flags, _socket) =
+                unsafe { driver.start(entry, self.socket.clone()) }.await;
+            match result {
+                n if n >= 0 => {
+                    driver.take_received(flags, n as usize, into);
+                    return Ok(n as usize);
+                }
+                e if e == -libc::ENOBUFS => {
+                    driver.stats.borrow_mut().receive_buffers_exhausted += 1;
+                    self.ready(libc::POLLIN).await?;
+                    if let Some(n) = self.receive_inline(into)? {
+                        return Ok(n);
+                    }
+                }
+                e if e == -libc::EINTR || e == -libc::EAGAIN => {}
+                e => return Err(io::Error::from_raw_os_error(-e)),
+            }
+        }
+    }
+
+    fn receive_inline(&self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let mut piece = [0u8; 8192];
+        match (&*self.socket).read(&mut piece) {
+            Ok(n) => {
+                into.extend_from_slice(&piece[..n]);
+                Ok(Some(n))
+            }
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Waits until the socket is ready for `events`.
+    async fn ready(&self, events: i16) -> io::Result<()> {
+        let driver = current().driver.clone();
+        let entry =
+            opcode::PollAdd::new(types::Fd(self.socket.as_raw_fd()), events as u16 as u32).build();
+        // SAFETY: the entry names no memory; the socket travels in the payload.
+        let (result, _, _socket) = unsafe { driver.start(entry, self.socket.clone()) }.await;
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+
+    /// Sends all of the pieces, in order, waiting while the socket is full.
+    pub async fn send_all(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        let (mut piece, mut offset) = (0, 0);
+        loop {
+            while piece < pieces.len() && offset == pieces[piece].len() {
+                (piece, offset) = (piece + 1, 0);
+            }
+            if piece == pieces.len() {
+                return Ok(());
+            }
+            match self.send_some(&pieces[piece..], offset)? {
+                Some(mut sent) => {
+                    while sent > 0 {
+                        let rest = pieces[piece].len() - offset;
+                        let step = sent.min(rest);
+                        offset += step;
+                        sent -= step;
+                        if offset == pieces[piece].len() {
+                            (piece, offset) = (piece + 1, 0);
+                        }
+                    }
+                }
+                None => self.ready(libc::POLLOUT).await?,
+            }
+        }
+    }
+
+    /// Sends what the socket takes at once of `pieces`, from `skip` bytes into the first; `None`: it is full.
+    fn send_some(&self, pieces: &[&[u8]], skip: usize) -> io::Result<Option<usize>> {
+        const PIECES_MAX: usize = 8;
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let mut count = 0;
+        for (index, piece) in pieces.iter().take(PIECES_MAX).enumerate() {
+            slices[count] = IoSlice::new(if index == 0 { &piece[skip..] } else { piece });
+            count += 1;
+        }
+        loop {
+            match (&*self.socket).write_vectored(&slices[..count]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => return Ok(Some(n)),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Ends the sending side; what is queued is still delivered.
+    pub fn shutdown_write(&self) {
+        // An error means that the connection is gone already.
+        let _gone = self.socket.shutdown(Shutdown::Write);
+    }
+}
