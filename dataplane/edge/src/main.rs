@@ -1,2 +1,29 @@
-//! (being written)
-fn main() {}
+//! `tidegated`: the data plane. One process per host, one thread per core, roles edge, parent and origin.
+//!
+//! The main thread is the control thread: it starts the cores, then waits for signals, sends heartbeats and looks
+//! after the snapshot file. It never touches a request. Order of the files: `args` what was asked, `start` from
+//! snapshot to running cores, `core` one core's life, `control` what the main thread does after that.
+#![forbid(unsafe_code)]
+
+mod args;
+mod control;
+mod core;
+mod log;
+mod snapshot;
+mod start;
+mod store;
+mod tls;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    match start::run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tidegated {}: {error}", args.node);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,20 @@
-//! (being written)
+//! Getting bytes from the next hop: which server to ask, its health, the connections to it, one exchange on one.
+//!
+//! Must stay true: whom an edge may ask is decided in one place, [`candidates`], and for an edge that gives parents
+//! only: there is no code path from an edge to an origin. A response body is never passed on as whole when the
+//! connection ended early: [`Body::next`] gives an error then.
+//!
+//! Not here: caching, collapse, resuming (engine).
+#![forbid(unsafe_code)]
+
+mod error;
+mod exchange;
+mod health;
+mod pool;
+mod select;
+
+pub use error::{FillError, Phase};
+pub use exchange::{Answer, Body, Request, Timeouts, ask};
+pub use health::HopHealth;
+pub use pool::Pool;
+pub use select::{Hop, candidates, order};

@@ -143,3 +143,21 @@ impl File {
 
 /// Size of a block device in bytes (linux/fs.h).
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
+
+/// Makes the file at `path`, `bytes` long, with its space really taken from the file system, so that it can not run
+/// out later. Blocks: for use at start.
+///
+/// # Errors
+/// It exists already, or there is no room.
+pub fn create_preallocated(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+    let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    // SAFETY: takes no pointers; the descriptor is open.
+    let outcome = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, length) };
+    if outcome != 0 {
+        // A file of half the size would only confuse the next start.
+        let _gone = std::fs::remove_file(path);
+        return Err(io::Error::from_raw_os_error(outcome));
+    }
+    Ok(())
+}

@@ -1,0 +1,694 @@
+//! What must hold in a snapshot beyond its types. The source compiler and `verify` both ask here, so that a
+//! snapshot which was not made by our compiler is held to the same rules.
+//!
+//! Must stay true: [`check`] finds all problems in one pass, in the order of the snapshot; it is linear in the
+//! size of the snapshot (but for names compared within one object).
+
+use crate::snapshot::*;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Something that does not fit, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub place: Place,
+    pub what: String,
+    pub mend: String,
+}
+
+/// A field of an object of the snapshot; the compiler turns it into file, line and column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub object: Object,
+    pub field: &'static str,
+}
+
+/// An object of the snapshot, by its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Object {
+    Cdn,
+    DeliveryService(usize),
+    Behaviour(usize, usize),
+    CacheGroup(usize),
+    Server(usize),
+    CoverageZone(usize),
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = self.place.field;
+        match self.place.object {
+            Object::Cdn => write!(f, "{field}")?,
+            Object::DeliveryService(i) => write!(f, "delivery_services[{i}].{field}")?,
+            Object::Behaviour(i, j) => write!(f, "delivery_services[{i}].behaviours[{j}].{field}")?,
+            Object::CacheGroup(i) => write!(f, "cache_groups[{i}].{field}")?,
+            Object::Server(i) => write!(f, "servers[{i}].{field}")?,
+            Object::CoverageZone(i) => write!(f, "coverage_zones[{i}].{field}")?,
+        }
+        write!(f, ": {}; {}", self.what, self.mend)
+    }
+}
+
+/// All problems of `snapshot`; empty: it may be published and run on.
+pub fn check(snapshot: &Snapshot) -> Vec<Problem> {
+    let mut checker =
+        Checker { snapshot, problems: Vec::new(), groups: HashMap::new(), servers: HashMap::new() };
+    checker.tables();
+    checker.cdn();
+    for (index, service) in snapshot.delivery_services.iter().enumerate() {
+        checker.delivery_service(index, service);
+    }
+    checker.hosts();
+    for (index, group) in snapshot.cache_groups.iter().enumerate() {
+        checker.cache_group(index, group);
+    }
+    for (index, server) in snapshot.servers.iter().enumerate() {
+        checker.server(index, server);
+    }
+    checker.sockets();
+    checker.coverage_zones();
+    checker.problems
+}
+
+struct Checker<'a> {
+    snapshot: &'a Snapshot,
+    problems: Vec<Problem>,
+    /// Group id -> (index, has edges, has parents).
+    groups: HashMap<&'a str, GroupUse>,
+    servers: HashMap<&'a str, usize>,
+}
+
+#[derive(Default, Clone, Copy)]
+struct GroupUse {
+    edges: bool,
+    parents: bool,
+}
+
+impl<'a> Checker<'a> {
+    fn tell(
+        &mut self,
+        object: Object,
+        field: &'static str,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem {
+                place: Place { object, field },
+                what: what.into(),
+                mend: mend.into(),
+            });
+        }
+    }
+
+    /// Ids first: the other rules look things up by them.
+    fn tables(&mut self) {
+        for (index, group) in self.snapshot.cache_groups.iter().enumerate() {
+            if self.groups.insert(&group.id, GroupUse::default()).is_some() {
+                self.duplicate(Object::CacheGroup(index), "cache group", &group.id);
+            }
+        }
+        for (index, server) in self.snapshot.servers.iter().enumerate() {
+            if self.servers.insert(&server.id, index).is_some() {
+                self.duplicate(Object::Server(index), "server", &server.id);
+            }
+            if let Some(used) = server.cache_group.as_deref().and_then(|id| self.groups.get_mut(id))
+            {
+                used.edges |= server.role == Role::Edge;
+                used.parents |= server.role == Role::Parent;
+            }
+        }
+        let mut seen = HashSet::new();
+        for (index, service) in self.snapshot.delivery_services.iter().enumerate() {
+            if !seen.insert(service.id.as_str()) {
+                self.duplicate(Object::DeliveryService(index), "delivery service", &service.id);
+            }
+        }
+    }
+
+    fn duplicate(&mut self, object: Object, kind: &str, id: &str) {
+        self.tell(object, "id", format!("a second {kind} called `{id}`"), "give each its own id");
+    }
+
+    fn cdn(&mut self) {
+        let snapshot = self.snapshot;
+        if snapshot.schema != crate::SCHEMA {
+            let what = format!("schema {} is not {}", snapshot.schema, crate::SCHEMA);
+            self.tell(Object::Cdn, "schema", what, "build it with this release");
+        }
+        if snapshot.generation == 0 {
+            self.tell(Object::Cdn, "generation", "generations begin at 1", "give a higher one");
+        }
+        self.label(Object::Cdn, "cdn", &snapshot.cdn);
+        self.name(Object::Cdn, "zone", &snapshot.zone);
+        let steering = &snapshot.steering;
+        self.edge_group(Object::Cdn, "default_group", &steering.default_group);
+        self.range(Object::Cdn, "dns_ttl_seconds", u64::from(steering.dns_ttl_seconds), 1, 86_400);
+        self.range(
+            Object::Cdn,
+            "dns_answers_max",
+            steering.dns_answers_max as u64,
+            1,
+            DNS_ANSWERS_MAX,
+        );
+        if crate::hex::decode::<32>(&snapshot.keys.heartbeat_hex).is_none() {
+            self.tell(
+                Object::Cdn,
+                "heartbeat_hex",
+                "a heartbeat key is 64 hexadecimal digits",
+                "write keys/heartbeat.key with `tidegate snapshot keygen`",
+            );
+        }
+        if snapshot.delivery_services.is_empty() {
+            self.tell(
+                Object::Cdn,
+                "cdn",
+                "no delivery service",
+                "add a file to delivery-services/",
+            );
+        }
+        if snapshot.servers.is_empty() {
+            self.tell(Object::Cdn, "cdn", "no server", "add [[server]] tables to servers.toml");
+        }
+    }
+
+    fn delivery_service(&mut self, index: usize, service: &'a DeliveryService) {
+        let object = Object::DeliveryService(index);
+        self.label(object, "id", &service.id);
+        self.label(object, "routing_name", &service.routing_name);
+        self.name(object, "origin_host", &service.origin_host);
+        if service.origins.is_empty() {
+            self.tell(object, "origins", "no origin", "name at least one server with role origin");
+        }
+        for origin in &service.origins {
+            match self.servers.get(origin.as_str()).map(|i| &self.snapshot.servers[*i]) {
+                None => self.dangling(object, "origins", "server", origin),
+                Some(server) if server.role != Role::Origin => {
+                    let what = format!("server `{origin}` has another role than origin");
+                    self.tell(object, "origins", what, "name a server with role = \"origin\"");
+                }
+                Some(_) => {}
+            }
+        }
+        self.repeated(object, "origins", &service.origins);
+        let mut names = HashSet::new();
+        let last = service.behaviours.len().saturating_sub(1);
+        for (position, behaviour) in service.behaviours.iter().enumerate() {
+            let here = Object::Behaviour(index, position);
+            if !names.insert(behaviour.name.as_str()) {
+                self.duplicate(here, "behaviour", &behaviour.name);
+            }
+            if matches_everything(&behaviour.path) && position != last {
+                self.tell(
+                    here,
+                    "path",
+                    format!(
+                        "`{}` matches everything, so that no later behaviour is ever reached",
+                        behaviour.path
+                    ),
+                    "move this behaviour to the end",
+                );
+            }
+            self.behaviour(here, behaviour);
+        }
+        if !service.behaviours.last().is_some_and(|b| matches_everything(&b.path)) {
+            self.tell(
+                object,
+                "behaviours",
+                "the last behaviour does not match everything",
+                "end with a [[behaviour]] with path = \"*\"",
+            );
+        }
+    }
+
+    fn behaviour(&mut self, here: Object, behaviour: &Behaviour) {
+        self.label(here, "name", &behaviour.name);
+        if let Err(what) = glob(&behaviour.path) {
+            self.tell(here, "path", what, "write a path like \"/videos/*\" or \"*.m3u8\"");
+        }
+        let seconds = [
+            ("default_ttl_seconds", behaviour.default_ttl_seconds),
+            ("override_ttl_seconds", behaviour.override_ttl_seconds),
+            ("stale_while_revalidate_seconds", Some(behaviour.stale_while_revalidate_seconds)),
+            ("stale_if_error_seconds", Some(behaviour.stale_if_error_seconds)),
+            ("negative_ttl_seconds", Some(behaviour.negative_ttl_seconds)),
+        ];
+        for (field, value) in seconds {
+            self.range(here, field, u64::from(value.unwrap_or(0)), 0, TTL_SECONDS_MAX);
+        }
+        for parameter in behaviour.cache_key.drop.iter().chain(&behaviour.cache_key.keep) {
+            let stem = parameter.strip_suffix('*').unwrap_or(parameter);
+            if parameter.is_empty() || stem.contains(['*', '&', '=', '#']) || !printable(stem) {
+                let what = format!("`{}` is no query parameter", parameter.escape_default());
+                self.tell(
+                    here,
+                    "cache_key",
+                    what,
+                    "write a name, or the start of one followed by `*`",
+                );
+            }
+        }
+        if behaviour.methods.is_empty() {
+            self.tell(
+                here,
+                "methods",
+                "no method is answered",
+                "write methods = [\"GET\", \"HEAD\"]",
+            );
+        }
+        for method in &behaviour.methods {
+            if !METHODS.contains(&method.as_str()) {
+                let what = format!("method `{}` is not known", method.escape_default());
+                self.tell(here, "methods", what, format!("choose from {}", METHODS.join(", ")));
+            }
+        }
+        let cors = behaviour.cors_allow_origin.as_deref();
+        if cors.is_some_and(|value| value.is_empty() || !printable(value)) {
+            let mend = "write \"*\" or an origin like \"https://player.example\"";
+            self.tell(here, "cors_allow_origin", "not a field value", mend);
+        }
+        for rule in &behaviour.response_headers {
+            let (name, value) = match rule {
+                HeaderRule::Set { name, value } | HeaderRule::Add { name, value } => {
+                    (name, value.as_str())
+                }
+                HeaderRule::Remove { name } => (name, ""),
+            };
+            if name.is_empty() || !name.bytes().all(is_token_byte) {
+                let what = format!("`{}` is no field name", name.escape_default());
+                self.tell(here, "response_headers", what, "use letters, digits and `-`");
+            } else if FRAMING_FIELDS.contains(&name.to_ascii_lowercase().as_str()) {
+                let what = format!("`{name}` frames the message and belongs to the server");
+                self.tell(here, "response_headers", what, "leave this rule out");
+            }
+            if value.bytes().any(|b| b < b' ' || b == 0x7f) {
+                let what =
+                    format!("the value of `{}` holds control characters", name.escape_default());
+                self.tell(here, "response_headers", what, "write it on one line");
+            }
+        }
+    }
+
+    /// A host belongs to one service, and only one service answers for addresses.
+    fn hosts(&mut self) {
+        let mut owners: HashMap<String, &str> = HashMap::new();
+        let mut address_default: Option<&str> = None;
+        for (index, service) in self.snapshot.delivery_services.iter().enumerate() {
+            let object = Object::DeliveryService(index);
+            for host in &service.hosts {
+                self.name(object, "hosts", host);
+                match owners.insert(host.clone(), &service.id) {
+                    Some(other) if other == service.id => {
+                        self.tell(
+                            object,
+                            "hosts",
+                            format!("host `{host}` is named twice"),
+                            "leave one out",
+                        );
+                    }
+                    Some(other) => {
+                        let what =
+                            format!("host `{host}` belongs to delivery service `{other}` already");
+                        self.tell(object, "hosts", what, "name each host in one delivery service");
+                    }
+                    None => {}
+                }
+                let routed =
+                    host.strip_suffix(&self.snapshot.zone).and_then(|rest| rest.strip_suffix('.'));
+                if let Some((_, id)) = routed.and_then(|rest| rest.rsplit_once('.'))
+                    && id != service.id
+                {
+                    let what = format!("host `{host}` lies under delivery service name `{id}`");
+                    self.tell(
+                        object,
+                        "hosts",
+                        what,
+                        "use a name outside the zone, or under this service's id",
+                    );
+                }
+            }
+            if service.address_default {
+                if let Some(first) = address_default {
+                    let what = format!("`{first}` is address_default already");
+                    self.tell(object, "address_default", what, "mark at most one delivery service");
+                }
+                address_default.get_or_insert(&service.id);
+            }
+        }
+    }
+
+    fn cache_group(&mut self, index: usize, group: &CacheGroup) {
+        let object = Object::CacheGroup(index);
+        let used = self.groups.get(group.id.as_str()).copied().unwrap_or_default();
+        self.label(object, "id", &group.id);
+        self.degrees(object, "latitude", group.latitude, 90.0);
+        self.degrees(object, "longitude", group.longitude, 180.0);
+        if used.edges && used.parents {
+            let what = format!("group `{}` holds edges and parents", group.id);
+            self.tell(object, "id", what, "give the parents a cache group of their own");
+        }
+        match &group.parent_group {
+            None if used.edges => self.tell(
+                object,
+                "parent_group",
+                format!("group `{}` holds edges but names no parent_group", group.id),
+                "name the cache group of the parents that they fill from",
+            ),
+            None => {}
+            Some(parent) => match self.groups.get(parent.as_str()) {
+                None => self.dangling(object, "parent_group", "cache group", parent),
+                Some(parents) if !parents.parents => {
+                    let what = format!("cache group `{parent}` holds no server with role parent");
+                    self.tell(
+                        object,
+                        "parent_group",
+                        what,
+                        "name a group of parents, or add one to it",
+                    );
+                }
+                Some(_) if used.parents => {
+                    let what = "a group of parents fills from origins, not from a parent_group";
+                    self.tell(object, "parent_group", what, "leave parent_group out");
+                }
+                Some(_) => {}
+            },
+        }
+        for fallback in &group.fallbacks {
+            if *fallback == group.id {
+                self.tell(
+                    object,
+                    "fallbacks",
+                    "a group cannot be its own fallback",
+                    "leave it out",
+                );
+            } else {
+                self.edge_group(object, "fallbacks", fallback);
+            }
+        }
+        self.repeated(object, "fallbacks", &group.fallbacks);
+    }
+
+    fn server(&mut self, index: usize, server: &Server) {
+        let object = Object::Server(index);
+        self.label(object, "id", &server.id);
+        match &server.cache_group {
+            Some(group) if !self.groups.contains_key(group.as_str()) => {
+                self.dangling(object, "cache_group", "cache group", group);
+            }
+            None if matches!(server.role, Role::Edge | Role::Parent) => {
+                self.needs(object, "cache_group", server, "cache_group = \"...\"");
+            }
+            _ => {}
+        }
+        if server.addresses.is_empty() {
+            self.needs(object, "addresses", server, "addresses = [\"192.0.2.1\"]");
+        }
+        if server.addresses.len() > ADDRESSES_MAX {
+            let what = format!("more than {ADDRESSES_MAX} addresses");
+            self.tell(object, "addresses", what, "split it into several servers");
+        }
+        for address in &server.addresses {
+            if address.is_unspecified() || address.is_multicast() {
+                let what = format!("no client can reach `{address}`");
+                self.tell(object, "addresses", what, "write the host's own address");
+            }
+        }
+        let ports = [
+            ("http_port", server.http_port),
+            ("https_port", server.https_port),
+            ("admin_port", Some(server.admin_port)),
+            ("heartbeat_port", server.heartbeat_port),
+            ("dns_port", server.dns_port),
+        ];
+        for (field, port) in ports {
+            if port == Some(0) {
+                self.tell(object, field, "port 0 is no port", "write one from 1 to 65535");
+            }
+        }
+        let offers = server.http_port.is_some() || server.https_port.is_some();
+        match server.role {
+            Role::Edge if !offers => {
+                self.needs(object, "http_port", server, "http_port or https_port")
+            }
+            Role::Parent if server.http_port.is_none() => {
+                self.needs(object, "http_port", server, "http_port = 8080 (edges ask it there)");
+            }
+            Role::Origin if server.http_port.is_none() => {
+                self.needs(object, "http_port", server, "http_port = 8080 (parents ask it there)");
+            }
+            Role::Router if server.dns_port.is_none() && server.http_port.is_none() => {
+                self.needs(object, "dns_port", server, "dns_port, http_port, or both");
+            }
+            _ => {}
+        }
+        if matches!(server.role, Role::Router | Role::Monitor) && server.heartbeat_port.is_none() {
+            self.needs(object, "heartbeat_port", server, "heartbeat_port = 7946");
+        }
+        if !(0.0..=WEIGHT_MAX).contains(&server.weight) {
+            let what = format!("weight {} is out of range", server.weight);
+            self.tell(object, "weight", what, format!("write one from 0 to {WEIGHT_MAX}"));
+        }
+        self.machine(object, server);
+    }
+
+    fn machine(&mut self, object: Object, server: &Server) {
+        let machine = &server.machine;
+        self.range(object, "cores", machine.cores as u64, 0, CORES_MAX);
+        if matches!(server.role, Role::Edge | Role::Parent) {
+            self.range(object, "ram_bytes", machine.ram_bytes, RAM_BYTES_MIN, 1 << 50);
+        }
+        if machine.store_path.is_some() {
+            self.range(object, "store_bytes", machine.store_bytes, 1, 1 << 56);
+        }
+        let paths = [
+            ("store_path", &machine.store_path),
+            ("origin_root", &machine.origin_root),
+            ("tls_certificate", &machine.tls_certificate),
+            ("tls_key", &machine.tls_key),
+        ];
+        for (field, path) in paths {
+            if path.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
+                self.tell(
+                    object,
+                    field,
+                    "not a path",
+                    "write the path of the file, or leave it out",
+                );
+            }
+        }
+        if server.role == Role::Origin && machine.origin_root.is_none() {
+            self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
+        }
+        if server.https_port.is_some() && machine.tls_certificate.is_none() {
+            let what = format!("server `{}` has https_port but no tls_certificate", server.id);
+            self.tell(object, "tls_certificate", what, "write tls_certificate and tls_key");
+        }
+        if machine.tls_certificate.is_some() != machine.tls_key.is_some() {
+            let what = "tls_certificate and tls_key come together";
+            self.tell(object, "tls_key", what, "write both, or neither");
+        }
+    }
+
+    /// Two listeners on one address and port: the second process would not start.
+    fn sockets(&mut self) {
+        let mut owners: HashMap<(IpAddr, u16, bool), (&str, &'static str)> = HashMap::new();
+        for (index, server) in self.snapshot.servers.iter().enumerate() {
+            let mut sockets: Vec<(IpAddr, u16, bool, &'static str)> = Vec::new();
+            for address in &server.addresses {
+                let tcp = [("http_port", server.http_port), ("https_port", server.https_port)];
+                sockets.extend(
+                    tcp.into_iter().filter_map(|(f, p)| p.map(|p| (*address, p, false, f))),
+                );
+                if let Some(port) = server.dns_port {
+                    sockets.push((*address, port, false, "dns_port"));
+                    sockets.push((*address, port, true, "dns_port"));
+                }
+                if let Some(port) = server.heartbeat_port {
+                    sockets.push((*address, port, true, "heartbeat_port"));
+                }
+            }
+            if let Some(first) = server.addresses.first() {
+                sockets.push((*first, server.admin_port, false, "admin_port"));
+            }
+            for (address, port, udp, field) in sockets {
+                if let Some((other, other_field)) =
+                    owners.insert((address, port, udp), (&server.id, field))
+                {
+                    let what = format!(
+                        "{address} port {port} is taken by {other_field} of server `{other}`"
+                    );
+                    self.tell(Object::Server(index), field, what, "choose another port or address");
+                }
+            }
+        }
+    }
+
+    fn coverage_zones(&mut self) {
+        let snapshot = self.snapshot;
+        let mut seen = HashSet::new();
+        for (index, zone) in snapshot.coverage_zones.iter().enumerate() {
+            let object = Object::CoverageZone(index);
+            if zone.prefix.trunc() != zone.prefix {
+                let what = format!("prefix {} has bits set beyond its length", zone.prefix);
+                self.tell(object, "prefix", what, format!("write {}", zone.prefix.trunc()));
+            }
+            if !seen.insert(zone.prefix) {
+                let what = format!("prefix {} is placed twice", zone.prefix);
+                self.tell(object, "prefix", what, "keep one of them");
+            }
+            self.edge_group(object, "cache_group", &zone.cache_group);
+        }
+    }
+
+    /// Clients are sent there, so it must exist and hold edges.
+    fn edge_group(&mut self, object: Object, field: &'static str, id: &str) {
+        match self.groups.get(id) {
+            None => self.dangling(object, field, "cache group", id),
+            Some(used) if !used.edges => {
+                let what = format!("cache group `{id}` holds no server with role edge");
+                self.tell(object, field, what, "name a group of edges");
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn dangling(&mut self, object: Object, field: &'static str, kind: &str, id: &str) {
+        let known: Vec<&str> = match kind {
+            "server" => self.snapshot.servers.iter().map(|s| s.id.as_str()).collect(),
+            _ => self.snapshot.cache_groups.iter().map(|g| g.id.as_str()).collect(),
+        };
+        let mend = match crate::nearest::nearest(id, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("define it, or name a {kind} that exists"),
+        };
+        self.tell(
+            object,
+            field,
+            format!("there is no {kind} called `{}`", id.escape_default()),
+            mend,
+        );
+    }
+
+    fn needs(&mut self, object: Object, field: &'static str, server: &Server, mend: &str) {
+        let role = format!("{:?}", server.role).to_lowercase();
+        let what =
+            format!("server `{}` with role {role} lacks {field}", server.id.escape_default());
+        self.tell(object, field, what, format!("add {mend}"));
+    }
+
+    fn repeated(&mut self, object: Object, field: &'static str, values: &[String]) {
+        let mut seen = HashSet::new();
+        for value in values {
+            if !seen.insert(value) {
+                let what = format!("`{}` is named twice", value.escape_default());
+                self.tell(object, field, what, "leave one out");
+            }
+        }
+    }
+
+    fn range(&mut self, object: Object, field: &'static str, value: u64, min: u64, max: u64) {
+        if !(min..=max).contains(&value) {
+            let what = format!("{field} = {value} is out of range");
+            self.tell(object, field, what, format!("write a number from {min} to {max}"));
+        }
+    }
+
+    fn degrees(&mut self, object: Object, field: &'static str, value: f64, max: f64) {
+        if !(-max..=max).contains(&value) {
+            let what = format!("{field} = {value} is no place on Earth");
+            self.tell(object, field, what, format!("write degrees from -{max} to {max}"));
+        }
+    }
+
+    fn label(&mut self, object: Object, field: &'static str, text: &str) {
+        if !is_label(text) {
+            let what = format!("`{}` is no name here", text.escape_default());
+            self.tell(
+                object,
+                field,
+                what,
+                "use 1 to 63 lower-case letters, digits and `-`, no `-` at an end",
+            );
+        }
+    }
+
+    fn name(&mut self, object: Object, field: &'static str, text: &str) {
+        if text.len() > 253 || !text.split('.').all(is_label) {
+            let what = format!("`{}` is no host name", text.escape_default());
+            self.tell(
+                object,
+                field,
+                what,
+                "write it like `video.example.net`, lower case, no dot at the end",
+            );
+        }
+    }
+}
+
+/// A behaviour's path that matches every path.
+pub fn matches_everything(path: &str) -> bool {
+    path == "*" || path == "/*"
+}
+
+fn is_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+}
+
+fn glob(path: &str) -> Result<(), String> {
+    if !path.starts_with(['/', '*']) {
+        return Err(format!("path `{}` begins with neither `/` nor `*`", path.escape_default()));
+    }
+    if path.len() > GLOB_BYTES_MAX {
+        return Err(format!("path has more than {GLOB_BYTES_MAX} bytes"));
+    }
+    if path.contains("**") {
+        return Err(format!("path `{path}`: `**` means no more than `*`"));
+    }
+    if path.matches('*').count() > GLOB_STARS_MAX {
+        return Err(format!("path `{path}` has more than {GLOB_STARS_MAX} `*`"));
+    }
+    match path.chars().find(|c| !c.is_ascii_graphic() || "[]{}\\#".contains(*c)) {
+        Some(c) => Err(format!("path `{}` holds `{}`", path.escape_default(), c.escape_default())),
+        None => Ok(()),
+    }
+}
+
+fn printable(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
+}
+
+/// Seconds that any freshness may last: ten years.
+const TTL_SECONDS_MAX: u64 = 10 * 365 * 86_400;
+/// More addresses than this never fit the 1232 bytes of a DNS answer together with the rest.
+const DNS_ANSWERS_MAX: u64 = 16;
+const ADDRESSES_MAX: usize = 8;
+const CORES_MAX: u64 = 1024;
+/// Less RAM than this cannot hold one fill.
+const RAM_BYTES_MIN: u64 = 1 << 20;
+const WEIGHT_MAX: f64 = 1000.0;
+const GLOB_BYTES_MAX: usize = 1024;
+/// Each `*` multiplies the work of a match that fails.
+const GLOB_STARS_MAX: usize = 8;
+/// After so many problems more would not help.
+const PROBLEMS_MAX: usize = 200;
+const METHODS: [&str; 7] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];
+const FRAMING_FIELDS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "content-range",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];

@@ -1,0 +1,300 @@
+//! Goal: every mistake in a source tree is found, named with its place, and told how to mend.
+//! Method: one edit of the example tree per rule, checked against the text and line of the diagnostic.
+
+mod common;
+
+use common::{example, example_files};
+use tidegate_contract::{LocationStyle, Role, ServerStatus, compile};
+
+/// Replaces the first `from` in `file` and gives back all diagnostics as text.
+fn edited(file: &str, from: &str, to: &str) -> String {
+    let mut files = example_files();
+    let (_, text) = files.iter_mut().find(|(name, _)| name == file).unwrap();
+    assert!(text.contains(from), "{file} does not hold {from}");
+    *text = text.replacen(from, to, 1);
+    match compile(&files, 7) {
+        Ok(_) => String::new(),
+        Err(diagnostics) => diagnostics.iter().map(|d| format!("{d}\n")).collect(),
+    }
+}
+
+#[test]
+fn the_example_compiles_to_what_it_says() {
+    let snapshot = example();
+    assert_eq!((snapshot.generation, snapshot.zone.as_str()), (7, "cdn.example.net"));
+    assert_eq!(snapshot.steering.location, LocationStyle::Name);
+    assert_eq!(snapshot.servers.len(), 9);
+    assert_eq!(snapshot.coverage_zones.len(), 7);
+    let edge = &snapshot.servers[0];
+    assert_eq!(
+        (edge.role, edge.status, edge.machine.ram_bytes),
+        (Role::Edge, ServerStatus::Reported, 16 << 30)
+    );
+    let [playlists, segments, api, rest] = &snapshot.delivery_services[0].behaviours[..] else {
+        panic!()
+    };
+    assert_eq!((playlists.default_ttl_seconds, playlists.stale_if_error_seconds), (Some(15), 3600));
+    assert_eq!(segments.default_ttl_seconds, Some(3600));
+    assert!(!api.cache && api.methods.contains(&"POST".to_owned()));
+    assert_eq!((rest.default_ttl_seconds, rest.negative_ttl_seconds), (Some(60), 5));
+}
+
+#[test]
+fn explicit_numbers_win_over_the_class() {
+    let mut files = example_files();
+    let from = "class = \"vod-playlist\"";
+    files[3].1 = files[3].1.replacen(
+        from,
+        &format!("{from}\ndefault_ttl_seconds = 4\nnegative_ttl_seconds = 0"),
+        1,
+    );
+    let behaviour = &compile(&files, 1).unwrap().delivery_services[0].behaviours[0];
+    assert_eq!((behaviour.default_ttl_seconds, behaviour.negative_ttl_seconds), (Some(4), 0));
+    assert_eq!(behaviour.stale_if_error_seconds, 3600);
+}
+
+#[test]
+fn every_mistake_is_found_with_its_place_and_mend() {
+    const CDN: &str = "cdn.toml";
+    const SERVERS: &str = "servers.toml";
+    const FILMS: &str = "delivery-services/films.toml";
+    const ZONES: &str = "coverage-zones.json";
+    let table: &[(&str, &str, &str, &[&str])] = &[
+        (
+            CDN,
+            "zone = ",
+            "zoen = ",
+            &["cdn.toml:12:1: unknown key `zoen`", "did you mean `zone`?", "zone is missing"],
+        ),
+        (CDN, "[steering]", "[stearing]", &["did you mean `steering`?", "steering is missing"]),
+        (
+            CDN,
+            "default_group = \"berlin\"",
+            "default_group = \"berlim\"",
+            &["cdn.toml:19:17", "did you mean `berlin`?"],
+        ),
+        (
+            CDN,
+            "default_group = \"berlin\"",
+            "default_group = \"core\"",
+            &["holds no server with role edge"],
+        ),
+        (
+            CDN,
+            "dns_ttl_seconds = 20",
+            "dns_ttl_seconds = 0",
+            &["cdn.toml:21:19", "from 1 to 86400"],
+        ),
+        (
+            CDN,
+            "dns_ttl_seconds = 20",
+            "dns_ttl_seconds = 2\ndns_ttl_seconds = 3",
+            &["cdn.toml:22:1", "duplicate key"],
+        ),
+        (CDN, "location = \"name\"", "location = \"nmae\"", &["did you mean \"name\"?"]),
+        (
+            CDN,
+            "coverage-zones.json\"\n",
+            "zones.json\"\n",
+            &["there is no coverage zone file", "has no place"],
+        ),
+        (CDN, "cdn = \"example\"", "cdn = \"Ex ample\"", &["cdn.toml:9:7", "lower-case"]),
+        (CDN, "cdn = \"example\"", "cdn = \"example", &["cdn.toml:9:"]),
+        (
+            SERVERS,
+            "id = \"edge-b2\"",
+            "id = \"edge-b1\"",
+            &["a second server called `edge-b1`", "servers.toml:51:6"],
+        ),
+        (SERVERS, "id = \"lisbon\"", "id = \"berlin\"", &["a second cache group called `berlin`"]),
+        (
+            SERVERS,
+            "192.0.2.12",
+            "192.0.2.11",
+            &["192.0.2.11 port 80 is taken by http_port of server `edge-b1`"],
+        ),
+        (
+            SERVERS,
+            "parent_group = \"core\"\n",
+            "\n",
+            &["group `berlin` holds edges but names no parent_group"],
+        ),
+        (
+            SERVERS,
+            "parent_group = \"core\"\n",
+            "parent_group = \"cor\"\n",
+            &["did you mean `core`?"],
+        ),
+        (
+            SERVERS,
+            "parent_group = \"core\"\n",
+            "parent_group = \"lisbon\"\n",
+            &["holds no server with role parent"],
+        ),
+        (SERVERS, "fallbacks = [\"lisbon\"]", "fallbacks = [\"berlin\"]", &["own fallback"]),
+        (SERVERS, "role = \"edge\"", "role = \"egde\"", &["did you mean \"edge\"?"]),
+        (SERVERS, "role = \"edge\"\n", "\n", &["role is missing"]),
+        (
+            SERVERS,
+            "origin_root = \"/srv/films\"",
+            "",
+            &["server `origin-1` with role origin lacks origin_root"],
+        ),
+        (
+            SERVERS,
+            "heartbeat_port = 7946",
+            "",
+            &["server `router-1` with role router lacks heartbeat_port"],
+        ),
+        (SERVERS, "dns_port = 53", "dns_port = 7946", &["dns_port", "taken"]),
+        (
+            SERVERS,
+            "cache_group = \"berlin\"",
+            "cache_group = \"berli\"",
+            &["did you mean `berlin`?"],
+        ),
+        (
+            SERVERS,
+            "cache_group = \"berlin\"",
+            "",
+            &["server `edge-b1` with role edge lacks cache_group"],
+        ),
+        (
+            SERVERS,
+            "http_port = 80\n",
+            "http_port = 70000\n",
+            &["http_port is 70000 here", "0 to 65535"],
+        ),
+        (SERVERS, "\"192.0.2.11\"", "\"192.0.2\"", &["`192.0.2` is no IP address"]),
+        (SERVERS, "\"192.0.2.11\"", "\"0.0.0.0\"", &["no client can reach `0.0.0.0`"]),
+        (
+            SERVERS,
+            "latitude = 52.52",
+            "latitude = 152.52",
+            &["no place on Earth", "from -90 to 90"],
+        ),
+        (SERVERS, "weight = 1.0", "weight = -1.0", &["weight -1 is out of range"]),
+        (SERVERS, "ram_bytes = \"16 GiB\"", "ram_bytes = \"16 GB\"", &["\"512 MiB\""]),
+        (SERVERS, "tls_key = \"/etc/tidegate/tls/edge.key\"", "", &["come together"]),
+        (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
+        (
+            FILMS,
+            "origins = [\"origin-1\"]",
+            "origins = [\"edge-b1\"]",
+            &["another role than origin"],
+        ),
+        (FILMS, "path = \"*\"", "path = \"/rest/*\"", &["does not match everything"]),
+        (
+            FILMS,
+            "path = \"*.m3u8\"",
+            "path = \"*\"",
+            &["no later behaviour", "move this behaviour to the end"],
+        ),
+        (FILMS, "path = \"*.m4s\"", "path = \"seg/[0-9]\"", &["begins with neither"]),
+        (FILMS, "path = \"*.m4s\"", "path = \"/**\"", &["`**` means no more"]),
+        (
+            FILMS,
+            "hosts = [\"films.example.net\"]",
+            "hosts = [\"a.b\", \"a.b\"]",
+            &["host `a.b` is named twice"],
+        ),
+        (
+            FILMS,
+            "hosts = [\"films.example.net\"]",
+            "hosts = [\"Films.example\"]",
+            &["no host name"],
+        ),
+        (
+            FILMS,
+            "hosts = [\"films.example.net\"]",
+            "hosts = [\"x.other.cdn.example.net\"]",
+            &["lies under"],
+        ),
+        (
+            FILMS,
+            "class = \"media-segment\"",
+            "class = \"media-segments\"",
+            &["did you mean \"media-segment\"?"],
+        ),
+        (FILMS, "class = \"media-segment\"", "default_ttl_seconds = 4000000000", &["out of range"]),
+        (FILMS, "name = \"Pragma\"", "name = \"Pra gma\"", &["no field name"]),
+        (FILMS, "value = \"eu\"", "value = \"e\\nu\"", &["control characters"]),
+        (
+            FILMS,
+            "op = \"set\", name = \"X-Region\"",
+            "op = \"set\", name = \"Content-Length\"",
+            &["frames the message"],
+        ),
+        (FILMS, "methods = [\"GET\"", "methods = [\"GRAB\"", &["method `GRAB` is not known"]),
+        (
+            ZONES,
+            "192.0.2.0/24",
+            "192.0.2.1/24",
+            &["coverage-zones.json:4:19", "write 192.0.2.0/24"],
+        ),
+        (ZONES, "192.0.2.0/24", "198.51.100.0/24", &["is placed twice"]),
+        (ZONES, "192.0.2.0/24", "192.0.2/24", &["is no prefix"]),
+        (
+            ZONES,
+            "\"lisbon\"",
+            "\"lisboa\"",
+            &["there is no cache group called `lisboa`", "coverage-zones.json:7:5"],
+        ),
+        (ZONES, "\"network\"", "\"networks\"", &["unknown field"]),
+        (ZONES, "[\"192", "\"192", &["coverage-zones.json:4:"]),
+        ("keys/heartbeat.key", "5a5a", "5a5", &["keys/heartbeat.key:1:1", "64 hexadecimal"]),
+    ];
+    let mut failures = String::new();
+    for (file, from, to, wanted) in table {
+        let found = edited(file, from, to);
+        for want in wanted.iter().chain(&["mend: "]).filter(|want| !found.contains(**want)) {
+            failures += &format!(
+                "{file}: {from:?} -> {to:?}
+wanted: {want}
+found:
+{found}
+"
+            );
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+#[test]
+fn all_problems_come_at_once_and_two_address_defaults_are_one() {
+    let mut files = example_files();
+    let second = files[3].1.replace("id = \"films\"", "id = \"other\"");
+    files.push(("delivery-services/other.toml".to_owned(), second));
+    files[1].1 = files[1].1.replace("latitude = 52.52", "latitude = 99.0");
+    let found = compile(&files, 1).unwrap_err();
+    let text: String = found.iter().map(|d| format!("{d}\n")).collect();
+    for want in
+        ["is address_default already", "belongs to delivery service `films`", "no place on Earth"]
+    {
+        assert!(text.contains(want), "{text}");
+    }
+}
+
+#[test]
+fn missing_files_are_named() {
+    let mut files = example_files();
+    files.retain(|(name, _)| name != "keys/heartbeat.key" && name != "cdn.toml");
+    let found: String = compile(&files, 1).unwrap_err().iter().map(|d| format!("{d}\n")).collect();
+    assert!(found.contains("keys/heartbeat.key:1:1") && found.contains("cdn.toml:1:1"), "{found}");
+}
+
+#[test]
+fn cut_files_never_panic_and_never_compile_to_something_unchecked() {
+    let files = example_files();
+    for index in 0..files.len() {
+        for cut in 0..files[index].1.len() {
+            let mut cut_files = files.clone();
+            if files[index].1.is_char_boundary(cut) && cut % 7 == 0 {
+                cut_files[index].1.truncate(cut);
+                if let Ok(snapshot) = compile(&cut_files, 1) {
+                    assert_eq!(tidegate_contract::check::check(&snapshot), []);
+                }
+            }
+        }
+    }
+}

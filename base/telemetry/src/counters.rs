@@ -1,0 +1,377 @@
+//! Counters and gauges of a data plane process, one instance per core.
+//!
+//! Must stay true: the table at the end is the only place where a counter is declared: struct, Prometheus text,
+//! JSON and reference come from it. A core writes its own instance only, readers add them up; an instance has
+//! its own cache lines, so that counting on one core does not slow down another.
+
+use crate::histogram::{BUCKETS_US, Histogram, HistogramTotals};
+use std::fmt::Write;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that one core counts and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// `count` more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    /// One less; for gauges. Wraps below zero, so that sums over cores stay right when a thing is opened on
+    /// one core and closed on another.
+    pub fn decrement(&self) {
+        self.subtract(1);
+    }
+
+    /// `count` less; for gauges.
+    pub fn subtract(&self, count: u64) {
+        self.0.fetch_sub(count, Relaxed);
+    }
+
+    /// For gauges.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// The number of this core.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+impl Deref for Counter {
+    type Target = AtomicU64;
+
+    fn deref(&self) -> &AtomicU64 {
+        &self.0
+    }
+}
+
+/// How a number behaves and how cores are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises; cores are added.
+    Counter,
+    /// Rises and falls; cores are added.
+    Gauge,
+    /// A value that all cores should share; the greatest one counts.
+    GaugeMax,
+}
+
+/// One row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterRow {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: &'static str,
+    pub help: &'static str,
+}
+
+macro_rules! counters {
+    ($($name:ident $kind:ident $unit:literal $help:literal)*) => {
+        /// The numbers of one core.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            $(#[doc = $help] pub $name: Counter,)*
+            /// Time from a complete request head to the first byte of the answer.
+            pub first_byte: Histogram,
+        }
+
+        /// All rows, in order.
+        pub const COUNTERS: &[CounterRow] = &[
+            $(CounterRow { name: stringify!($name), kind: Kind::$kind, unit: $unit, help: $help },)*
+        ];
+
+        impl Counters {
+            fn values(&self) -> [u64; COUNTERS.len()] {
+                [$(self.$name.get(),)*]
+            }
+        }
+    };
+}
+
+/// The numbers of all cores put together, at about one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    values: [u64; COUNTERS.len()],
+    pub first_byte: HistogramTotals,
+}
+
+impl Totals {
+    /// Puts the cores together.
+    pub fn of(cores: &[&Counters]) -> Totals {
+        let mut totals =
+            Totals { values: [0; COUNTERS.len()], first_byte: HistogramTotals::default() };
+        for core in cores {
+            for ((total, value), row) in totals.values.iter_mut().zip(core.values()).zip(COUNTERS) {
+                *total = match row.kind {
+                    Kind::Counter | Kind::Gauge => total.wrapping_add(value),
+                    Kind::GaugeMax => (*total).max(value),
+                };
+            }
+            core.first_byte.add_to(&mut totals.first_byte);
+        }
+        for (total, row) in totals.values.iter_mut().zip(COUNTERS) {
+            // Cores are read one after the other: a gauge may be seen going down before it was seen going up.
+            if row.kind == Kind::Gauge && *total > u64::MAX / 2 {
+                *total = 0;
+            }
+        }
+        totals
+    }
+
+    /// The total of the counter with this name.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        COUNTERS.iter().position(|row| row.name == name).map(|index| self.values[index])
+    }
+
+    /// All rows with their totals.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static CounterRow, u64)> {
+        COUNTERS.iter().zip(self.values)
+    }
+}
+
+/// Prometheus text of all counters, summed over cores. Labels (name, value) stand on every sample; a label
+/// whose name Prometheus would refuse is left out.
+pub fn render_prometheus(cores: &[&Counters], labels: &[(&str, &str)]) -> String {
+    let totals = Totals::of(cores);
+    let labels = render_labels(labels);
+    let mut out = String::with_capacity(16 * 1024);
+    for (row, value) in totals.iter() {
+        let CounterRow { name, kind, unit, help } = row;
+        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        let _ = writeln!(out, "# HELP tidegate_{name} {help} Unit: {unit}.");
+        let _ = writeln!(out, "# TYPE tidegate_{name} {kind}");
+        if labels.is_empty() {
+            let _ = writeln!(out, "tidegate_{name} {value}");
+        } else {
+            let _ = writeln!(out, "tidegate_{name}{{{labels}}} {value}");
+        }
+    }
+    let name = "tidegate_first_byte_seconds";
+    let _ = writeln!(
+        out,
+        "# HELP {name} Time from a complete request head to the first byte of the answer."
+    );
+    let _ = writeln!(out, "# TYPE {name} histogram");
+    let comma = if labels.is_empty() { "" } else { "," };
+    let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+    let mut count = 0u64;
+    for (index, bucket) in totals.first_byte.buckets.iter().enumerate() {
+        count = count.wrapping_add(*bucket);
+        let bound = BUCKETS_US.get(index).map_or("+Inf".to_owned(), |us| seconds(*us));
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+    }
+    let _ = writeln!(out, "{name}_sum{braced} {}", seconds(totals.first_byte.sum_us));
+    let _ = writeln!(out, "{name}_count{braced} {count}");
+    out
+}
+
+/// JSON object of all counters, summed over cores: name to number, and `first_byte` with its buckets.
+pub fn to_json(cores: &[&Counters]) -> String {
+    let totals = Totals::of(cores);
+    let mut out = String::with_capacity(4 * 1024);
+    out.push('{');
+    for (row, value) in totals.iter() {
+        let _ = write!(out, "\"{}\":{value},", row.name);
+    }
+    let first_byte = &totals.first_byte;
+    let _ = write!(
+        out,
+        "\"first_byte\":{{\"count\":{},\"sum_us\":{},\"buckets\":[",
+        first_byte.count(),
+        first_byte.sum_us
+    );
+    for (index, count) in first_byte.buckets.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let bound = BUCKETS_US.get(index).map_or("null".to_owned(), u64::to_string);
+        let _ = write!(out, "{comma}{{\"le_us\":{bound},\"count\":{count}}}");
+    }
+    out.push_str("]}}");
+    out
+}
+
+fn seconds(microseconds: u64) -> String {
+    let text = format!("{}.{:06}", microseconds / 1_000_000, microseconds % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn render_labels(labels: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for (name, value) in labels {
+        let mut bytes = name.bytes();
+        let head_ok = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !head_ok || !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            continue;
+        }
+        if !out.is_empty() {
+            out.push(',');
+        }
+        let _ = write!(out, "{name}=\"");
+        for c in value.chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                c if c.is_control() => {}
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+    out
+}
+
+counters! {
+    requests_total Counter "requests" "Requests whose head was taken."
+    requests_refused_total Counter "requests" "Requests refused as malformed or too large (4xx or 5xx, then close)."
+    responses_2xx_total Counter "responses" "Answers with a status from 200 to 299."
+    responses_3xx_total Counter "responses" "Answers with a status from 300 to 399."
+    responses_4xx_total Counter "responses" "Answers with a status from 400 to 499."
+    responses_5xx_total Counter "responses" "Answers with a status from 500 to 599."
+    hits_total Counter "requests" "Answered from the cache, fresh."
+    misses_total Counter "requests" "Answered after asking the next hop for content."
+    stale_total Counter "requests" "Answered from the cache, stale."
+    revalidated_total Counter "requests" "Answered from the cache after the next hop confirmed it."
+    passed_total Counter "requests" "Passed to the next hop, nothing stored."
+    collapsed_total Counter "requests" "Joined the fill of another request."
+    fills_total Counter "fills" "Requests sent to a next hop."
+    fill_errors_total Counter "fills" "Fills that ended in an error."
+    fills_open Gauge "fills" "Fills that are running."
+    bytes_sent_total Counter "bytes" "Body bytes sent to clients."
+    bytes_hit_total Counter "bytes" "Body bytes sent to clients from the cache."
+    bytes_filled_total Counter "bytes" "Body bytes received from next hops."
+    connections_open Gauge "connections" "Client connections that are open."
+    connections_total Counter "connections" "Client connections taken."
+    next_hop_connections_open Gauge "connections" "Connections to next hops that are open."
+    deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
+    tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
+    tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
+    store_read_bytes_total Counter "bytes" "Bytes read from the store."
+    store_written_bytes_total Counter "bytes" "Bytes written to the store."
+    store_bad_extents_total Counter "extents" "Extents whose checksum or header was wrong."
+    store_read_errors_total Counter "reads" "Reads of the store that failed."
+    store_write_errors_total Counter "writes" "Writes of the store that failed."
+    store_not_admitted_total Counter "extents" "Extents not written since too much waited for the device."
+    store_evicted_bytes_total Counter "bytes" "Bytes of the store given up to make room."
+    ram_tier_bytes Gauge "bytes" "Bytes that the RAM tier holds."
+    ram_tier_hits_total Counter "blocks" "Blocks served from the RAM tier."
+    ram_tier_evictions_total Counter "blocks" "Blocks dropped from the RAM tier."
+    log_lines_dropped_total Counter "lines" "Access log lines dropped because the writer was behind."
+    plain_buffer_fallback_total Counter "buffers" "Buffers taken from plain memory because the registered ones were used up."
+    heartbeats_sent_total Counter "datagrams" "Heartbeats sent."
+    snapshot_generation GaugeMax "generation" "Generation of the running snapshot."
+    snapshot_refused_total Counter "snapshots" "Snapshots refused as invalid or too old."
+    fds_exhausted_total Counter "accepts" "Accepts that failed for want of file descriptors."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn cores_are_added_and_shared_values_are_not() {
+        let cores = [Counters::default(), Counters::default()];
+        cores[0].hits_total.add(3);
+        cores[1].hits_total.increment();
+        cores[1].hits_total.fetch_add(1, Relaxed);
+        cores[0].snapshot_generation.set(7);
+        cores[1].snapshot_generation.set(6);
+        // Opened here, closed there.
+        cores[0].connections_open.add(2);
+        cores[1].connections_open.decrement();
+        cores[1].fills_open.decrement();
+        cores[0].ram_tier_bytes.add(9);
+        cores[1].ram_tier_bytes.subtract(4);
+        // As the engine counts.
+        let count = |counter: fn(&Counters) -> &AtomicU64| counter(&cores[0]).fetch_add(1, Relaxed);
+        count(|c| &c.fills_total);
+        count(|c| &c.collapsed_total);
+        let totals = Totals::of(&[&cores[0], &cores[1]]);
+        for (name, expected) in [
+            ("hits_total", 5),
+            ("snapshot_generation", 7),
+            ("connections_open", 1),
+            ("fills_open", 0),
+        ] {
+            assert_eq!(totals.get(name), Some(expected), "{name}");
+        }
+        assert_eq!(
+            (totals.get("ram_tier_bytes"), totals.get("collapsed_total")),
+            (Some(5), Some(1))
+        );
+        assert_eq!(totals.get("nothing"), None);
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        let names: HashSet<&str> = COUNTERS.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), COUNTERS.len());
+        for row in COUNTERS {
+            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
+            assert!(row.help.ends_with('.') && !row.help.contains('\n') && !row.unit.is_empty());
+        }
+        assert_eq!(std::mem::align_of::<Counters>(), 128);
+    }
+
+    #[test]
+    fn prometheus_text_has_every_row_once_and_escapes_labels() {
+        let core = Counters::default();
+        core.requests_total.add(9);
+        core.first_byte.observe(90);
+        core.first_byte.observe(2_000_000);
+        let text = render_prometheus(
+            &[&core],
+            &[("node", "a\"b\\c\nd"), ("bad-name", "x"), ("tier", "edge")],
+        );
+        let labels = "node=\"a\\\"b\\\\c\\nd\",tier=\"edge\"";
+        assert!(text.contains(&format!("tidegate_requests_total{{{labels}}} 9\n")));
+        assert!(text.contains(&format!(
+            "tidegate_first_byte_seconds_bucket{{{labels},le=\"0.0001\"}} 1\n"
+        )));
+        assert!(
+            text.contains(&format!(
+                "tidegate_first_byte_seconds_bucket{{{labels},le=\"+Inf\"}} 2\n"
+            ))
+        );
+        assert!(text.contains(&format!("tidegate_first_byte_seconds_sum{{{labels}}} 2.00009\n")));
+        for row in COUNTERS {
+            assert_eq!(text.matches(&format!("# TYPE tidegate_{} ", row.name)).count(), 1);
+        }
+        // Each line is a comment or `name{labels} number`.
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("tidegate_") && value.parse::<f64>().is_ok(), "{line}");
+        }
+        assert!(render_prometheus(&[&core], &[]).contains("\ntidegate_requests_total 9\n"));
+    }
+
+    #[test]
+    fn json_parses_and_agrees() {
+        let core = Counters::default();
+        core.misses_total.add(4);
+        core.first_byte.observe(100);
+        let json: serde_json::Value = serde_json::from_str(&to_json(&[&core, &core])).unwrap();
+        assert_eq!(json["misses_total"], 8);
+        assert_eq!(json["first_byte"]["count"], 2);
+        assert_eq!(json["first_byte"]["buckets"][0]["count"], 2);
+    }
+
+    #[test]
+    fn seconds_are_plain_decimals() {
+        for (us, text) in
+            [(0, "0"), (100, "0.0001"), (1_000_000, "1"), (2_500_000, "2.5"), (10_000_000, "10")]
+        {
+            assert_eq!(seconds(us), text);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What is kept of a response, and its bytes in the store.
+//!
+//! Byte map of a head, all numbers little-endian:
+//! ```text
+//!  0  4  magic "TGH1" (the digit is the format)
+//!  4  4  bytes of the whole head, these included
+//!  8  8  version id
+//! 16  2  status
+//! 18  1  flags: 1 total length known, 2 must revalidate, 4 immutable
+//! 19  1  count of Vary entries
+//! 20  2  count of fields
+//! 22  2  zero
+//! 24  8  total length (0 when not known)
+//! 32 40  response_ms, initial_age_ms, freshness_ms, stale_while_revalidate_ms, stale_if_error_ms
+//! 72  .. Vary entries: u16 name bytes, u32 value bytes, name, value
+//!     .. fields: u16 name bytes, u32 value bytes, name, value
+//! ```
+//! Must stay true: decoding any bytes gives a head or an error, never a panic, and never more memory than the
+//! input has bytes times a small constant; a decoded head has passed the same checks as a parsed one. Bytes
+//! after the head are ignored (extents are padded); their checksum is the store's business.
+
+use crate::storable::{Lifetime, VARY_NAMES_MAX};
+use bytes::Bytes;
+use std::fmt;
+use tidegate_http::{
+    CacheControl, Fields, ResponseHead, Validators, date, hop_by_hop, is_token, list_members,
+};
+use tidegate_types::limits::{FIELDS_MAX, RESPONSE_HEAD_BYTES_MAX};
+
+/// A stored response without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredHead {
+    /// Tells one fill of a key from the next: blocks of different versions are never put together.
+    pub version: u64,
+    /// 200 for content (also when it was filled by 206 answers), else what was answered.
+    pub status: u16,
+    /// Fields to send, without hop-by-hop fields, lengths, `Age` and `Cache-Status`.
+    pub fields: Fields,
+    /// Bytes of the whole representation, when known.
+    pub total_length: Option<u64>,
+    /// Read from the fields.
+    pub validators: Validators,
+    pub lifetime: Lifetime,
+    /// Request fields that `Vary` names and that the next hop was sent, with their values (several lines
+    /// joined). A field that was not sent cannot have chosen the alternate, and is not part of it.
+    pub vary: Vec<(String, Bytes)>,
+}
+
+/// Why bytes are no stored head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredError {
+    /// Another magic or format.
+    Format,
+    /// The bytes end before the head does.
+    Short,
+    /// A count, length, flag or field that no writer makes.
+    Content,
+}
+
+impl fmt::Display for StoredError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StoredError::Format => "stored head: not of format TGH1; treat the entry as absent",
+            StoredError::Short => "stored head: bytes are missing; treat the entry as absent",
+            StoredError::Content => {
+                "stored head: content that is never written; treat the entry as absent"
+            }
+        })
+    }
+}
+
+impl std::error::Error for StoredError {}
+
+impl StoredHead {
+    /// What to keep of `response`. `judge_storage` said that it may be stored; `request_fields` are those that
+    /// the next hop was sent, since these chose the alternate.
+    pub fn new(
+        response: &ResponseHead,
+        request_fields: &Fields,
+        lifetime: Lifetime,
+        total_length: Option<u64>,
+        version: u64,
+    ) -> StoredHead {
+        let fields = kept_fields(&response.fields, lifetime.response_ms);
+        let status = if response.status == 206 { 200 } else { response.status };
+        let validators = Validators::from_fields(&fields, lifetime.response_ms / 1000);
+        let vary = capture_vary(&fields, request_fields);
+        StoredHead { version, status, fields, total_length, validators, lifetime, vary }
+    }
+
+    /// Whether a request with these fields may have this alternate (RFC 9111 §4.1).
+    ///
+    /// Compared is what matters to the next hop. Fills carry fields of this node, not of clients; a field that
+    /// they do not carry (`Origin`, `Accept-Encoding`) would not be carried by the next fill either, so asking
+    /// again would bring the same alternate. Must stay true in the filler: a field of a client's goes to the
+    /// next hop always (in a normal form, also when the client sent none) or never.
+    pub fn matches_vary(&self, request_fields: &Fields) -> bool {
+        self.vary.iter().all(|(name, stored)| {
+            request_fields.combined(name).is_some_and(|asked| same_members(stored, &asked))
+        })
+    }
+
+    /// Whether the next hop can be asked if this is still good.
+    pub fn can_revalidate(&self) -> bool {
+        self.validators.etag.is_some() || self.validators.last_modified.is_some()
+    }
+
+    /// `Date` of the response in unix seconds.
+    pub fn date(&self) -> Option<u64> {
+        self.fields
+            .get("date")
+            .and_then(|value| date::parse(value, self.lifetime.response_ms / 1000))
+    }
+
+    /// Appends the bytes of this head. Fields beyond the limits of a parsed head are not written.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        let vary = &self.vary[..self.vary.len().min(VARY_NAMES_MAX)];
+        let field_count = self.fields.len().min(FIELDS_STORED_MAX);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.extend_from_slice(&self.status.to_le_bytes());
+        let flags = u8::from(self.total_length.is_some()) * FLAG_LENGTH
+            + u8::from(self.lifetime.must_revalidate) * FLAG_MUST_REVALIDATE
+            + u8::from(self.lifetime.immutable) * FLAG_IMMUTABLE;
+        out.push(flags);
+        out.push(vary.len() as u8);
+        out.extend_from_slice(&(field_count as u16).to_le_bytes());
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&self.total_length.unwrap_or(0).to_le_bytes());
+        for number in [
+            self.lifetime.response_ms,
+            self.lifetime.initial_age_ms,
+            self.lifetime.freshness_ms,
+            self.lifetime.stale_while_revalidate_ms,
+            self.lifetime.stale_if_error_ms,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        for (name, value) in vary {
+            push_pair(name, value, out);
+        }
+        for (name, value) in self.fields.iter().take(field_count) {
+            push_pair(name, value, out);
+        }
+        let length = (out.len() - start) as u32;
+        out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Reads a head from the start of `bytes`.
+    ///
+    /// # Errors
+    /// When the bytes are not a whole head of this format.
+    pub fn decode(bytes: &[u8]) -> Result<StoredHead, StoredError> {
+        let mut reader = Reader { rest: bytes };
+        if reader.take(4)? != MAGIC {
+            return Err(StoredError::Format);
+        }
+        let length = reader.u32()? as usize;
+        if length > HEAD_BYTES_MAX {
+            return Err(StoredError::Content);
+        }
+        reader.rest = bytes.get(8..length).ok_or(StoredError::Short)?;
+        let version = reader.u64()?;
+        let status = reader.u16()?;
+        let [flags, vary_count] = reader.array::<2>()?;
+        let field_count = usize::from(reader.u16()?);
+        let zero = reader.u16()?;
+        let total_length = reader.u64()?;
+        let good = (200..=599).contains(&status)
+            && flags < 8
+            && zero == 0
+            && usize::from(vary_count) <= VARY_NAMES_MAX
+            && field_count <= FIELDS_STORED_MAX
+            && (flags & FLAG_LENGTH != 0 || total_length == 0);
+        if !good {
+            return Err(StoredError::Content);
+        }
+        let lifetime = Lifetime {
+            response_ms: reader.u64()?,
+            initial_age_ms: reader.u64()?,
+            freshness_ms: reader.u64()?,
+            stale_while_revalidate_ms: reader.u64()?,
+            stale_if_error_ms: reader.u64()?,
+            must_revalidate: flags & FLAG_MUST_REVALIDATE != 0,
+            immutable: flags & FLAG_IMMUTABLE != 0,
+        };
+        let mut vary = Vec::with_capacity(usize::from(vary_count));
+        for _ in 0..vary_count {
+            let (name, value) = reader.pair()?;
+            if !is_token(name) {
+                return Err(StoredError::Content);
+            }
+            let name = String::from_utf8_lossy(name).into_owned();
+            vary.push((name, Bytes::copy_from_slice(value)));
+        }
+        // One copy for all values.
+        let shared = Bytes::copy_from_slice(reader.rest);
+        let mut reader = Reader { rest: &shared };
+        let mut fields = Fields::with_capacity(field_count);
+        for _ in 0..field_count {
+            let (name, value) = reader.pair()?;
+            fields
+                .append_parsed(name, shared.slice_ref(value))
+                .map_err(|_| StoredError::Content)?;
+        }
+        if !reader.rest.is_empty() {
+            return Err(StoredError::Content);
+        }
+        let validators = Validators::from_fields(&fields, lifetime.response_ms / 1000);
+        let total_length = (flags & FLAG_LENGTH != 0).then_some(total_length);
+        Ok(StoredHead { version, status, fields, total_length, validators, lifetime, vary })
+    }
+}
+
+/// Names in all `Vary` fields, lower case, each once; `None` for `*` or for what is no name.
+pub fn vary_names(fields: &Fields) -> Option<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for member in fields.get_all("vary").flat_map(list_members) {
+        if member == b"*" || !is_token(member) {
+            return None;
+        }
+        let name = String::from_utf8_lossy(member).to_ascii_lowercase();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    Some(names)
+}
+
+/// Fields of a response that are stored and sent with later hits.
+pub(crate) fn kept_fields(response: &Fields, response_ms: u64) -> Fields {
+    let directives = CacheControl::from_fields(response);
+    let mut fields = response.clone();
+    hop_by_hop::remove(&mut fields);
+    fields.retain(|name, _| {
+        // RFC 9111 §5.2.2.4 and §5.2.2.7: named fields must not be used for another request.
+        let named = directives
+            .private
+            .fields()
+            .iter()
+            .chain(directives.no_cache.fields())
+            .any(|n| n == name);
+        // Cache-Status told how the first request went; a later hit has its own story (RFC 9211 §2).
+        !named
+            && !matches!(
+                name,
+                "age" | "cache-status" | "content-length" | "content-range" | "set-cookie"
+            )
+    });
+    if !fields.contains("date") {
+        // RFC 9110 §6.6.1: a recipient with a clock records the time of arrival.
+        fields
+            .set("date", date::format(response_ms / 1000))
+            .expect("a formatted date is plain ASCII");
+    }
+    fields
+}
+
+pub(crate) fn capture_vary(response: &Fields, request: &Fields) -> Vec<(String, Bytes)> {
+    let names = vary_names(response).unwrap_or_default();
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let value = Bytes::from(request.combined(&name)?.into_owned());
+            Some((name, value))
+        })
+        .collect()
+}
+
+/// RFC 9111 §4.1 allows changes of white space that mean nothing: compared are the members.
+fn same_members(a: &[u8], b: &[u8]) -> bool {
+    a == b || list_members(a).eq(list_members(b))
+}
+
+const MAGIC: &[u8; 4] = b"TGH1";
+const FLAG_LENGTH: u8 = 1;
+const FLAG_MUST_REVALIDATE: u8 = 2;
+const FLAG_IMMUTABLE: u8 = 4;
+/// A parsed head may have `FIELDS_MAX`; `Date` may have been added.
+const FIELDS_STORED_MAX: usize = FIELDS_MAX + 1;
+/// A parsed head of the greatest size with Vary values of the greatest size, with room for the lengths.
+const HEAD_BYTES_MAX: usize = 16 * RESPONSE_HEAD_BYTES_MAX;
+
+fn push_pair(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    // Heads have at most 64 KiB, so both lengths fit.
+    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(value);
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], StoredError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(StoredError::Short)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], StoredError> {
+        self.take(N)?.try_into().map_err(|_| StoredError::Short)
+    }
+
+    fn u16(&mut self) -> Result<u16, StoredError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, StoredError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, StoredError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn pair(&mut self) -> Result<(&'a [u8], &'a [u8]), StoredError> {
+        let name_bytes = usize::from(self.u16()?);
+        let value_bytes = self.u32()? as usize;
+        Ok((self.take(name_bytes)?, self.take(value_bytes)?))
+    }
+}
+
+#[cfg(test)]
+#[path = "stored_tests.rs"]
+mod tests;

@@ -1,0 +1,269 @@
+//! What the main thread does while the cores serve: signals, heartbeats, snapshot, certificate.
+//!
+//! Must stay true: heartbeats stop when a core does; a refused snapshot or certificate leaves the old one running
+//! and is said once; stopping tells routers and monitors first.
+
+use crate::core::Stop;
+use crate::snapshot::Source;
+use crate::tls;
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+use tidegate_contract::{Heartbeat, HeartbeatKey, Load, Role, ServingState, Snapshot, Stamp};
+use tidegate_engine::node::now_ms;
+use tidegate_engine::{Node, View};
+use tidegate_ring::signal::{self, Signal};
+use tidegate_telemetry::{Counters, Totals};
+
+const HEARTBEAT_SPAN: Duration = Duration::from_millis(200);
+const SNAPSHOT_SPAN: Duration = Duration::from_millis(500);
+/// A core that has not ticked for this long is taken for stuck.
+const TICK_SPAN_MAX: Duration = Duration::from_secs(1);
+
+/// The main thread's job after start.
+pub struct Control<'a> {
+    pub node: Arc<Node>,
+    pub source: Source,
+    pub certificate: Arc<ArcSwapOption<ServerConfig>>,
+    pub ticks: Vec<Arc<AtomicU64>>,
+    pub stop: Arc<Stop>,
+    pub log_reopen: Arc<AtomicBool>,
+    pub threads: &'a [JoinHandle<()>],
+}
+
+impl Control<'_> {
+    /// Runs until a stop is asked for (`false`), or a core has ended by itself (`true`).
+    pub fn run(mut self, snapshot: Snapshot) -> bool {
+        let mut beats = Beats::new(&snapshot);
+        let mut last_ticks: Vec<(u64, Instant)> =
+            self.ticks.iter().map(|_| (0, Instant::now())).collect();
+        let mut snapshot_at = Instant::now();
+        let mut certificate_stamp = self.certificate_stamp();
+        loop {
+            let signal = signal::wait(HEARTBEAT_SPAN);
+            if self.threads.iter().any(JoinHandle::is_finished) {
+                self.stop.stop();
+                return true;
+            }
+            match signal {
+                Some(Signal::Stop) => {
+                    self.node.draining.store(true, Ordering::Relaxed);
+                    beats.send(&self.node, ServingState::Draining);
+                    self.stop.stop();
+                    return false;
+                }
+                Some(Signal::Reload) => {
+                    self.log_reopen.store(true, Ordering::Relaxed);
+                    self.reload(&mut beats);
+                    certificate_stamp = None; // read it again below
+                }
+                None => {}
+            }
+            if snapshot_at.elapsed() >= SNAPSHOT_SPAN {
+                snapshot_at = Instant::now();
+                if self.source.changed() {
+                    self.reload(&mut beats);
+                }
+                let stamp = self.certificate_stamp();
+                if stamp != certificate_stamp {
+                    certificate_stamp = stamp;
+                    self.reload_certificate();
+                }
+            }
+            if self.cores_alive(&mut last_ticks) {
+                beats.send(&self.node, ServingState::Up);
+            }
+        }
+    }
+
+    fn cores_alive(&self, last: &mut [(u64, Instant)]) -> bool {
+        let mut alive = true;
+        for (ticks, seen) in self.ticks.iter().zip(last) {
+            let now = ticks.load(Ordering::Relaxed);
+            if now != seen.0 {
+                *seen = (now, Instant::now());
+            }
+            alive &= seen.1.elapsed() < TICK_SPAN_MAX;
+        }
+        alive
+    }
+
+    fn reload(&mut self, beats: &mut Beats) {
+        let running = self.node.view.load_full();
+        let id = &running.me.id;
+        let refused = |why: &dyn std::fmt::Display| {
+            self.node.counters[0].snapshot_refused_total.increment();
+            eprintln!(
+                "tidegated {id}: snapshot refused, generation {} goes on: {why}",
+                running.generation
+            );
+        };
+        let snapshot = match self.source.read() {
+            Ok(snapshot) => snapshot,
+            Err(error) => return refused(&error),
+        };
+        if snapshot.generation == running.generation {
+            return;
+        }
+        if snapshot.generation < running.generation {
+            return refused(&format!("generation {} is older", snapshot.generation));
+        }
+        let view = match View::new(&snapshot, id) {
+            Ok(view) => view,
+            Err(error) => return refused(&error),
+        };
+        for what in needs_restart(&running, &view) {
+            eprintln!(
+                "tidegated {id}: generation {}: {what} takes effect after a restart",
+                snapshot.generation
+            );
+        }
+        eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
+        *beats = Beats::renewed(beats, &snapshot);
+        self.node.view.store(Arc::new(view));
+    }
+
+    fn certificate_stamp(&self) -> Option<(SystemTime, u64)> {
+        let view = self.node.view.load();
+        let meta = std::fs::metadata(view.me.machine.tls_certificate.as_ref()?).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    }
+
+    fn reload_certificate(&self) {
+        let view = self.node.view.load();
+        let (Some(chain), Some(key)) = (&view.me.machine.tls_certificate, &view.me.machine.tls_key)
+        else {
+            return;
+        };
+        if view.me.https_port.is_none() {
+            return;
+        }
+        match tls::config(chain, key) {
+            Ok(config) => {
+                self.certificate.store(Some(config));
+                eprintln!("tidegated {}: certificate read again", view.me.id);
+            }
+            Err(error) => eprintln!(
+                "tidegated {}: certificate refused, the old one goes on: {error}",
+                view.me.id
+            ),
+        }
+    }
+}
+
+/// What a running process cannot change.
+fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
+    let (old, new) = (&old.me, &new.me);
+    let mut what = Vec::new();
+    if old.role != new.role {
+        what.push("role");
+    }
+    if (&old.addresses, old.http_port, old.https_port, old.admin_port)
+        != (&new.addresses, new.http_port, new.https_port, new.admin_port)
+    {
+        what.push("addresses or ports");
+    }
+    let sizes = |m: &tidegate_contract::Machine| {
+        (m.cores, m.ram_bytes, m.store_path.clone(), m.store_bytes)
+    };
+    if sizes(&old.machine) != sizes(&new.machine) {
+        what.push("cores, ram_bytes or store");
+    }
+    what
+}
+
+/// Heartbeats to every monitor and router of the snapshot.
+struct Beats {
+    key: Option<HeartbeatKey>,
+    targets: Vec<SocketAddr>,
+    socket: Option<UdpSocket>,
+    socket6: Option<UdpSocket>,
+    boot: u64,
+    sequence: u64,
+    last: (Instant, u64, u64),
+}
+
+impl Beats {
+    fn new(snapshot: &Snapshot) -> Beats {
+        let bind = |address: &str| {
+            let socket = UdpSocket::bind(address).ok()?;
+            socket.set_nonblocking(true).ok()?;
+            Some(socket)
+        };
+        let mut beats = Beats {
+            key: None,
+            targets: Vec::new(),
+            socket: bind("0.0.0.0:0"),
+            socket6: bind("[::]:0"),
+            boot: now_ms(),
+            sequence: 0,
+            last: (Instant::now(), 0, 0),
+        };
+        beats.retarget(snapshot);
+        beats
+    }
+
+    fn renewed(old: &mut Beats, snapshot: &Snapshot) -> Beats {
+        let mut beats = Beats {
+            boot: old.boot,
+            sequence: old.sequence,
+            last: old.last,
+            ..Beats::new(snapshot)
+        };
+        beats.retarget(snapshot);
+        beats
+    }
+
+    fn retarget(&mut self, snapshot: &Snapshot) {
+        self.key = HeartbeatKey::from_hex(&snapshot.keys.heartbeat_hex).ok();
+        self.targets = snapshot
+            .servers
+            .iter()
+            .filter(|server| matches!(server.role, Role::Router | Role::Monitor))
+            .filter_map(|server| {
+                Some(SocketAddr::new(*server.addresses.first()?, server.heartbeat_port?))
+            })
+            .collect();
+    }
+
+    fn send(&mut self, node: &Node, state: ServingState) {
+        let Some(key) = &self.key else { return };
+        let view = node.view.load();
+        let cores: Vec<&Counters> = node.counters.iter().map(AsRef::as_ref).collect();
+        let totals = Totals::of(&cores);
+        let of = |name| totals.get(name).unwrap_or(0);
+        let (requests, bytes) = (of("requests_total"), of("bytes_sent_total"));
+        let span = self.last.0.elapsed().as_millis().max(1) as u64;
+        let rate = |now: u64, before: u64| now.saturating_sub(before).saturating_mul(1000) / span;
+        let load = Load {
+            connections: u32::try_from(of("connections_open")).unwrap_or(u32::MAX),
+            requests_per_second: u32::try_from(rate(requests, self.last.1)).unwrap_or(u32::MAX),
+            bytes_per_second: rate(bytes, self.last.2),
+        };
+        self.last = (Instant::now(), requests, bytes);
+        self.sequence += 1;
+        let stamp = Stamp { boot: self.boot, sequence: self.sequence, unix_ms: now_ms() };
+        let beat = Heartbeat {
+            server: view.me.id.clone(),
+            stamp,
+            state,
+            load,
+            generation: view.generation,
+        };
+        let mut datagram = Vec::with_capacity(256);
+        beat.encode(key, &mut datagram);
+        for target in &self.targets {
+            let socket = if target.is_ipv4() { &self.socket } else { &self.socket6 };
+            // A lost heartbeat is what the receiver counts; there is nothing to do about it here.
+            if let Some(socket) = socket
+                && socket.send_to(&datagram, target).is_ok()
+            {
+                node.counters[0].heartbeats_sent_total.increment();
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! One core's life: accept on its listeners, serve, stop in order.
+
+use crate::tls::TlsStream;
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tidegate_engine::device::RingDevice;
+use tidegate_engine::session::{Face, serve};
+use tidegate_engine::{Core, Node};
+use tidegate_fill::Pool;
+use tidegate_ring::{TcpListener, TcpStream, sleep, spawn, timeout};
+
+/// Connections that one core serves at once; more wait in the backlog.
+const CLIENTS_MAX: usize = 50_000;
+/// How often a core shows that it is alive and hands over its log lines.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Tells all cores to stop.
+#[derive(Default)]
+pub struct Stop {
+    stopped: AtomicBool,
+    waiters: Mutex<Vec<Waker>>,
+}
+
+impl Stop {
+    /// Says so.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        let waiters =
+            std::mem::take(&mut *self.waiters.lock().unwrap_or_else(PoisonError::into_inner));
+        for waiter in waiters {
+            waiter.wake();
+        }
+    }
+
+    async fn wait(&self) {
+        poll_fn(|cx| {
+            self.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
+            if self.stopped.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    Http,
+    Https,
+    Admin,
+}
+
+/// What one core is given at start.
+pub struct CoreParts {
+    pub index: usize,
+    pub listeners: Vec<(StdListener, Speaks)>,
+    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    pub stop: Arc<Stop>,
+    /// Rises while the core is alive.
+    pub ticks: Arc<AtomicU64>,
+    pub drain_seconds: u64,
+}
+
+/// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
+pub async fn run(parts: CoreParts, node: Arc<Node>, device: Option<RingDevice>) {
+    let counters = node.counters[parts.index].clone();
+    let core = Rc::new(Core {
+        node,
+        index: parts.index,
+        pool: Rc::new(Pool::default()),
+        device,
+        counters,
+        clients: Cell::new(0),
+        busy: Cell::new(0),
+        lines: RefCell::new(Vec::new()),
+    });
+    let open = Rc::new(Cell::new(true));
+    for (listener, speaks) in parts.listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => {
+                spawn(accept(core.clone(), listener, speaks, parts.tls.clone(), open.clone()));
+            }
+            Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
+        }
+    }
+    let (ticking, ticks) = (core.clone(), parts.ticks);
+    spawn(async move {
+        loop {
+            ticks.fetch_add(1, Ordering::Relaxed);
+            ticking.flush_log();
+            sleep(TICK).await;
+        }
+    });
+    parts.stop.wait().await;
+    open.set(false);
+    let quiet = async {
+        while core.busy.get() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // When the time is over, what is left is cut off.
+    let _drained = timeout(Duration::from_secs(parts.drain_seconds), quiet).await;
+    core.flush_log();
+}
+
+async fn accept(
+    core: Rc<Core>,
+    listener: TcpListener,
+    speaks: Speaks,
+    tls: Arc<ArcSwapOption<ServerConfig>>,
+    open: Rc<Cell<bool>>,
+) {
+    loop {
+        while core.clients.get() >= CLIENTS_MAX {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let stream = listener.accept().await;
+        if !open.get() {
+            return;
+        }
+        let core = core.clone();
+        let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
+        spawn(async move {
+            let Ok(peer) = stream.peer_addr() else { return }; // gone already
+            let _slow = stream.set_nodelay();
+            match speaks {
+                Speaks::Http => serve(core, stream, peer, Face::Traffic).await,
+                Speaks::Admin => serve(core, stream, peer, Face::Admin).await,
+                Speaks::Https => {
+                    if let Some(config) = tls {
+                        serve_tls(core, stream, config, peer).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+async fn serve_tls(
+    core: Rc<Core>,
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    peer: std::net::SocketAddr,
+) {
+    match TlsStream::accept(stream, config).await {
+        Ok(stream) => {
+            core.count(|c| &c.tls_handshakes_total, 1);
+            serve(core, stream, peer, Face::Traffic).await;
+        }
+        Err(_) => core.count(|c| &c.tls_errors_total, 1),
+    }
+}

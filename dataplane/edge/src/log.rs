@@ -1,0 +1,60 @@
+//! The access log's writer: one thread that takes whole batches of lines from the cores.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Batches that may wait for the writer; each is about 32 KiB.
+const BATCHES_MAX: usize = 1024;
+
+/// The writer's thread and what it listens to.
+pub struct LogWriter {
+    pub lines: SyncSender<Vec<u8>>,
+    /// Set to have the file opened anew before the next batch.
+    pub reopen: Arc<AtomicBool>,
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts the writer.
+///
+/// # Errors
+/// The file cannot be opened for appending.
+pub fn start(path: Option<PathBuf>) -> io::Result<LogWriter> {
+    let file = path.as_deref().map(open).transpose()?;
+    let (lines, batches) = sync_channel(BATCHES_MAX);
+    let reopen = Arc::new(AtomicBool::new(false));
+    let their_reopen = reopen.clone();
+    let thread = std::thread::Builder::new()
+        .name("access-log".to_owned())
+        .spawn(move || write(&batches, path.as_deref(), file, &their_reopen))?;
+    Ok(LogWriter { lines, reopen, thread })
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+fn write(
+    batches: &Receiver<Vec<u8>>,
+    path: Option<&Path>,
+    mut file: Option<File>,
+    reopen: &AtomicBool,
+) {
+    // Ends when the last core has let go of its sender.
+    for batch in batches {
+        if reopen.swap(false, Ordering::Relaxed)
+            && let Some(fresh) = path.and_then(|path| open(path).ok())
+        {
+            file = Some(fresh); // else the old file goes on: a lost log is worse than a misplaced one
+        }
+        // A full disk must not stop viewers: the lines are lost, the service is not.
+        let _lost = match &mut file {
+            Some(file) => file.write_all(&batch),
+            None => io::stdout().write_all(&batch),
+        };
+    }
+}

@@ -1,0 +1,247 @@
+//! From a snapshot to running cores.
+//!
+//! Everything that can be wrong is found before the first connection is accepted: snapshot, addresses, certificate,
+//! store, kernel. Each error names its place and the mend.
+
+use crate::args::Args;
+use crate::control;
+use crate::core::{CoreParts, Speaks, Stop, run as run_core};
+use crate::log;
+use crate::snapshot::Source;
+use crate::store;
+use crate::tls;
+use arc_swap::ArcSwapOption;
+use std::error::Error;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use tidegate_contract::{Role, Server};
+use tidegate_engine::device::RingDevice;
+use tidegate_engine::keeper::{self, KeepQueue};
+use tidegate_engine::node::StoreFace;
+use tidegate_engine::{Node, View};
+use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
+use tidegate_telemetry::Counters;
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// Waiting connections per listener.
+const BACKLOG: i32 = 4096;
+/// One block with its extent header, in whole pages.
+const CHUNK_BYTES: usize = BLOCK_BYTES + 4096;
+/// Chunks beyond the RAM tier's, for reads and fills under way.
+const CHUNKS_SPARE: usize = 64;
+
+type Failure = Box<dyn Error>;
+
+/// What core 0 says when its store is open.
+type StoreReady = Result<Option<StoreFace>, String>;
+
+/// Runs the process to its end.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    signal::block()?; // before any thread, so that only the control thread gets them
+    let _limit = signal::raise_descriptor_limit();
+    let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
+    let snapshot = source.read()?;
+    let view = View::new(&snapshot, &args.node)?;
+    let me = view.me.clone();
+    if !matches!(me.role, Role::Edge | Role::Parent | Role::Origin) {
+        return Err(format!(
+            "server {} has a role of the control plane\n    mend: start it by `tidegate run --node {}`",
+            me.id, me.id
+        )
+        .into());
+    }
+    let cores = match me.machine.cores {
+        0 => std::thread::available_parallelism()?.get(),
+        n => n,
+    };
+    let certificate = Arc::new(ArcSwapOption::empty());
+    if me.https_port.is_some() {
+        let (Some(chain), Some(key)) = (&me.machine.tls_certificate, &me.machine.tls_key) else {
+            return Err(
+                format!("server {}: https_port needs tls_certificate and tls_key", me.id).into()
+            );
+        };
+        certificate.store(Some(tls::config(chain, key)?));
+    }
+    let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
+    let chunks = (me.machine.ram_bytes as usize / CHUNK_BYTES).max(1) + CHUNKS_SPARE;
+    let arena = Arena::new(ArenaOptions { chunk_bytes: CHUNK_BYTES, chunks }).map_err(|e| {
+        format!("no memory for the RAM tier: {e}\n    mend: give server {} less ram_bytes", me.id)
+    })?;
+    let writer = log::start(args.log.clone()).map_err(|e| {
+        format!(
+            "access log {:?} cannot be opened: {e}",
+            args.log.as_deref().unwrap_or("-".as_ref())
+        )
+    })?;
+    let stop = Arc::new(Stop::default());
+    let ticks: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
+    let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
+
+    let (store_ready, store_opened) = channel::<StoreReady>();
+    let mut threads = Vec::new();
+    let mut nodes = Vec::new();
+    for index in 0..cores {
+        let (give_node, take_node) = channel::<Arc<Node>>();
+        nodes.push(give_node);
+        let parts = CoreParts {
+            index,
+            listeners: std::mem::take(&mut listeners[index]),
+            tls: certificate.clone(),
+            stop: stop.clone(),
+            ticks: ticks[index].clone(),
+            drain_seconds: args.drain_seconds,
+        };
+        let store_ready = (index == 0).then(|| store_ready.clone());
+        threads.push(start_core(
+            parts,
+            me.clone(),
+            arena.clone(),
+            counters[index].clone(),
+            store_ready,
+            take_node,
+        )?);
+    }
+    drop(store_ready);
+    let store =
+        store_opened.recv().map_err(|_| "the first core ended before its store was open")??;
+    let ram_bytes = me.machine.ram_bytes;
+    let node = Arc::new(Node::new(view, ram_bytes, store, arena, counters, writer.lines.clone()));
+    for give_node in nodes {
+        give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
+    }
+    eprintln!(
+        "tidegated {}: {} on {} with {cores} core(s), generation {}",
+        me.id,
+        tidegate_engine::transaction::role_name(me.role),
+        me.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        snapshot.generation,
+    );
+    let control = control::Control {
+        node: node.clone(),
+        source,
+        certificate,
+        ticks,
+        stop,
+        log_reopen: writer.reopen.clone(),
+        threads: &threads,
+    };
+    let lost = control.run(snapshot);
+    for thread in threads {
+        if thread.join().is_err() {
+            return Err("a core ended by a broken invariant; see the message above".into());
+        }
+    }
+    drop(node);
+    drop(writer.lines);
+    let _ended = writer.thread.join();
+    if lost { Err("a core ended unasked".into()) } else { Ok(()) }
+}
+
+/// Listening sockets of one core: traffic on all addresses, admin on the first, on core 0 only.
+fn listen(me: &Server, core: usize) -> Result<Vec<(TcpListener, Speaks)>, String> {
+    let mut wanted = Vec::new();
+    for address in &me.addresses {
+        wanted.extend(me.http_port.map(|port| (SocketAddr::new(*address, port), Speaks::Http)));
+        wanted.extend(me.https_port.map(|port| (SocketAddr::new(*address, port), Speaks::Https)));
+    }
+    if core == 0
+        && let Some(first) = me.addresses.first()
+    {
+        wanted.push((SocketAddr::new(*first, me.admin_port), Speaks::Admin));
+    }
+    wanted
+        .into_iter()
+        .map(|(address, speaks)| match bound_listener(address, BACKLOG) {
+            Ok(listener) => Ok((listener, speaks)),
+            Err(e) => Err(format!(
+                "cannot listen on {address}: {e}\n    mend: see who has it by `ss -ltnp`, or give server {} another port",
+                me.id
+            )),
+        })
+        .collect()
+}
+
+fn start_core(
+    parts: CoreParts,
+    me: Server,
+    arena: Arc<Arena>,
+    counters: Arc<Counters>,
+    store_ready: Option<Sender<StoreReady>>,
+    take_node: Receiver<Arc<Node>>,
+) -> Result<JoinHandle<()>, Failure> {
+    let (started, outcome) = channel();
+    let thread = std::thread::Builder::new().name(format!("core-{}", parts.index)).spawn(move || {
+        let options = Options {
+            receive_buffers: 128,
+            receive_buffer_bytes: 64 * 1024,
+            arena: Some(arena.clone()),
+            ..Options::default()
+        };
+        let runtime = match Runtime::new(options) {
+            Ok(runtime) => {
+                let _waiting = started.send(Ok(()));
+                runtime
+            }
+            Err(error) => {
+                let _waiting = started.send(Err(error.to_string()));
+                return;
+            }
+        };
+        if parts.index == 0 && runtime.registered_arena().is_none() {
+            eprintln!(
+                "tidegated {}: buffers are not registered with the kernel (memlock limit); disk reads cost more\n    \
+                 mend: LimitMEMLOCK=infinity, or CAP_IPC_LOCK",
+                me.id
+            );
+        }
+        runtime.block_on(async move {
+            let queue = Arc::new(KeepQueue::default());
+            if let Some(ready) = store_ready {
+                let opened = open_store(&me, &arena, &queue, &counters).await;
+                let _gone = ready.send(opened);
+            }
+            // Nothing runs on this core yet, so that blocking for a moment hurts nobody.
+            let Ok(node) = take_node.recv() else { return };
+            let device = match &node.store {
+                None => None,
+                Some(store) => match RingDevice::open(&store.path, false, arena) {
+                    Ok(device) => Some(device),
+                    Err(e) => {
+                        eprintln!("tidegated {}: core {}: store {}: {e}", me.id, parts.index, store.path.display());
+                        None
+                    }
+                },
+            };
+            run_core(parts, node, device).await;
+        });
+    })?;
+    outcome.recv().map_err(|_| "a core ended while it was started")??;
+    Ok(thread)
+}
+
+async fn open_store(
+    me: &Server,
+    arena: &Arc<Arena>,
+    queue: &Arc<KeepQueue>,
+    counters: &Arc<Counters>,
+) -> StoreReady {
+    let Some(path) = &me.machine.store_path else { return Ok(None) };
+    let (path, store, report) = store::open(&me.machine, path, arena.clone()).await?;
+    eprintln!(
+        "tidegated {}: store {}: {} extents in {} of {} segments ({} walked), {} bad",
+        me.id,
+        path.display(),
+        report.extents,
+        report.segments - report.segments_free,
+        report.segments,
+        report.segments_walked,
+        report.extents_bad,
+    );
+    let face = StoreFace { path, reader: store.reader(), queue: queue.clone() };
+    tidegate_ring::spawn(keeper::run(store, queue.clone(), counters.clone()));
+    Ok(Some(face))
+}

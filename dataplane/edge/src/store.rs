@@ -1,0 +1,82 @@
+//! Opens the store at start: makes the file when there is none, formats what is blank, recovers the rest.
+//!
+//! Must stay true: nothing is formatted that is not blank; a store that cannot be opened stops the start with the
+//! place and the mend, since serving without it would hide a dead disk.
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tidegate_contract::Machine;
+use tidegate_engine::device::RingDevice;
+use tidegate_ring::{Arena, create_preallocated};
+use tidegate_store::{FormatOptions, OpenError, OpenOptions, RecoveryReport, Store, format};
+
+/// Store segments that a store should have at least, so that reclaiming one loses little.
+const SEGMENTS_WANTED: u64 = 32;
+const SEGMENT_BYTES_MAX: u64 = 128 << 20;
+/// A segment holds at least a few of the largest extents.
+const SEGMENT_BYTES_MIN: u64 = 4 << 20;
+
+/// Opens the store that `machine` names, on this thread's ring.
+pub async fn open(
+    machine: &Machine,
+    path: &str,
+    arena: Arc<Arena>,
+) -> Result<(PathBuf, Store<RingDevice>, RecoveryReport), String> {
+    let path = PathBuf::from(path);
+    let at = |what: &str, error: &dyn std::fmt::Display| {
+        format!("store {}: {what}: {error}", path.display())
+    };
+    if !path.exists() {
+        make_file(&path, machine.store_bytes).map_err(|e| {
+            let mend = format!(
+                "    mend: give store_bytes that fits the file system (asked: {})",
+                machine.store_bytes
+            );
+            format!("{}\n{mend}", at("cannot be made", &e))
+        })?;
+    }
+    let device = RingDevice::open(&path, true, arena).map_err(|e| {
+        format!(
+            "{}\n    mend: check that this user may read and write it",
+            at("cannot be opened", &e)
+        )
+    })?;
+    let opened = match Store::open(device.clone(), OpenOptions::default()).await {
+        Err(OpenError::Blank) => {
+            let mut options = FormatOptions::new(fresh_uuid()?);
+            options.segment_bytes = segment_bytes(tidegate_store::Device::size(&device)) as u32;
+            options.journal_bytes = options.journal_bytes.min(options.segment_bytes);
+            format(&device, options).await.map_err(|e| at("cannot be formatted", &e))?;
+            Store::open(device, OpenOptions::default()).await
+        }
+        other => other,
+    };
+    let (store, report) = opened.map_err(|e| at("cannot be used", &e))?;
+    Ok((path, store, report))
+}
+
+fn make_file(path: &Path, bytes: u64) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    create_preallocated(path, bytes)
+}
+
+fn segment_bytes(device_bytes: u64) -> u64 {
+    let mut bytes = SEGMENT_BYTES_MAX;
+    while bytes > SEGMENT_BYTES_MIN && device_bytes / bytes < SEGMENTS_WANTED {
+        bytes /= 2;
+    }
+    bytes
+}
+
+/// Every format needs an identity that was never used: it seeds all checksums.
+fn fresh_uuid() -> Result<u128, String> {
+    let mut bytes = [0; 16];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| "the system's random source failed".to_owned())?;
+    Ok(u128::from_le_bytes(bytes))
+}

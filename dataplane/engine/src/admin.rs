@@ -1,0 +1,104 @@
+//! What operators ask a node: health, status, metrics, explain. On the admin port only.
+
+use crate::client::{BodyLength, Client, Transport};
+use crate::explain;
+use crate::node::Core;
+use crate::steps::synth;
+use crate::transaction::{Exchange, role_name};
+use serde_json::json;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use tidegate_http::{Fields, Method};
+use tidegate_telemetry::{Counters, render_prometheus, to_json};
+
+/// Answers one admin request.
+pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
+    let request = &exchange.request;
+    let outcome = if matches!(request.method, Method::Get | Method::Head) {
+        match request.path.as_str() {
+            "/health" => health(core, client).await,
+            "/status" => text(client, "application/json", status(core)).await,
+            "/metrics" => text(client, "text/plain; version=0.0.4", metrics(core)).await,
+            "/explain" => {
+                match explain::explain(core, request.query.as_deref().unwrap_or_default()).await {
+                    Ok(value) => text(client, "application/json", value.to_string()).await,
+                    Err(what) => synth::answer(client, 400, &what, Fields::new()).await,
+                }
+            }
+            _ => {
+                let known = "this port answers /health, /status, /metrics and /explain?host=&path=";
+                synth::answer(client, 404, known, Fields::new()).await
+            }
+        }
+    } else {
+        synth::answer(client, 405, "this port answers GET and HEAD", Fields::new()).await
+    };
+    if outcome.is_err() {
+        client.keep_alive = false;
+    }
+}
+
+async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Result<()> {
+    if core.node.draining.load(Ordering::Relaxed) {
+        return synth::answer(client, 503, "draining", Fields::new()).await;
+    }
+    text(client, "text/plain; charset=utf-8", "ok\n".to_owned()).await
+}
+
+async fn text<T: Transport>(
+    client: &mut Client<'_, T>,
+    media_type: &'static str,
+    body: String,
+) -> io::Result<()> {
+    let mut fields = Fields::new();
+    let made = fields
+        .append("content-type", media_type)
+        .and_then(|()| fields.append("cache-control", "no-store"))
+        .and_then(|()| fields.append("access-control-allow-origin", "*"));
+    debug_assert!(made.is_ok(), "values made here are well-formed");
+    client.head(200, fields, BodyLength::Known(body.len() as u64));
+    client.body(body.as_bytes()).await?;
+    client.finish().await
+}
+
+fn status(core: &Core) -> String {
+    refresh_gauges(core);
+    let node = &core.node;
+    let view = node.view.load();
+    let counters: Vec<&Counters> = node.counters.iter().map(AsRef::as_ref).collect();
+    let counters: serde_json::Value = serde_json::from_str(&to_json(&counters)).unwrap_or_default();
+    json!({
+        "node": view.me.id,
+        "role": role_name(view.me.role),
+        "cache_group": view.me.cache_group,
+        "generation": view.generation,
+        "uptime_s": node.started.elapsed().as_secs(),
+        "pid": std::process::id(),
+        "draining": node.draining.load(Ordering::Relaxed),
+        "objects": node.table.len(),
+        "huge_pages": node.arena.huge_pages(),
+        "counters": counters,
+    })
+    .to_string()
+}
+
+fn metrics(core: &Core) -> String {
+    refresh_gauges(core);
+    let view = core.node.view.load();
+    let counters: Vec<&Counters> = core.node.counters.iter().map(AsRef::as_ref).collect();
+    render_prometheus(&counters, &[("node", &view.me.id), ("role", role_name(view.me.role))])
+}
+
+/// Brings the numbers up to date that others keep. They are kept on core 0, whatever core answers.
+fn refresh_gauges(core: &Core) {
+    let node = &core.node;
+    let first = &node.counters[0];
+    let (bytes, evictions) = node.ram.usage();
+    first.ram_tier_bytes.set(bytes);
+    first.ram_tier_evictions_total.set(evictions);
+    first.snapshot_generation.set(node.view.load().generation);
+    first.plain_buffer_fallback_total.set(node.arena.exhausted());
+    let ring = tidegate_ring::stats();
+    core.counters.fds_exhausted_total.set(ring.accepts_refused);
+}

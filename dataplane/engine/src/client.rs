@@ -1,0 +1,204 @@
+//! The client's side of a connection as steps see it: one head, then body bytes, framed as HTTP/1.1 asks.
+//!
+//! Must stay true: exactly one final head per request; a body of known length is sent whole or the connection is
+//! closed, so that a client never takes a part for the whole.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tidegate_http::{Fields, Version};
+use tidegate_http1::{LAST_CHUNK, encode_chunk_head, encode_response};
+use tidegate_ring::{TcpStream, timeout};
+
+/// A byte stream to a client: plain or TLS.
+#[allow(async_fn_in_trait, reason = "connections stay on their core; no future crosses threads")]
+pub trait Transport {
+    /// Appends what arrives; zero: the client has closed its side.
+    async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize>;
+    /// Sends all pieces, in order.
+    async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
+    /// Ends the sending side in order.
+    async fn close(&mut self);
+    /// Whether the bytes are encrypted.
+    fn is_secure(&self) -> bool;
+}
+
+impl Transport for TcpStream {
+    async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        TcpStream::receive(self, into).await
+    }
+
+    async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        TcpStream::send_all(self, pieces).await
+    }
+
+    async fn close(&mut self) {
+        self.shutdown_write();
+    }
+
+    fn is_secure(&self) -> bool {
+        false
+    }
+}
+
+/// How the body that follows a head is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// No body, and no Content-Length either (1xx, 204, 304).
+    Absent,
+    Known(u64),
+    /// Chunked for HTTP/1.1, up to the close for HTTP/1.0.
+    Unknown,
+}
+
+/// Longest time that a client may take for a send of `bytes`: 30 s, and then 1 KB/s at least.
+fn patience(bytes: usize) -> Duration {
+    Duration::from_secs(30) + Duration::from_millis(bytes as u64)
+}
+
+/// One request's client.
+pub struct Client<'a, T: Transport> {
+    transport: &'a mut T,
+    pub address: SocketAddr,
+    /// The request was HEAD: bodies are announced, not sent.
+    pub head_only: bool,
+    pub version: Version,
+    /// The connection can carry another request.
+    pub keep_alive: bool,
+    /// Body bytes sent.
+    pub sent: u64,
+    pub status: u16,
+    pending: Vec<u8>,
+    length: BodyLength,
+    chunked: bool,
+}
+
+impl<'a, T: Transport> Client<'a, T> {
+    /// The client of a new request.
+    pub fn new(
+        transport: &'a mut T,
+        address: SocketAddr,
+        head_only: bool,
+        version: Version,
+        keep_alive: bool,
+    ) -> Self {
+        Client {
+            transport,
+            address,
+            head_only,
+            version,
+            keep_alive,
+            sent: 0,
+            status: 0,
+            pending: Vec::new(),
+            length: BodyLength::Absent,
+            chunked: false,
+        }
+    }
+
+    /// The connection, for reading a request body.
+    pub fn transport_mut(&mut self) -> &mut T {
+        self.transport
+    }
+
+    /// Whether the client's connection is encrypted.
+    pub fn is_secure(&self) -> bool {
+        self.transport.is_secure()
+    }
+
+    /// Whether a final head has been begun.
+    pub fn answered(&self) -> bool {
+        self.status != 0
+    }
+
+    /// Writes the final head; it leaves with the first body bytes, or at `finish`.
+    pub fn head(&mut self, status: u16, mut fields: Fields, length: BodyLength) {
+        debug_assert!(!self.answered(), "one final head per request");
+        self.status = status;
+        self.length = length;
+        fields.remove("content-length");
+        fields.remove("transfer-encoding");
+        fields.remove("connection");
+        let framing = match length {
+            BodyLength::Absent => Ok(()),
+            BodyLength::Known(length) => fields.append("content-length", length.to_string()),
+            BodyLength::Unknown if self.version == Version::Http11 => {
+                self.chunked = true;
+                fields.append("transfer-encoding", "chunked")
+            }
+            BodyLength::Unknown => {
+                self.keep_alive = false;
+                Ok(())
+            }
+        };
+        let connection = match (self.keep_alive, self.version) {
+            (false, _) => fields.append("connection", "close"),
+            (true, Version::Http10) => fields.append("connection", "keep-alive"),
+            (true, _) => Ok(()),
+        };
+        debug_assert!(framing.is_ok() && connection.is_ok(), "values made here are well-formed");
+        encode_response(status, &fields, &mut self.pending);
+    }
+
+    /// Sends an interim `100 Continue`.
+    pub async fn continue_100(&mut self) -> io::Result<()> {
+        self.send(&[b"HTTP/1.1 100 Continue\r\n\r\n"]).await
+    }
+
+    async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let bytes = pieces.iter().map(|p| p.len()).sum();
+        match timeout(patience(bytes), self.transport.send_all(pieces)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// Sends body bytes.
+    pub async fn body(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.head_only || bytes.is_empty() {
+            return Ok(());
+        }
+        self.sent += bytes.len() as u64;
+        let mut head = std::mem::take(&mut self.pending);
+        let outcome = if self.chunked {
+            encode_chunk_head(bytes.len() as u64, &mut head);
+            self.send(&[&head, bytes, b"\r\n"]).await
+        } else if head.is_empty() {
+            self.send(&[bytes]).await
+        } else {
+            self.send(&[&head, bytes]).await
+        };
+        if outcome.is_err() {
+            self.keep_alive = false;
+        }
+        outcome
+    }
+
+    /// The body is complete.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        let mut rest = std::mem::take(&mut self.pending);
+        if self.chunked && !self.head_only {
+            rest.extend_from_slice(LAST_CHUNK);
+        }
+        if let BodyLength::Known(length) = self.length
+            && !self.head_only
+            && self.sent != length
+        {
+            self.keep_alive = false; // never passes for whole: the connection ends short
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.send(&[&rest]).await;
+        if outcome.is_err() {
+            self.keep_alive = false;
+        }
+        outcome
+    }
+
+    /// The body cannot be completed: the connection ends, so that the client knows.
+    pub fn abort(&mut self) {
+        self.keep_alive = false;
+        self.pending.clear();
+    }
+}

@@ -1,0 +1,129 @@
+//! `/explain`: what this node would do with a request, by the same functions that do it.
+
+use crate::node::{Core, now_ms};
+use crate::reader::recover_object;
+use crate::transaction::{role_name, route};
+use serde_json::{Value, json};
+use tidegate_cache::{Verdict, lookup};
+use tidegate_fill::order;
+use tidegate_http::{Authority, Fields, Method, RequestHead, Version};
+
+/// Explains `host=…&path=…[&query=…]`, percent-encoded.
+pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
+    let parameter = |name: &str| {
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| percent_decode(value))
+    };
+    let view = core.node.view.load_full();
+    let path = parameter("path").ok_or("give path=/…, percent-encoded")?;
+    let (path, path_query) = match path.split_once('?') {
+        Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
+        None => (path, None),
+    };
+    if !path.starts_with('/') {
+        return Err("path must start with /".to_owned());
+    }
+    let host = parameter("host").unwrap_or_else(|| view.me.addresses[0].to_string());
+    let authority = Authority::parse(host.as_bytes()).map_err(|e| format!("host: {e}"))?;
+    let request = RequestHead {
+        method: Method::Get,
+        path,
+        query: parameter("query").or(path_query),
+        authority: Some(authority),
+        scheme_in_target: None,
+        version: Version::Http11,
+        fields: Fields::new(),
+    };
+    let node = json!({ "node": view.me.id, "role": role_name(view.me.role), "generation": view.generation });
+    let routed = match route(&view, &request) {
+        None => {
+            return Ok(
+                json!({ "node": node, "answer": "404: no delivery service answers to this host" }),
+            );
+        }
+        Some(Err(text)) => return Ok(json!({ "node": node, "answer": format!("400: {text}") })),
+        Some(Ok(routed)) => routed,
+    };
+    let service = &view.services()[routed.service];
+    let behaviour = &service.service.behaviours[routed.behaviour];
+    let now = now_ms();
+    let known = core.node.table.get(routed.key.hash, now);
+    let object = match known.object {
+        Some(object) => Some((object, "table")),
+        None => recover_object(core, routed.key.hash).await.map(|object| (object, "store")),
+    };
+    let verdict = lookup(object.as_ref().map(|(object, _)| &object.head), &request, behaviour, now);
+    let stored = object.as_ref().map(|(object, from)| {
+        let lifetime = &object.head.lifetime;
+        json!({
+            "found_in": from,
+            "status": object.head.status,
+            "length": object.total(),
+            "version": object.version(),
+            "age_s": lifetime.age_seconds(now),
+            "ttl_s": lifetime.ttl_seconds(now),
+            "fresh": lifetime.is_fresh(now),
+            "stale_while_revalidate_s": lifetime.stale_while_revalidate_ms / 1000,
+            "stale_if_error_s": lifetime.stale_if_error_ms / 1000,
+            "must_revalidate": lifetime.must_revalidate,
+            "etag": object.head.fields.get_str("etag"),
+        })
+    });
+    let health = &core.node.hop_health;
+    let next_hops: Vec<Value> = order(view.me.role, &service.hops, routed.key.hash as u64, health, now)
+        .into_iter()
+        .map(|index| {
+            let hop = &service.hops[index];
+            json!({ "id": hop.id, "address": hop.address.to_string(), "up": health.is_up(&hop.id, now) })
+        })
+        .collect();
+    Ok(json!({
+        "node": node,
+        "delivery_service": service.service.id,
+        "behaviour": { "name": behaviour.name, "path": behaviour.path, "cache": behaviour.cache },
+        "cache_key": { "text": routed.key.text, "hash": format!("{:032x}", routed.key.hash) },
+        "verdict": verdict_text(&verdict),
+        "stored": stored,
+        "fill_under_way": known.fill.is_some(),
+        "uncacheable_mark": known.pass,
+        "next_hops": next_hops,
+        "next_target": routed.target,
+        "next_host": service.next_authority,
+    }))
+}
+
+fn verdict_text(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Hit { age_seconds } => format!("hit, age {age_seconds} s"),
+        Verdict::StaleWhileRevalidate { age_seconds } => {
+            format!("hit (stale, age {age_seconds} s), revalidated behind the answer")
+        }
+        Verdict::Revalidate(why) => format!("revalidate with the next hop ({})", why.token()),
+        Verdict::Fill(why) => format!("fill from the next hop ({})", why.token()),
+        Verdict::Pass(why) => format!("pass to the next hop, store nothing ({})", why.token()),
+        Verdict::Synth(status) => format!("answered here with {status}"),
+    }
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |i: usize| bytes.get(i).and_then(|b| (*b as char).to_digit(16));
+        match (bytes[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, _, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}

@@ -1,0 +1,283 @@
+//! A fill: one fetch from the next hop, under way, that many clients on any core may read from its first byte.
+//!
+//! ```text
+//! Waiting --head is storable--> Ready(object) --bytes--> done | failed
+//!    |---head is not storable--> Refused   (waiters go on alone, all at once)
+//!    `---no next hop answered--> Failed    (waiters take stale, or answer the error)
+//! ```
+//! Readers are told by their wakers, never by polling. Must stay true: pieces of the block in the making are
+//! contiguous; a finished block has been handed to the RAM tier before it leaves the window; a fill that fails
+//! never looks finished.
+//!
+//! The state is behind a lock that is held for a few lines at a time and never across an await
+//! (docs/decisions/0004-shared-fills.md says why not an owner core).
+
+use crate::object::Object;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// Finished blocks that a fill keeps beside the RAM tier, for readers close behind it (16 MiB).
+const WINDOW_BLOCKS: usize = 32;
+
+/// What became of the head.
+#[derive(Debug, Clone)]
+pub enum Head {
+    Waiting,
+    /// Readers may follow; `upstream_status` is the next hop's `Cache-Status`.
+    Ready {
+        object: Arc<Object>,
+        upstream_status: Option<Bytes>,
+        fwd_status: u16,
+    },
+    /// The answer is for one client only.
+    Refused,
+    /// Nobody answered usefully; the status to give when nothing stale can be used.
+    Failed {
+        status: u16,
+        detail: &'static str,
+    },
+}
+
+/// What a reader finds at an offset.
+#[derive(Debug)]
+pub enum Progress {
+    Bytes(Bytes),
+    /// The offset lies before what is still here: look in the RAM tier and the store.
+    Behind,
+    /// All bytes of this fill lie before the offset.
+    End,
+    Failed,
+}
+
+#[derive(Debug)]
+struct State {
+    head: Head,
+    /// Finished blocks: number and bytes.
+    blocks: VecDeque<(u32, Bytes)>,
+    /// The block in the making.
+    pieces: Vec<(u64, Bytes)>,
+    /// Bytes up to here have come (an offset in the object).
+    watermark: u64,
+    ended: Option<Result<(), ()>>,
+    waiters: Vec<Waker>,
+}
+
+/// A fetch under way.
+#[derive(Debug)]
+pub struct Fill {
+    /// Offset in the object of the first byte that this fill brings.
+    pub start: u64,
+    /// Offset behind the last one, when only a part is fetched.
+    pub end: Option<u64>,
+    state: Mutex<State>,
+}
+
+impl Fill {
+    /// A fill of the whole object.
+    pub fn whole() -> Fill {
+        Fill::over(0, None, Head::Waiting)
+    }
+
+    /// A fill of the bytes from `start` (a block's first) to `end` of `object`.
+    pub fn part(object: Arc<Object>, start: u64, end: u64) -> Fill {
+        debug_assert!(start.is_multiple_of(BLOCK_BYTES as u64));
+        Fill::over(start, Some(end), Head::Ready { object, upstream_status: None, fwd_status: 206 })
+    }
+
+    fn over(start: u64, end: Option<u64>, head: Head) -> Fill {
+        Fill {
+            start,
+            end,
+            state: Mutex::new(State {
+                head,
+                blocks: VecDeque::new(),
+                pieces: Vec::new(),
+                watermark: start,
+                ended: None,
+                waiters: Vec::new(),
+            }),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let (value, waiters) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            (change(&mut state), std::mem::take(&mut state.waiters))
+        };
+        // Outside of the lock: waking may cross to other cores.
+        for waiter in waiters {
+            waiter.wake();
+        }
+        value
+    }
+
+    /// The head's fate is known.
+    pub fn set_head(&self, head: Head) {
+        self.change(|state| {
+            if matches!(head, Head::Refused | Head::Failed { .. }) {
+                state.ended = Some(Err(()));
+            }
+            state.head = head;
+        });
+    }
+
+    /// Waits until the head's fate is known.
+    pub async fn head(&self) -> Head {
+        poll_fn(|cx| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match &state.head {
+                Head::Waiting => {
+                    state.waiters.push(cx.waker().clone());
+                    Poll::Pending
+                }
+                head => Poll::Ready(head.clone()),
+            }
+        })
+        .await
+    }
+
+    /// Bytes up to here have come.
+    pub fn watermark(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).watermark
+    }
+
+    /// More bytes; they must not cross the end of the block in the making. Gives the block's pieces when that
+    /// block has become full.
+    pub fn push(&self, bytes: Bytes) -> Option<(u32, Vec<Bytes>)> {
+        self.change(|state| {
+            let at = state.watermark;
+            state.watermark += bytes.len() as u64;
+            debug_assert!(at / BLOCK_BYTES as u64 == (state.watermark - 1) / BLOCK_BYTES as u64);
+            state.pieces.push((at, bytes));
+            state
+                .watermark
+                .is_multiple_of(BLOCK_BYTES as u64)
+                .then(|| state.block_in_the_making())?
+        })
+    }
+
+    /// The pieces of a last block that is not full.
+    pub fn rest(&self) -> Option<(u32, Vec<Bytes>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).block_in_the_making()
+    }
+
+    /// The block is in one piece now (and in the RAM tier).
+    pub fn settle_block(&self, block: u32, bytes: Bytes) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.blocks.push_back((block, bytes));
+        if state.blocks.len() > WINDOW_BLOCKS {
+            state.blocks.pop_front();
+        }
+        let end = (u64::from(block) + 1) * BLOCK_BYTES as u64;
+        state.pieces.retain(|(at, _)| *at >= end);
+    }
+
+    /// No more bytes come: all are there, or it failed.
+    pub fn finish(&self, outcome: Result<(), ()>) {
+        self.change(|state| state.ended = Some(outcome));
+    }
+
+    /// Whether bytes of `offset` come, or came, by this fill.
+    pub fn covers(&self, offset: u64) -> bool {
+        offset >= self.start && self.end.is_none_or(|end| offset < end)
+    }
+
+    /// Bytes at `offset`, at most to the end of what has come, waiting for them when they are still to come.
+    pub async fn read(&self, offset: u64) -> Progress {
+        poll_fn(|cx| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if offset < state.watermark {
+                return Poll::Ready(state.find(offset).map_or(Progress::Behind, Progress::Bytes));
+            }
+            match state.ended {
+                Some(Ok(())) => Poll::Ready(Progress::End),
+                Some(Err(())) => Poll::Ready(Progress::Failed),
+                None => {
+                    state.waiters.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl State {
+    fn block_in_the_making(&self) -> Option<(u32, Vec<Bytes>)> {
+        let first = self.pieces.first()?.0;
+        let block = (first / BLOCK_BYTES as u64) as u32;
+        Some((block, self.pieces.iter().map(|(_, bytes)| bytes.clone()).collect()))
+    }
+
+    fn find(&self, offset: u64) -> Option<Bytes> {
+        let index = self.pieces.partition_point(|(at, _)| *at <= offset);
+        if let Some((at, bytes)) = index.checked_sub(1).map(|i| &self.pieces[i])
+            && offset < at + bytes.len() as u64
+        {
+            return Some(bytes.slice((offset - at) as usize..));
+        }
+        let block = (offset / BLOCK_BYTES as u64) as u32;
+        let within = (offset % BLOCK_BYTES as u64) as usize;
+        let (_, bytes) = self.blocks.iter().find(|(number, _)| *number == block)?;
+        (within < bytes.len()).then(|| bytes.slice(within..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    fn poll<F: Future>(future: F) -> Poll<F::Output> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn readers_see_bytes_as_they_come_and_the_end_only_when_it_came() {
+        let fill = Fill::whole();
+        assert!(poll(fill.read(0)).is_pending());
+        assert!(fill.push(Bytes::from_static(b"abc")).is_none());
+        assert!(fill.push(Bytes::from_static(b"defg")).is_none());
+        let read = |at| match poll(fill.read(at)) {
+            Poll::Ready(Progress::Bytes(bytes)) => bytes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(&read(0)[..], b"abc");
+        assert_eq!(&read(4)[..], b"efg");
+        assert!(poll(fill.read(7)).is_pending());
+        fill.finish(Ok(()));
+        assert!(matches!(poll(fill.read(7)), Poll::Ready(Progress::End)));
+        assert_eq!(&read(6)[..], b"g");
+    }
+
+    #[test]
+    fn a_failed_fill_never_ends() {
+        let fill = Fill::whole();
+        fill.push(Bytes::from_static(b"abc"));
+        fill.finish(Err(()));
+        assert!(matches!(poll(fill.read(3)), Poll::Ready(Progress::Failed)));
+        assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Bytes(_))));
+    }
+
+    #[test]
+    fn full_blocks_leave_the_window_oldest_first() {
+        let fill = Fill::whole();
+        for block in 0..(WINDOW_BLOCKS as u32 + 3) {
+            let (number, pieces) = fill.push(Bytes::from(vec![block as u8; BLOCK_BYTES])).unwrap();
+            assert_eq!((number, pieces.len()), (block, 1));
+            fill.settle_block(block, pieces.into_iter().next().unwrap());
+        }
+        assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Behind)));
+        let last = (WINDOW_BLOCKS as u64 + 2) * BLOCK_BYTES as u64 + 5;
+        match poll(fill.read(last)) {
+            Poll::Ready(Progress::Bytes(bytes)) => assert_eq!(bytes.len(), BLOCK_BYTES - 5),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The store's keeper: the one task that writes to a device, on one core; all cores send it what to keep.
+//!
+//! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
+//! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
+//! killed process loses little of its warmth and none of its correctness.
+
+use crate::device::RingDevice;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tidegate_ring::timeout;
+use tidegate_store::{ExpiryClass, ExtentKey, Store, Stream};
+use tidegate_telemetry::Counters;
+
+/// Bytes that may wait for the writer.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Longest time that appended extents stay unwritten.
+const FLUSH_SPAN: Duration = Duration::from_millis(250);
+
+/// One extent to keep.
+pub struct Keep {
+    pub stream: Stream,
+    pub key: ExtentKey,
+    pub payload: Bytes,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: VecDeque<Keep>,
+    bytes: usize,
+    keeper: Option<Waker>,
+}
+
+/// What waits to be written. Shared by all cores.
+#[derive(Default)]
+pub struct KeepQueue {
+    inner: Mutex<Inner>,
+}
+
+impl KeepQueue {
+    /// Hands an extent to the keeper; `false`: too much is waiting, it is not kept.
+    pub fn push(&self, keep: Keep) -> bool {
+        let waker = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.bytes + keep.payload.len() > QUEUE_BYTES_MAX {
+                return false;
+            }
+            inner.bytes += keep.payload.len();
+            inner.waiting.push_back(keep);
+            inner.keeper.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    async fn next(&self) -> Keep {
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            match inner.waiting.pop_front() {
+                Some(keep) => {
+                    inner.bytes -= keep.payload.len();
+                    Poll::Ready(keep)
+                }
+                None => {
+                    inner.keeper = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Writes what comes, for as long as the runtime runs.
+pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: Arc<Counters>) {
+    let mut pending = false;
+    loop {
+        let next =
+            if pending { timeout(FLUSH_SPAN, queue.next()).await } else { Ok(queue.next().await) };
+        match next {
+            Ok(keep) => {
+                // A refused append costs a later fill, never an answer; the store counts it.
+                let _refused = store
+                    .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
+                    .await;
+                pending = true;
+            }
+            Err(_) => {
+                let _counted = store.flush_pending().await;
+                pending = false;
+            }
+        }
+        let totals = store.counters();
+        counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
+        counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
+    }
+}

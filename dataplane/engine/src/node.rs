@@ -1,0 +1,140 @@
+//! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
+
+use crate::device::RingDevice;
+use crate::keeper::KeepQueue;
+use crate::ram::RamTier;
+use crate::table::Table;
+use crate::view::View;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use tidegate_fill::{HopHealth, Pool, Timeouts};
+use tidegate_ring::Arena;
+use tidegate_store::Reader;
+use tidegate_telemetry::{Counters, TransactionEnd};
+
+/// The store, as all cores see it.
+pub struct StoreFace {
+    pub path: PathBuf,
+    pub reader: Reader,
+    pub queue: Arc<KeepQueue>,
+}
+
+/// State of one data plane process.
+pub struct Node {
+    pub view: ArcSwap<View>,
+    pub table: Table,
+    pub ram: RamTier,
+    pub store: Option<StoreFace>,
+    pub hop_health: HopHealth,
+    pub arena: Arc<Arena>,
+    /// One set per core, summed when read.
+    pub counters: Vec<Arc<Counters>>,
+    /// Where lines of ended transactions go, many at a time; bounded, what does not fit is dropped and counted.
+    pub log: SyncSender<Vec<u8>>,
+    pub timeouts: Timeouts,
+    pub started: Instant,
+    pub draining: AtomicBool,
+    versions: AtomicU64,
+}
+
+impl Node {
+    /// A node that runs on `view`.
+    #[allow(clippy::too_many_arguments, reason = "made in one place, from what start-up has built")]
+    pub fn new(
+        view: View,
+        ram_bytes: u64,
+        store: Option<StoreFace>,
+        arena: Arc<Arena>,
+        counters: Vec<Arc<Counters>>,
+        log: SyncSender<Vec<u8>>,
+    ) -> Node {
+        Node {
+            view: ArcSwap::from_pointee(view),
+            table: Table::new(OBJECTS_MAX),
+            ram: RamTier::new(ram_bytes),
+            store,
+            hop_health: HopHealth::default(),
+            arena,
+            counters,
+            log,
+            timeouts: Timeouts::default(),
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            versions: AtomicU64::new(now_ms() << 20),
+        }
+    }
+
+    /// A version number that no object of this store has had: rises within a run, and between runs by the clock.
+    pub fn next_version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Objects that the table holds; the rest is found again in the store. About 1 KiB each.
+const OBJECTS_MAX: usize = 200_000;
+
+/// Unix time in milliseconds.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// What one core has for itself.
+pub struct Core {
+    pub node: Arc<Node>,
+    pub index: usize,
+    pub pool: Rc<Pool>,
+    pub device: Option<RingDevice>,
+    pub counters: Arc<Counters>,
+    /// Clients connected now.
+    pub clients: Cell<usize>,
+    /// Requests under way now.
+    pub busy: Cell<usize>,
+    /// Log lines that wait to go to the writer together.
+    pub lines: RefCell<Vec<u8>>,
+}
+
+/// Log lines go to the writer when this many bytes are there, or by the core's timer.
+const LINES_BYTES: usize = 32 * 1024;
+
+impl Core {
+    /// Writes the access log line of a transaction.
+    pub fn log(&self, event: &TransactionEnd<'_>) {
+        let mut lines = self.lines.borrow_mut();
+        event.render(&mut lines);
+        if lines.len() >= LINES_BYTES {
+            drop(lines);
+            self.flush_log();
+        }
+    }
+
+    /// Hands the waiting lines to the writer.
+    pub fn flush_log(&self) {
+        let lines = std::mem::take(&mut *self.lines.borrow_mut());
+        if lines.is_empty() {
+            return;
+        }
+        if let Err(error) = self.node.log.try_send(lines) {
+            let (TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = error;
+            let count = lost.iter().filter(|b| **b == b'\n').count();
+            self.count(|c| &c.log_lines_dropped_total, count as u64);
+        }
+    }
+
+    /// Adds to one of this core's counters.
+    pub fn count(&self, counter: impl FnOnce(&Counters) -> &AtomicU64, n: u64) {
+        counter(&self.counters).fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Puts a block into the RAM tier, at what it occupies.
+    pub fn remember(&self, id: crate::ram::BlockId, bytes: Bytes) {
+        let cost = bytes.len() as u64;
+        self.node.ram.insert(id, bytes, cost.max(64));
+    }
+}

@@ -1,0 +1,72 @@
+//! An object: one version of one response, as the table holds it. Its bytes lie elsewhere (RAM tier, store, fill).
+
+use bytes::Bytes;
+use std::sync::OnceLock;
+use tidegate_cache::stored::StoredHead;
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// Bodies up to this size are written in one extent with their head.
+pub const INLINE_BODY_BYTES_MAX: u64 = 32 * 1024;
+
+/// One version of a response. Immutable, but for the length of a body whose end has not come yet.
+#[derive(Debug)]
+pub struct Object {
+    pub key: u128,
+    pub head: StoredHead,
+    total: OnceLock<u64>,
+}
+
+impl Object {
+    pub fn new(key: u128, head: StoredHead) -> Object {
+        let total = OnceLock::new();
+        if let Some(length) = head.total_length {
+            let _first = total.set(length);
+        }
+        Object { key, head, total }
+    }
+
+    /// Names this version among all of the key's.
+    pub fn version(&self) -> u64 {
+        self.head.version
+    }
+
+    /// Length of the body, once it is known.
+    pub fn total(&self) -> Option<u64> {
+        self.total.get().copied()
+    }
+
+    /// The end of a body of unknown length has come.
+    pub fn set_total(&self, total: u64) {
+        let _known_already = self.total.set(total);
+    }
+
+    /// Bytes in `block` of a body of `total` bytes.
+    pub fn block_len(total: u64, block: u32) -> usize {
+        let start = u64::from(block) * BLOCK_BYTES as u64;
+        total.saturating_sub(start).min(BLOCK_BYTES as u64) as usize
+    }
+
+    /// The payload of this object's head extent: head length, head, and the body when it is small and given.
+    pub fn encode(&self, body: Option<&[u8]>) -> Vec<u8> {
+        let mut head = self.head.clone();
+        head.total_length = self.total();
+        let mut out = vec![0; 4];
+        head.encode(&mut out);
+        let head_bytes = (out.len() - 4) as u32;
+        out[..4].copy_from_slice(&head_bytes.to_le_bytes());
+        if let Some(body) = body {
+            out.extend_from_slice(body);
+        }
+        out
+    }
+
+    /// Reads what `encode` wrote: the object and its inline body. `None`: not ours, or not readable.
+    pub fn decode(key: u128, payload: &Bytes) -> Option<(Object, Option<Bytes>)> {
+        let head_bytes = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
+        let end = head_bytes.checked_add(4)?;
+        let head = StoredHead::decode(payload.get(4..end)?).ok()?;
+        let body = payload.slice(end..);
+        let inline = head.total_length == Some(body.len() as u64) && !body.is_empty();
+        Some((Object::new(key, head), inline.then_some(body)))
+    }
+}

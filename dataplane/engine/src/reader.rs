@@ -1,0 +1,177 @@
+//! Where an object's bytes come from: RAM tier, a fill under way, the store, or else a new fill of the missing part.
+//!
+//! Must stay true: every byte given out belongs to the object's version (blocks are named by version, part fills
+//! are conditional on the validator); an extent that fails its checks is a missing block, not an error.
+
+use crate::fill::{Fill, Progress};
+use crate::node::Core;
+use crate::object::Object;
+use crate::steps::fill::fill_part;
+use crate::table::Claim;
+use crate::view::View;
+use bytes::Bytes;
+use std::rc::Rc;
+use std::sync::Arc;
+use tidegate_http::RequestHead;
+use tidegate_store::ExtentKey;
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// The rest of the object's bytes cannot be had.
+#[derive(Debug)]
+pub struct Unreadable;
+
+/// Part fills that one response may need in a row without getting on; more means that something is wrong.
+const TRIES_MAX: u32 = 4;
+
+/// Reads one object for one response.
+pub struct ObjectReader {
+    core: Rc<Core>,
+    view: Arc<View>,
+    service: usize,
+    object: Arc<Object>,
+    fill: Option<Arc<Fill>>,
+    target: String,
+    /// End of what will be asked for, so that a part fill brings no more.
+    end: Option<u64>,
+    /// Bytes came from a part fill.
+    pub filled: bool,
+}
+
+impl ObjectReader {
+    /// A reader of `object`, whose bytes may still be coming by `fill`. `target` is what to ask the next hop for.
+    pub fn new(
+        core: Rc<Core>,
+        view: Arc<View>,
+        service: usize,
+        object: Arc<Object>,
+        fill: Option<Arc<Fill>>,
+        target: String,
+        end: Option<u64>,
+    ) -> ObjectReader {
+        ObjectReader { core, view, service, object, fill, target, end, filled: false }
+    }
+
+    /// Whether `block` could be had without the next hop, as far as memory knows.
+    pub fn has_block(&self, block: u32) -> bool {
+        let offset = u64::from(block) * BLOCK_BYTES as u64;
+        let version = self.object.version();
+        self.core.node.ram.contains(&(self.object.key, version, block))
+            || self.fill.as_ref().is_some_and(|fill| fill.covers(offset))
+            || self.core.node.store.as_ref().is_some_and(|store| {
+                store.reader.contains(&ExtentKey::block(self.object.key, version, block))
+            })
+    }
+
+    /// Bytes at `offset`, at least one, at most to the end of its block. `None`: the body ends here (its length
+    /// was not known before).
+    pub async fn read(&mut self, offset: u64) -> Result<Option<Bytes>, Unreadable> {
+        let block = (offset / BLOCK_BYTES as u64) as u32;
+        let within = (offset % BLOCK_BYTES as u64) as usize;
+        let id = (self.object.key, self.object.version(), block);
+        for _ in 0..TRIES_MAX {
+            if let Some(bytes) = self.core.node.ram.get(&id).filter(|bytes| within < bytes.len()) {
+                return Ok(Some(bytes.slice(within..)));
+            }
+            if let Some(fill) = self.fill.as_ref().filter(|fill| fill.covers(offset)) {
+                match fill.read(offset).await {
+                    Progress::Bytes(bytes) => return Ok(Some(bytes)),
+                    Progress::End if self.object.total().is_none_or(|total| offset >= total) => {
+                        return Ok(None);
+                    }
+                    Progress::Failed => return Err(Unreadable),
+                    Progress::End | Progress::Behind => self.fill = None,
+                }
+                continue; // it may have come to the RAM tier in the meantime
+            }
+            if let Some(bytes) = self.read_store(block).await.filter(|bytes| within < bytes.len()) {
+                return Ok(Some(bytes.slice(within..)));
+            }
+            let Some(total) = self.object.total() else { return Err(Unreadable) };
+            let start = u64::from(block) * BLOCK_BYTES as u64;
+            let mut end = start;
+            let last = self.end.unwrap_or(total).min(total);
+            let mut next = block;
+            while end < last && (next == block || !self.has_block(next)) {
+                end += Object::block_len(total, next) as u64;
+                next += 1;
+            }
+            match self.core.node.table.claim_part(&self.object, offset, start, end) {
+                Claim::Join(fill) => self.fill = Some(fill),
+                Claim::Lead(fill) => {
+                    self.filled = true;
+                    self.fill = Some(fill.clone());
+                    fill_part(
+                        &self.core,
+                        &self.view,
+                        self.service,
+                        &self.object,
+                        fill,
+                        self.target.clone(),
+                    );
+                }
+            }
+        }
+        Err(Unreadable)
+    }
+
+    async fn read_store(&self, block: u32) -> Option<Bytes> {
+        let store = self.core.node.store.as_ref()?;
+        let device = self.core.device.as_ref()?;
+        let key = ExtentKey::block(self.object.key, self.object.version(), block);
+        match tidegate_store::read(&store.reader, device, &key).await {
+            Ok(Some(extent)) => {
+                let expected = Object::block_len(self.object.total()?, block);
+                if extent.payload.len() != expected {
+                    self.core.count(|c| &c.store_bad_extents_total, 1);
+                    return None;
+                }
+                self.core.count(|c| &c.store_read_bytes_total, extent.payload.len() as u64);
+                self.core.remember(
+                    (self.object.key, self.object.version(), block),
+                    extent.payload.clone(),
+                );
+                Some(extent.payload)
+            }
+            Ok(None) => None,
+            Err(_) => {
+                self.core.count(|c| &c.store_read_errors_total, 1);
+                None
+            }
+        }
+    }
+}
+
+/// The object whose head lies in the store, if one does.
+pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
+    let store = core.node.store.as_ref()?;
+    let device = core.device.as_ref()?;
+    let extent = match tidegate_store::read(&store.reader, device, &ExtentKey::head(key)).await {
+        Ok(extent) => extent?,
+        Err(_) => {
+            core.count(|c| &c.store_read_errors_total, 1);
+            return None;
+        }
+    };
+    let Some((object, body)) = Object::decode(key, &extent.payload) else {
+        core.count(|c| &c.store_bad_extents_total, 1);
+        return None;
+    };
+    let object = Arc::new(object);
+    if let Some(body) = body {
+        core.remember((key, object.version(), 0), body);
+    }
+    Some(core.node.table.publish_recovered(object))
+}
+
+/// The request target that stands for an object at the next hop.
+pub fn target_of(path: &str, query: Option<&str>) -> String {
+    match query {
+        Some(query) if !query.is_empty() => format!("{path}?{query}"),
+        _ => path.to_owned(),
+    }
+}
+
+/// Whether the client asked for a body.
+pub fn wants_body(request: &RequestHead) -> bool {
+    request.method != tidegate_http::Method::Head
+}

@@ -1,0 +1,208 @@
+//! A client connection: one request after the other, until either side has had enough.
+//!
+//! Must stay true: bytes that follow a refused request are never taken for another one (the connection closes);
+//! what is buffered is bounded by the head limit and one received piece; a silent client is let go.
+
+use crate::client::{Client, Transport};
+use crate::node::Core;
+use crate::steps::synth;
+use crate::transaction::{self, Exchange};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tidegate_http::{Fields, Method, Version};
+use tidegate_http1::{BodyFraming, ChunkedDecoder, Limits, ParsedRequest, RequestParser};
+use tidegate_ring::timeout;
+
+/// From the first byte of a request head to its last.
+const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
+/// Between requests.
+const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
+/// A request body that nobody wants is read away up to this size; beyond it the connection closes.
+const UNWANTED_BODY_BYTES_MAX: usize = 64 * 1024;
+/// A request body that is passed on is held in memory up to this size; beyond it: 413.
+pub const PASSED_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What answers the requests of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// Viewers and child tiers.
+    Traffic,
+    /// Operators: health, metrics, explain.
+    Admin,
+}
+
+/// Serves one connection to its end.
+pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketAddr, face: Face) {
+    core.clients.set(core.clients.get() + 1);
+    core.count(|c| &c.connections_total, 1);
+    core.counters.connections_open.increment();
+    let _open = OpenConnection(core.clone());
+    let mut buffer = Vec::new();
+    let mut parser = RequestParser::new(Limits::REQUEST);
+    loop {
+        let parsed = match next_head(&mut transport, &mut parser, &mut buffer).await {
+            Next::Head(parsed) => *parsed,
+            Next::Refused { status, what } => {
+                core.count(|c| &c.requests_refused_total, 1);
+                let mut client = Client::new(&mut transport, peer, false, Version::Http11, false);
+                let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
+                break;
+            }
+            Next::Closed => break,
+        };
+        buffer.drain(..parsed.head_bytes);
+        let _busy = Busy::new(&core);
+        let head_only = parsed.head.method == Method::Head;
+        let mut client =
+            Client::new(&mut transport, peer, head_only, parsed.head.version, parsed.keep_alive);
+        let body = match read_body(&mut client, &mut buffer, &parsed).await {
+            Ok(body) => body,
+            Err((status, what)) => {
+                client.keep_alive = false;
+                core.count(|c| &c.requests_refused_total, 1);
+                let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
+                break;
+            }
+        };
+        let exchange = Exchange { request: parsed.head, body };
+        match face {
+            Face::Traffic => transaction::run(&core, &mut client, exchange).await,
+            Face::Admin => crate::admin::run(&core, &mut client, exchange).await,
+        }
+        let draining = core.node.draining.load(std::sync::atomic::Ordering::Relaxed);
+        if !client.keep_alive || draining {
+            break;
+        }
+    }
+    transport.close().await;
+}
+
+struct OpenConnection(Rc<Core>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.clients.set(self.0.clients.get() - 1);
+        self.0.counters.connections_open.decrement();
+    }
+}
+
+/// Counts a request as under way.
+struct Busy(Rc<Core>);
+
+impl Busy {
+    fn new(core: &Rc<Core>) -> Busy {
+        core.busy.set(core.busy.get() + 1);
+        Busy(core.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+enum Next {
+    Head(Box<ParsedRequest>),
+    Refused { status: u16, what: &'static str },
+    Closed,
+}
+
+async fn next_head<T: Transport>(
+    transport: &mut T,
+    parser: &mut RequestParser,
+    buffer: &mut Vec<u8>,
+) -> Next {
+    if buffer.is_empty() {
+        match timeout(IDLE_SPAN_MAX, transport.receive(buffer)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => return Next::Closed,
+        }
+    }
+    let reading = async {
+        loop {
+            match parser.parse(buffer) {
+                Ok(Some(parsed)) => return Next::Head(Box::new(parsed)),
+                Ok(None) => {}
+                Err(error) => return Next::Refused { status: error.status, what: error.what },
+            }
+            match transport.receive(buffer).await {
+                Ok(n) if n > 0 => {}
+                _ => return Next::Closed,
+            }
+        }
+    };
+    match timeout(HEAD_SPAN_MAX, reading).await {
+        Ok(next) => next,
+        Err(_) => Next::Refused { status: 408, what: "the request head did not come in time" },
+    }
+}
+
+/// Reads the request's body: needed for methods that pass one on, dropped for the others.
+async fn read_body<T: Transport>(
+    client: &mut Client<'_, T>,
+    buffer: &mut Vec<u8>,
+    parsed: &ParsedRequest,
+) -> Result<Vec<u8>, (u16, &'static str)> {
+    if parsed.body == BodyFraming::None {
+        return Ok(Vec::new());
+    }
+    let wanted = !matches!(parsed.head.method, Method::Get | Method::Head | Method::Options);
+    let max = if wanted { PASSED_BODY_BYTES_MAX } else { UNWANTED_BODY_BYTES_MAX };
+    if let BodyFraming::Length(length) = parsed.body
+        && length > max as u64
+    {
+        return Err((413, "the request body is too large"));
+    }
+    if parsed.expect_continue && buffer.is_empty() {
+        client.continue_100().await.map_err(|_| (400, "the client left"))?;
+    }
+    let reading = async {
+        let mut body = Vec::new();
+        let mut decoder = ChunkedDecoder::new();
+        loop {
+            match parsed.body {
+                BodyFraming::Length(length) if buffer.len() as u64 >= length => {
+                    return Ok(buffer.drain(..length as usize).collect());
+                }
+                BodyFraming::Chunked => {
+                    let mut at = 0;
+                    loop {
+                        let step = decoder.decode(&buffer[at..]).map_err(|_| {
+                            (400, "the chunked coding of the request body is broken")
+                        })?;
+                        body.extend_from_slice(&buffer[at..][step.data]);
+                        at += step.consumed;
+                        if body.len() > max {
+                            return Err((413, "the request body is too large"));
+                        }
+                        if step.done || step.consumed == 0 {
+                            break;
+                        }
+                    }
+                    buffer.drain(..at);
+                    if decoder.is_done() {
+                        return Ok(body);
+                    }
+                }
+                _ => {}
+            }
+            match client.receive(buffer).await {
+                Ok(n) if n > 0 => {}
+                _ => return Err((400, "the request body ended early")),
+            }
+        }
+    };
+    match timeout(HEAD_SPAN_MAX, reading).await {
+        Ok(body) => body.map(|body| if wanted { body } else { Vec::new() }),
+        Err(_) => Err((408, "the request body did not come in time")),
+    }
+}
+
+impl<T: Transport> Client<'_, T> {
+    async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        self.transport_mut().receive(into).await
+    }
+}

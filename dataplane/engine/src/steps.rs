@@ -1,0 +1,6 @@
+//! The steps of a transaction, one file each; `transaction.rs` has them in order.
+
+pub mod deliver;
+pub mod fill;
+pub mod pass;
+pub mod synth;

@@ -1,0 +1,273 @@
+//! Step 8, deliver: an object to a client: conditions, ranges, fields, bytes.
+//!
+//! Must stay true: what is announced is what comes: a 206 holds exactly its Content-Range, and when bytes cannot be
+//! had the connection ends short instead of going on with anything else.
+
+use crate::client::{BodyLength, Client, Transport};
+use crate::node::{Core, now_ms};
+use crate::object::Object;
+use crate::reader::ObjectReader;
+use bytes::Bytes;
+use std::io;
+use std::ops::RangeInclusive;
+use tidegate_contract::{Behaviour, HeaderRule};
+use tidegate_http::conditional::{evaluate_in_cache, if_range_allows};
+use tidegate_http::{ContentRange, Fields, Precondition, RangeSpecs, RequestHead, Resolved};
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// What part of the object the client gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Portion {
+    NotModified,
+    PreconditionFailed,
+    Unsatisfiable(u64),
+    Whole,
+    Single(RangeInclusive<u64>),
+    Multi(Vec<RangeInclusive<u64>>),
+}
+
+/// Decides by the request's conditions and ranges (RFC 9110 §13.2.2, §14.2).
+pub fn portion(request: &RequestHead, object: &Object, now_ms: u64) -> Portion {
+    let now = now_ms / 1000;
+    if object.head.status != 200 {
+        return Portion::Whole;
+    }
+    match evaluate_in_cache(&request.method, &request.fields, &object.head.validators, now) {
+        Precondition::NotModified => return Portion::NotModified,
+        Precondition::PreconditionFailed => return Portion::PreconditionFailed,
+        Precondition::Proceed => {}
+    }
+    let specs = match (request.fields.get("range"), request.method == tidegate_http::Method::Get) {
+        (Some(value), true) => RangeSpecs::parse(value),
+        _ => None,
+    };
+    let (Some(specs), Some(total)) = (specs, object.total()) else { return Portion::Whole };
+    if !if_range_allows(&request.fields, &object.head.validators, object.head.date(), now) {
+        return Portion::Whole;
+    }
+    match specs.resolve(total) {
+        Resolved::Whole => Portion::Whole,
+        Resolved::Single(range) => Portion::Single(range),
+        Resolved::Multi(ranges) => Portion::Multi(ranges),
+        Resolved::Unsatisfiable => Portion::Unsatisfiable(total),
+    }
+}
+
+/// Blocks that a portion touches, for the question whether they are here.
+pub fn first_missing_block(
+    portion: &Portion,
+    object: &Object,
+    reader: &ObjectReader,
+) -> Option<u32> {
+    let total = object.total()?;
+    let ranges: &[RangeInclusive<u64>] = match portion {
+        Portion::Whole if total > 0 => &[0..=total - 1],
+        Portion::Single(range) => std::slice::from_ref(range),
+        Portion::Multi(ranges) => ranges,
+        _ => &[],
+    };
+    ranges
+        .iter()
+        .flat_map(|range| range.start() / BLOCK_BYTES as u64..=range.end() / BLOCK_BYTES as u64)
+        .map(|block| block as u32)
+        .find(|block| !reader.has_block(*block))
+}
+
+/// Fields that every answer of this node to a client gets, by the behaviour's rules.
+pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &str) {
+    let mut all = fields.combined("via").map(|v| v.into_owned()).unwrap_or_default();
+    if !all.is_empty() {
+        all.extend_from_slice(b", ");
+    }
+    all.extend_from_slice(format!("1.1 {via}").as_bytes());
+    // Values were checked when they were parsed, or when the snapshot was built: a refusal leaves a field out.
+    let _left_out = fields.set("via", all);
+    let Some(behaviour) = behaviour else { return };
+    if let Some(origin) = &behaviour.cors_allow_origin {
+        let _left_out = fields.set("access-control-allow-origin", origin.clone());
+        let _left_out = fields.set("access-control-expose-headers", "*");
+        let _left_out = fields.set("timing-allow-origin", origin.clone());
+    }
+    for rule in &behaviour.response_headers {
+        let _left_out = match rule {
+            HeaderRule::Set { name, value } => fields.set(name.to_ascii_lowercase(), value.clone()),
+            HeaderRule::Add { name, value } => {
+                fields.append(name.to_ascii_lowercase(), value.clone())
+            }
+            HeaderRule::Remove { name } => {
+                fields.remove(&name.to_ascii_lowercase());
+                Ok(())
+            }
+        };
+    }
+}
+
+/// Adds this tier's member behind those of the tiers before it (RFC 9211 §2).
+pub fn add_cache_status(fields: &mut Fields, upstream: Option<&Bytes>, own: String) {
+    let value = match upstream {
+        Some(before) => [&before[..], b", ", own.as_bytes()].concat(),
+        None => own.into_bytes(),
+    };
+    let _left_out = fields.set("cache-status", value);
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    Complete,
+    /// Bytes could not be had: the connection was ended.
+    Broken,
+}
+
+/// Sends `portion` of the object. `fields` come with everything but lengths and ranges.
+pub async fn deliver<T: Transport>(
+    core: &Core,
+    client: &mut Client<'_, T>,
+    object: &Object,
+    portion: Portion,
+    mut fields: Fields,
+    reader: &mut ObjectReader,
+) -> io::Result<Delivered> {
+    let age = object.head.lifetime.age_seconds(now_ms());
+    let _left_out = fields.set("age", age.to_string());
+    if object.head.status == 200 {
+        let _left_out = fields.set("accept-ranges", "bytes");
+    }
+    match portion {
+        Portion::NotModified => {
+            fields.retain(|name, _| {
+                NOT_MODIFIED_FIELDS.contains(&name) || name.starts_with("access-control-")
+            });
+            client.head(304, fields, BodyLength::Absent);
+        }
+        Portion::PreconditionFailed => {
+            client.head(412, fields, BodyLength::Known(0));
+        }
+        Portion::Unsatisfiable(total) => {
+            fields.remove("content-type");
+            let _left_out = fields.set(
+                "content-range",
+                ContentRange { range: None, length: Some(total) }.to_string(),
+            );
+            client.head(416, fields, BodyLength::Known(0));
+        }
+        Portion::Whole => {
+            let length = match (object.head.status, object.total()) {
+                (204 | 304, _) => BodyLength::Absent,
+                (_, Some(total)) => BodyLength::Known(total),
+                (_, None) => BodyLength::Unknown,
+            };
+            client.head(object.head.status, fields, length);
+            if !client.head_only && length != BodyLength::Absent {
+                let end = object.total().unwrap_or(u64::MAX);
+                if !send_span(core, client, reader, 0, end).await? {
+                    return Ok(Delivered::Broken);
+                }
+            }
+        }
+        Portion::Single(range) => {
+            let total = object.total();
+            let (start, end) = (*range.start(), range.end() + 1);
+            let value = ContentRange { range: Some(range), length: total }.to_string();
+            let _left_out = fields.set("content-range", value);
+            client.head(206, fields, BodyLength::Known(end - start));
+            if !send_span(core, client, reader, start, end).await? {
+                return Ok(Delivered::Broken);
+            }
+        }
+        Portion::Multi(ranges) => {
+            if !send_parts(core, client, object, ranges, fields, reader).await? {
+                return Ok(Delivered::Broken);
+            }
+        }
+    }
+    client.finish().await?;
+    Ok(Delivered::Complete)
+}
+
+/// `multipart/byteranges` (RFC 9110 §14.6).
+async fn send_parts<T: Transport>(
+    core: &Core,
+    client: &mut Client<'_, T>,
+    object: &Object,
+    ranges: Vec<RangeInclusive<u64>>,
+    mut fields: Fields,
+    reader: &mut ObjectReader,
+) -> io::Result<bool> {
+    // Unguessable by whoever made the object: the key is a hash, the version this node's own.
+    let boundary = format!("tidegate-{:016x}{:016x}", object.key as u64, object.version());
+    let media_type =
+        fields.get_str("content-type").unwrap_or("application/octet-stream").to_owned();
+    let total = object.total();
+    let parts: Vec<(String, RangeInclusive<u64>)> = ranges
+        .into_iter()
+        .map(|range| {
+            let content_range = ContentRange { range: Some(range.clone()), length: total };
+            let head = format!(
+                "\r\n--{boundary}\r\ncontent-type: {media_type}\r\ncontent-range: {content_range}\r\n\r\n"
+            );
+            (head, range)
+        })
+        .collect();
+    let tail = format!("\r\n--{boundary}--\r\n");
+    let length = parts
+        .iter()
+        .map(|(head, range)| head.len() as u64 + range.end() - range.start() + 1)
+        .sum::<u64>()
+        + tail.len() as u64;
+    let _left_out =
+        fields.set("content-type", format!("multipart/byteranges; boundary={boundary}"));
+    client.head(206, fields, BodyLength::Known(length));
+    for (head, range) in parts {
+        client.body(head.as_bytes()).await?;
+        if !send_span(core, client, reader, *range.start(), range.end() + 1).await? {
+            return Ok(false);
+        }
+    }
+    client.body(tail.as_bytes()).await?;
+    Ok(true)
+}
+
+async fn send_span<T: Transport>(
+    core: &Core,
+    client: &mut Client<'_, T>,
+    reader: &mut ObjectReader,
+    start: u64,
+    end: u64,
+) -> io::Result<bool> {
+    let mut at = start;
+    while at < end {
+        let Ok(read) = reader.read(at).await else {
+            client.abort();
+            return Ok(false);
+        };
+        let Some(mut bytes) = read else {
+            // The end of a body whose length was not known; a known length that ends early is broken.
+            let broken = end != u64::MAX;
+            if broken {
+                client.abort();
+            }
+            return Ok(!broken);
+        };
+        bytes.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+        at += bytes.len() as u64;
+        core.count(|c| &c.bytes_sent_total, bytes.len() as u64);
+        client.body(&bytes).await?;
+    }
+    Ok(true)
+}
+
+/// RFC 9110 §15.4.5, and what this node adds.
+const NOT_MODIFIED_FIELDS: &[&str] = &[
+    "age",
+    "cache-control",
+    "cache-status",
+    "content-location",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "timing-allow-origin",
+    "vary",
+    "via",
+];

@@ -1,0 +1,520 @@
+//! Step 7, fill: ask the next hop, decide what its answer is good for, and bring its body in for everyone.
+//!
+//! Must stay true: the head is judged once, by the request that leads; a body that breaks off is resumed only with
+//! bytes of the same strong validator, and fails for its readers otherwise; nothing of a failed fill is marked whole.
+
+use crate::fill::{Fill, Head};
+use crate::keeper::Keep;
+use crate::node::{Core, now_ms};
+use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::view::{ServiceView, View};
+use bytes::Bytes;
+use std::rc::Rc;
+use std::sync::Arc;
+use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
+use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
+use tidegate_contract::Behaviour;
+use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
+use tidegate_http::{ContentRange, Fields, Method};
+use tidegate_ring::spawn;
+use tidegate_store::{ExtentKey, Stream};
+use tidegate_types::limits::BLOCK_BYTES;
+
+/// How often a body that broke off is resumed.
+const RESUMES_MAX: u32 = 3;
+/// Objects fresh for less than this go to the live stream: they die together, without copying.
+const LIVE_FRESH_MS: u64 = 120_000;
+
+/// What a fill is about.
+pub struct Wanted<'a> {
+    pub core: &'a Rc<Core>,
+    pub view: &'a Arc<View>,
+    pub service: usize,
+    pub behaviour: &'a Behaviour,
+    pub key: u128,
+    /// Path and query for the next hop.
+    pub target: String,
+    pub method: Method,
+}
+
+impl Wanted<'_> {
+    fn service(&self) -> &ServiceView {
+        &self.view.services()[self.service]
+    }
+}
+
+/// What the next hop's answer came to, for the request that asked.
+pub enum Filled {
+    /// The object is current; its body may still be coming by the fill.
+    Object {
+        object: Arc<Object>,
+        fill: Option<Arc<Fill>>,
+        revalidated: bool,
+        fwd_status: u16,
+        upstream: Option<Bytes>,
+    },
+    /// For this client only.
+    Private(Box<Answer>, String),
+    /// No usable answer.
+    Failed { status: u16, error: Option<FillError>, answer: Option<Box<Answer>> },
+}
+
+/// Fields of a request that this node makes by itself: no word of a client's gets into a shared answer.
+pub fn fill_fields(view: &View) -> Fields {
+    let mut fields = Fields::with_capacity(6);
+    let via = format!("1.1 {}", view.me.id);
+    let made = fields
+        .append("accept", "*/*")
+        .and_then(|()| fields.append("via", via))
+        .and_then(|()| fields.append("cdn-loop", view.me.id.clone()));
+    debug_assert!(made.is_ok(), "server ids are tokens");
+    fields
+}
+
+/// Asks the next hops for this key in their order until one answers.
+pub async fn ask_any(
+    core: &Rc<Core>,
+    view: &View,
+    service: &ServiceView,
+    key: u64,
+    request: &Request,
+    tries_max: usize,
+) -> Result<(Answer, String), FillError> {
+    let mut last = FillError::NoNextHop;
+    let ordered = order(view.me.role, &service.hops, key, &core.node.hop_health, now_ms());
+    // With one next hop only, it gets a second chance: its connection may have been about to close.
+    let again = ordered.first().copied().filter(|_| ordered.len() == 1);
+    for index in ordered.iter().copied().chain(again).take(tries_max) {
+        let hop = &service.hops[index];
+        match ask(&core.pool, hop, request, core.node.timeouts).await {
+            Ok(answer)
+                if is_next_hop_error(answer.head.status)
+                    && ordered.len() > 1
+                    && last_is_none(&last) =>
+            {
+                // An overloaded or broken parent: the next one may do better, and this one may be right.
+                core.node.hop_health.note_failure(&hop.id, false, now_ms());
+                last = FillError::BadResponse {
+                    hop: hop.id.clone(),
+                    what: "it answered with an error status",
+                };
+            }
+            Ok(answer) => {
+                core.node.hop_health.note_success(&hop.id);
+                return Ok((answer, hop.id.clone()));
+            }
+            Err(error) => {
+                let refused = matches!(
+                    &error,
+                    FillError::Connection { phase: tidegate_fill::Phase::Connect, .. }
+                );
+                core.node.hop_health.note_failure(&hop.id, refused, now_ms());
+                core.count(|c| &c.fill_errors_total, 1);
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+fn last_is_none(last: &FillError) -> bool {
+    matches!(last, FillError::NoNextHop)
+}
+
+/// Leads the fill of a key: asks, judges, and lets everybody else know.
+pub async fn lead(wanted: &Wanted<'_>, fill: Arc<Fill>, stale: Option<Arc<Object>>) -> Filled {
+    let core = wanted.core;
+    core.count(|c| &c.fills_total, 1);
+    let mut guard = LeadGuard { core: core.clone(), key: wanted.key, fill: Some(fill.clone()) };
+    let filled = lead_inner(wanted, &fill, stale).await;
+    if let Filled::Object { fill: Some(_), .. } = &filled {
+        guard.fill = None; // the body task ends it
+    }
+    filled
+}
+
+/// Ends the fill when its leader goes away in whatever way, so that nobody waits for ever.
+struct LeadGuard {
+    core: Rc<Core>,
+    key: u128,
+    fill: Option<Arc<Fill>>,
+}
+
+impl Drop for LeadGuard {
+    fn drop(&mut self) {
+        if let Some(fill) = &self.fill {
+            self.core.node.table.end_fill(self.key, fill);
+            fill.finish(Err(()));
+        }
+    }
+}
+
+async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Object>>) -> Filled {
+    let core = wanted.core;
+    let node = &core.node;
+    let service = wanted.service();
+    let mut fields = fill_fields(wanted.view);
+    let revalidating =
+        stale.as_ref().filter(|object| object.head.can_revalidate() && object.head.status == 200);
+    if let Some(object) = revalidating {
+        set_revalidation_fields(&object.head, &mut fields);
+    }
+    let mut request = Request {
+        method: Method::Get,
+        target: wanted.target.clone(),
+        authority: service.next_authority.clone(),
+        fields,
+        body: Bytes::new(),
+    };
+    for round in 0..2 {
+        let request_ms = now_ms();
+        let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3).await;
+        let (answer, hop) = match asked {
+            Ok(answered) => answered,
+            Err(error) => {
+                let status = if matches!(error, FillError::Timeout { .. }) { 504 } else { 502 };
+                fill.set_head(Head::Failed { status, detail: "next-hop-failed" });
+                return Filled::Failed { status, error: Some(error), answer: None };
+            }
+        };
+        let times = Times { request_ms, response_ms: now_ms() };
+        let status = answer.head.status;
+        let upstream =
+            answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
+        if status == 304
+            && let Some(object) = revalidating
+        {
+            match merge_304(&object.head, &answer.head, &request.fields, wanted.behaviour, times) {
+                Merged::Updated(mut head) => {
+                    head.total_length = object.total();
+                    let object = Arc::new(Object::new(wanted.key, head));
+                    core.count(|c| &c.revalidated_total, 1);
+                    node.table.publish(object.clone());
+                    keep_head_again(core, &object);
+                    fill.set_head(ready(&object, &upstream, status));
+                    return Filled::Object {
+                        object,
+                        fill: None,
+                        revalidated: true,
+                        fwd_status: status,
+                        upstream,
+                    };
+                }
+                Merged::SendOnce(mut head, _) => {
+                    head.total_length = object.total();
+                    node.table.forget(object);
+                    fill.set_head(Head::Refused);
+                    let object = Arc::new(Object::new(wanted.key, head));
+                    return Filled::Object {
+                        object,
+                        fill: None,
+                        revalidated: true,
+                        fwd_status: status,
+                        upstream,
+                    };
+                }
+                Merged::OtherVersion if round == 0 => {
+                    request.fields = fill_fields(wanted.view);
+                    continue; // ask again, without conditions
+                }
+                Merged::OtherVersion => {}
+            }
+        }
+        if is_next_hop_error(status) {
+            fill.set_head(Head::Failed { status, detail: "next-hop-error" });
+            return Filled::Failed { status, error: None, answer: Some(Box::new(answer)) };
+        }
+        let storage = judge_storage(
+            &wanted.method_for_storage(),
+            &request.fields,
+            &answer.head,
+            wanted.behaviour,
+            times,
+        );
+        let Storage::Store(lifetime) = storage else {
+            node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
+            fill.set_head(Head::Refused);
+            return Filled::Private(Box::new(answer), hop);
+        };
+        if status == 206 || status == 304 {
+            // Not asked for: an answer that breaks the rules is not stored and not passed on.
+            fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
+            return Filled::Failed { status: 502, error: None, answer: None };
+        }
+        let version = node.next_version();
+        let head = tidegate_cache::StoredHead::new(
+            &answer.head,
+            &request.fields,
+            lifetime,
+            answer.body.length(),
+            version,
+        );
+        let object = Arc::new(Object::new(wanted.key, head));
+        node.table.publish(object.clone());
+        fill.set_head(ready(&object, &upstream, status));
+        core.counters.fills_open.increment();
+        let bringing = Bringing {
+            core: core.clone(),
+            view: wanted.view.clone(),
+            service: wanted.service,
+            object: object.clone(),
+            fill: fill.clone(),
+            target: wanted.target.clone(),
+        };
+        spawn(bringing.run(answer.body));
+        return Filled::Object {
+            object,
+            fill: Some(fill.clone()),
+            revalidated: false,
+            fwd_status: status,
+            upstream,
+        };
+    }
+    fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
+    Filled::Failed { status: 502, error: None, answer: None }
+}
+
+/// How long requests for an uncacheable key do not wait for each other.
+const PASS_MS: u64 = 10_000;
+
+impl Wanted<'_> {
+    /// A HEAD that misses is filled by a GET, so its answer is stored like one.
+    fn method_for_storage(&self) -> Method {
+        Method::Get
+    }
+}
+
+fn ready(object: &Arc<Object>, upstream: &Option<Bytes>, fwd_status: u16) -> Head {
+    Head::Ready { object: object.clone(), upstream_status: upstream.clone(), fwd_status }
+}
+
+fn stream_of(object: &Object) -> Stream {
+    if object.head.lifetime.freshness_ms < LIVE_FRESH_MS { Stream::Live } else { Stream::VodNew }
+}
+
+fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes) {
+    if let Some(store) = &core.node.store
+        && !store.queue.push(Keep { stream, key, payload })
+    {
+        core.count(|c| &c.store_not_admitted_total, 1);
+    }
+}
+
+/// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
+fn keep_head_again(core: &Core, object: &Object) {
+    let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);
+    let body = core.node.ram.get(&(object.key, object.version(), 0));
+    if inline && body.is_none() {
+        return; // the older head stays, with its body; after a restart it is revalidated once more
+    }
+    let payload = object.encode(body.as_deref().filter(|_| inline));
+    keep(core, Stream::Small, ExtentKey::head_of(object.key, object.version()), payload.into());
+}
+
+/// Brings a body in: to the readers at once, to the RAM tier and the store block by block.
+struct Bringing {
+    core: Rc<Core>,
+    view: Arc<View>,
+    service: usize,
+    object: Arc<Object>,
+    fill: Arc<Fill>,
+    target: String,
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        // Harmless when it ended well; when the task was dropped, nobody may wait for it.
+        self.core.node.table.end_fill(self.object.key, &self.fill);
+        self.core.counters.fills_open.decrement();
+    }
+}
+
+impl Bringing {
+    async fn run(self, body: Body) {
+        let total = self.object.total();
+        let inline = total.is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
+        if total.is_some() && !inline {
+            self.keep_head(None);
+        }
+        let outcome = self.bring(body, total).await;
+        match outcome {
+            Ok(()) => {
+                let last =
+                    self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
+                let end = self.fill.watermark();
+                self.object.set_total(end);
+                if total.is_none() || inline {
+                    let body = last.filter(|_| end <= INLINE_BODY_BYTES_MAX && end > 0);
+                    self.keep_head(body.as_deref());
+                }
+                self.core.node.table.end_fill(self.object.key, &self.fill);
+                self.fill.finish(Ok(()));
+            }
+            Err(_) => {
+                self.core.count(|c| &c.fill_errors_total, 1);
+                if total.is_none() {
+                    self.core.node.table.forget(&self.object); // its end was never seen
+                }
+                self.core.node.table.end_fill(self.object.key, &self.fill);
+                self.fill.finish(Err(()));
+            }
+        }
+    }
+
+    /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
+    fn keep_head(&self, body: Option<&[u8]>) {
+        let payload = self.object.encode(body);
+        let key = ExtentKey::head_of(self.object.key, self.object.version());
+
+        keep(&self.core, Stream::Small, key, payload.into());
+    }
+
+    /// Reads the body, resuming it where it breaks off.
+    async fn bring(&self, mut body: Body, end: Option<u64>) -> Result<(), FillError> {
+        let end = self.fill.end.or(end);
+        let mut resumes = 0;
+        loop {
+            match body.next().await {
+                Ok(Some(bytes)) => self.take(bytes, end)?,
+                Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
+                Ok(None) => return Err(wrong_length()),
+                Err(error) => {
+                    self.core.count(|c| &c.fill_errors_total, 1);
+                    resumes += 1;
+                    if resumes > RESUMES_MAX {
+                        return Err(error);
+                    }
+                    body = ask_rest(self, end).await?;
+                }
+            }
+        }
+    }
+
+    fn take(&self, mut bytes: Bytes, end: Option<u64>) -> Result<(), FillError> {
+        self.core.count(|c| &c.bytes_filled_total, bytes.len() as u64);
+        if end.is_some_and(|end| self.fill.watermark() + bytes.len() as u64 > end) {
+            return Err(wrong_length());
+        }
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - (self.fill.watermark() % BLOCK_BYTES as u64) as usize;
+            let piece = bytes.split_to(room.min(bytes.len()));
+            if let Some((block, pieces)) = self.fill.push(piece) {
+                self.settle(block, pieces, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a block together, for the RAM tier and the store.
+    fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
+        let bytes = match <[Bytes; 1]>::try_from(pieces) {
+            Ok([one]) => one,
+            Err(pieces) => {
+                let mut whole = self.core.node.arena.buffer(pieces.iter().map(Bytes::len).sum());
+                let mut at = 0;
+                for piece in &pieces {
+                    whole.as_mut()[at..at + piece.len()].copy_from_slice(piece);
+                    at += piece.len();
+                }
+                whole.freeze()
+            }
+        };
+        let version = self.object.version();
+        self.core.remember((self.object.key, version, block), bytes.clone());
+        self.fill.settle_block(block, bytes.clone());
+        if !inline {
+            let key = ExtentKey::block(self.object.key, version, block);
+            keep(&self.core, stream_of(&self.object), key, bytes.clone());
+        }
+        bytes
+    }
+}
+
+fn wrong_length() -> FillError {
+    FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
+}
+
+/// Asks for the bytes from the fill's watermark on, of the same version or not at all.
+async fn ask_rest(bringing: &Bringing, end: Option<u64>) -> Result<Body, FillError> {
+    let changed = || FillError::BadResponse {
+        hop: String::new(),
+        what: "the object changed while it was fetched",
+    };
+    let object = &bringing.object;
+    let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak).ok_or_else(changed)?;
+    let from = bringing.fill.watermark();
+    let mut fields = fill_fields(&bringing.view);
+    let range = match end {
+        Some(end) if end <= from => return Err(wrong_length()),
+        Some(end) => format!("bytes={from}-{}", end - 1),
+        None => format!("bytes={from}-"),
+    };
+    let made =
+        fields.append("range", range).and_then(|()| fields.append("if-range", tag.to_bytes()));
+    debug_assert!(made.is_ok(), "values made here are well-formed");
+    let service = &bringing.view.services()[bringing.service];
+    let request = Request {
+        method: Method::Get,
+        target: bringing.target.clone(),
+        authority: service.next_authority.clone(),
+        fields,
+        body: Bytes::new(),
+    };
+    let key = object.key as u64;
+    let (answer, _) = ask_any(&bringing.core, &bringing.view, service, key, &request, 3).await?;
+    let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
+    let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
+        |range| {
+            range
+                .range
+                .is_some_and(|r| *r.start() == from && end.is_none_or(|end| r.end() + 1 == end))
+                && (object.total().is_none()
+                    || range.length.is_none()
+                    || range.length == object.total())
+        },
+    );
+    if answer.head.status != 206 || !covers || !same_tag.is_some_and(|t| t.strong_eq(tag)) {
+        // Another version is current there: this one cannot be completed, and must not be offered again.
+        bringing.core.node.table.forget(object);
+        return Err(changed());
+    }
+    Ok(answer.body)
+}
+
+/// Fetches the bytes that `fill` covers of an object of which other parts are here.
+pub fn fill_part(
+    core: &Rc<Core>,
+    view: &Arc<View>,
+    service: usize,
+    object: &Arc<Object>,
+    fill: Arc<Fill>,
+    target: String,
+) {
+    core.count(|c| &c.fills_total, 1);
+    core.counters.fills_open.increment();
+    let bringing = Bringing {
+        core: core.clone(),
+        view: view.clone(),
+        service,
+        object: object.clone(),
+        fill: fill.clone(),
+        target,
+    };
+    spawn(async move {
+        let end = fill.end;
+        let outcome = match ask_rest(&bringing, end).await {
+            Ok(body) => bringing.bring(body, end).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_ok()
+            && let Some((block, pieces)) = fill.rest()
+        {
+            bringing.settle(block, pieces, false);
+        }
+        if outcome.is_err() {
+            bringing.core.count(|c| &c.fill_errors_total, 1);
+        }
+        bringing.core.node.table.end_fill(bringing.object.key, &fill);
+        fill.finish(outcome.map_err(|_| ()));
+    });
+}

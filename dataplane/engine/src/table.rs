@@ -1,0 +1,196 @@
+//! The object table: for each key the object that is current, the fills under way, and what is known to be
+//! uncacheable. Shared by all cores, in shards with short locks.
+//!
+//! Must stay true: at most one whole-object fill per key, and part fills of one version do not overlap; an entry
+//! with a fill is never evicted; the number of entries is bounded (the rest is found again in the store).
+
+use crate::fill::Fill;
+use crate::object::Object;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const SHARDS: usize = 64;
+
+#[derive(Default)]
+struct Entry {
+    object: Option<Arc<Object>>,
+    fill: Option<Arc<Fill>>,
+    parts: Vec<(u64, Arc<Fill>)>,
+    pass_until_ms: u64,
+    used: bool,
+}
+
+#[derive(Default)]
+struct Shard {
+    entries: HashMap<u128, Entry>,
+    /// Keys in the order of their coming; used ones get another round.
+    queue: VecDeque<u128>,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    pub object: Option<Arc<Object>>,
+    pub fill: Option<Arc<Fill>>,
+    /// Answers for this key were uncacheable a moment ago: do not make requests wait for each other.
+    pub pass: bool,
+}
+
+/// Whether this request does the fill or reads along.
+pub enum Claim {
+    Lead(Arc<Fill>),
+    Join(Arc<Fill>),
+}
+
+/// The table of one process.
+pub struct Table {
+    shards: Vec<Mutex<Shard>>,
+    shard_entries_max: usize,
+}
+
+impl Table {
+    /// A table of about `entries_max` objects.
+    pub fn new(entries_max: usize) -> Table {
+        Table {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            shard_entries_max: (entries_max / SHARDS).max(16),
+        }
+    }
+
+    fn with<T>(&self, key: u128, work: impl FnOnce(&mut Shard) -> T) -> T {
+        let shard = &self.shards[(key >> 64) as usize % SHARDS];
+        work(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is known of `key` at `now_ms`.
+    pub fn get(&self, key: u128, now_ms: u64) -> Known {
+        self.with(key, |shard| match shard.entries.get_mut(&key) {
+            None => Known::default(),
+            Some(entry) => {
+                entry.used = true;
+                Known {
+                    object: entry.object.clone(),
+                    fill: entry.fill.clone(),
+                    pass: now_ms < entry.pass_until_ms,
+                }
+            }
+        })
+    }
+
+    fn entry<T>(&self, key: u128, work: impl FnOnce(&mut Entry) -> T) -> T {
+        let max = self.shard_entries_max;
+        self.with(key, |shard| {
+            if !shard.entries.contains_key(&key) {
+                shard.make_room(max);
+                shard.queue.push_back(key);
+            }
+            work(shard.entries.entry(key).or_default())
+        })
+    }
+
+    /// Joins the fill of `key`, or makes one for the caller to lead.
+    pub fn claim(&self, key: u128) -> Claim {
+        self.entry(key, |entry| match &entry.fill {
+            Some(fill) => Claim::Join(fill.clone()),
+            None => {
+                let fill = Arc::new(Fill::whole());
+                entry.fill = Some(fill.clone());
+                Claim::Lead(fill)
+            }
+        })
+    }
+
+    /// Joins the part fill that covers `offset` of this version, or makes one over `start..end`, cut short where
+    /// another one begins.
+    pub fn claim_part(&self, object: &Arc<Object>, offset: u64, start: u64, end: u64) -> Claim {
+        let version = object.version();
+        self.entry(object.key, |entry| {
+            let mut end = end;
+            for (of, fill) in &entry.parts {
+                if *of == version && fill.covers(offset) {
+                    return Claim::Join(fill.clone());
+                }
+                if *of == version && fill.start > start {
+                    end = end.min(fill.start);
+                }
+            }
+            let fill = Arc::new(Fill::part(object.clone(), start, end));
+            entry.parts.push((version, fill.clone()));
+            Claim::Lead(fill)
+        })
+    }
+
+    /// Makes `object` the current one.
+    pub fn publish(&self, object: Arc<Object>) {
+        self.entry(object.key, |entry| {
+            entry.object = Some(object);
+            entry.pass_until_ms = 0;
+        });
+    }
+
+    /// Makes `object` (read from the store) the current one unless there is one already; gives the current one.
+    pub fn publish_recovered(&self, object: Arc<Object>) -> Arc<Object> {
+        self.entry(object.key, |entry| entry.object.get_or_insert(object).clone())
+    }
+
+    /// The fill is over, or refused: later requests start anew.
+    pub fn end_fill(&self, key: u128, fill: &Arc<Fill>) {
+        self.with(key, |shard| {
+            if let Some(entry) = shard.entries.get_mut(&key) {
+                if entry.fill.as_ref().is_some_and(|current| Arc::ptr_eq(current, fill)) {
+                    entry.fill = None;
+                }
+                entry.parts.retain(|(_, part)| !Arc::ptr_eq(part, fill));
+            }
+        });
+    }
+
+    /// Answers for `key` cannot be shared: until then requests pass at once.
+    pub fn mark_pass(&self, key: u128, until_ms: u64) {
+        self.entry(key, |entry| entry.pass_until_ms = until_ms);
+    }
+
+    /// Forgets this version, if it is the current one.
+    pub fn forget(&self, object: &Arc<Object>) {
+        self.with(object.key, |shard| {
+            if let Some(entry) = shard.entries.get_mut(&object.key)
+                && entry
+                    .object
+                    .as_ref()
+                    .is_some_and(|current| current.version() == object.version())
+            {
+                entry.object = None;
+            }
+        });
+    }
+
+    /// Entries now.
+    pub fn len(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).entries.len())
+            .sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Shard {
+    fn make_room(&mut self, max: usize) {
+        // One round is enough: used marks are cleared on the way.
+        let mut looks = self.queue.len() * 2;
+        while self.entries.len() >= max && looks > 0 {
+            looks -= 1;
+            let Some(key) = self.queue.pop_front() else { return };
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if entry.fill.is_some() || !entry.parts.is_empty() || std::mem::take(&mut entry.used) {
+                self.queue.push_back(key);
+            } else {
+                self.entries.remove(&key);
+            }
+        }
+    }
+}

@@ -1,0 +1,549 @@
+//! One request, in the order the code reads. The list of steps is [`run`].
+//!
+//! Must stay true: a request is routed and its method judged before anything is looked up; each request ends in
+//! exactly one answer (or a closed connection) and exactly one event for log and counters.
+
+use crate::client::{BodyLength, Client, Transport};
+use crate::fill::{Fill, Head};
+use crate::node::{Core, now_ms};
+use crate::object::Object;
+use crate::origin;
+use crate::reader::{ObjectReader, recover_object, target_of};
+use crate::steps::deliver::{self, Delivered, Portion};
+use crate::steps::fill::{Filled, Wanted, ask_any, fill_fields, lead};
+use crate::steps::{pass, synth};
+use crate::table::Claim;
+use crate::view::View;
+use bytes::Bytes;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+use tidegate_cache::{
+    CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
+};
+use tidegate_contract::{Behaviour, Role};
+use tidegate_fill::{Answer, Request};
+use tidegate_http::{Fields, Method, RequestHead, canonical_path, hop_by_hop};
+use tidegate_telemetry::TransactionEnd;
+use tidegate_types::limits::TIERS_MAX;
+use tidegate_types::{CacheStatus, Forward};
+
+/// A request with its body.
+pub struct Exchange {
+    pub request: RequestHead,
+    pub body: Vec<u8>,
+}
+
+/// What a transaction has found out so far; becomes the event at its end.
+#[derive(Default)]
+pub(crate) struct Notes {
+    service: Option<String>,
+    behaviour: Option<String>,
+    status: CacheStatus,
+    cache_status: Option<String>,
+    fill: Option<String>,
+    fill_us: Option<u64>,
+    first_byte_us: Option<u64>,
+    error: Option<String>,
+}
+
+/// Runs one request: receive, route, key, lookup, fill, deliver, finish.
+pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
+    let started = Instant::now();
+    let view = core.node.view.load_full();
+    let mut notes = Notes::default();
+    core.count(|c| &c.requests_total, 1);
+    let outcome = match view.me.role {
+        Role::Origin => origin::answer(core, &view, client, &exchange.request).await,
+        _ => steps(core, &view, client, &exchange, &mut notes, started).await,
+    };
+    if let Err(error) = outcome {
+        client.keep_alive = false;
+        notes.error.get_or_insert_with(|| format!("client: {error}"));
+    }
+    finish(core, &view, client, &exchange.request, notes, started);
+}
+
+async fn steps<T: Transport>(
+    core: &Rc<Core>,
+    view: &Arc<View>,
+    client: &mut Client<'_, T>,
+    exchange: &Exchange,
+    notes: &mut Notes,
+    started: Instant,
+) -> io::Result<()> {
+    // Receive: what may not go further.
+    let request = &exchange.request;
+    if let Some((status, text)) = refused_early(request, view) {
+        return synth::answer(client, status, text, Fields::new()).await;
+    }
+    // Route: host, then path.
+    let Some(routed) = route(view, request) else {
+        let text = "no delivery service answers to this host; check the host name in the URL";
+        return synth::answer(client, 404, text, Fields::new()).await;
+    };
+    let routed = match routed {
+        Ok(routed) => routed,
+        Err(text) => return synth::answer(client, 400, text, Fields::new()).await,
+    };
+    let service = &view.services()[routed.service];
+    let behaviour = &service.service.behaviours[routed.behaviour];
+    notes.service = Some(service.service.id.clone());
+    notes.behaviour = Some(behaviour.name.clone());
+    if request.method == Method::Options
+        && let Some(origin) = &behaviour.cors_allow_origin
+    {
+        return preflight(client, behaviour, origin).await;
+    }
+    // Lookup, and fill when it says so, until there is something to deliver.
+    let wanted = Wanted {
+        core,
+        view,
+        service: routed.service,
+        behaviour,
+        key: routed.key.hash,
+        target: routed.target.clone(),
+        method: request.method.clone(),
+    };
+    let found = obtain(&wanted, request, notes).await;
+    notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
+    match found {
+        Found::Object { object, fill, upstream } => {
+            send_object(&wanted, client, request, object, fill, upstream, notes).await
+        }
+        Found::Private { answer, hop } => {
+            notes.fill = Some(hop);
+            relay(&wanted, client, *answer, notes).await
+        }
+        Found::Pass(why) => {
+            core.count(|c| &c.passed_total, 1);
+            notes.status.fwd = Some(why);
+            let asked = Instant::now();
+            match pass_on(&wanted, request, &exchange.body, client).await {
+                Ok((answer, hop)) => {
+                    notes.fill = Some(hop);
+                    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+                    relay(&wanted, client, answer, notes).await
+                }
+                Err(error) => {
+                    notes.error = Some(error.to_string());
+                    refuse(&wanted, client, 502, "no next hop answered; try again shortly", notes)
+                        .await
+                }
+            }
+        }
+        Found::Synth(status, text) => refuse(&wanted, client, status, text, notes).await,
+    }
+}
+
+fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static str)> {
+    let ours = |value: &[u8]| {
+        tidegate_http::list_members(value).any(|member| {
+            let id = member.split(|b| *b == b';' || *b == b' ').next().unwrap_or_default();
+            id == view.me.id.as_bytes()
+        })
+    };
+    if request.fields.get_all("cdn-loop").any(ours) {
+        return Some((
+            508,
+            "this request has been here before; check the next hops of this server",
+        ));
+    }
+    let tiers = request.fields.get_all("via").flat_map(tidegate_http::list_members).count();
+    if tiers > TIERS_MAX {
+        return Some((508, "this request has passed too many tiers"));
+    }
+    if matches!(request.method, Method::Connect | Method::Trace) {
+        return Some((405, "this method is not served here"));
+    }
+    None
+}
+
+/// Where a request belongs.
+pub struct Routed {
+    pub service: usize,
+    pub behaviour: usize,
+    pub path: String,
+    pub key: CacheKey,
+    /// Path and query for the next hop, built from the same bytes as the key.
+    pub target: String,
+}
+
+/// Finds delivery service, behaviour and key. `None`: no service has this host.
+pub fn route(view: &View, request: &RequestHead) -> Option<Result<Routed, &'static str>> {
+    let authority = request.authority.as_ref()?;
+    let service_view = view.service(authority)?;
+    let service = view.services().iter().position(|s| std::ptr::eq(s, service_view))?;
+    let path = match canonical_path(&request.path) {
+        Ok(path) => path,
+        Err(_) => {
+            return Some(Err(
+                "the path has no one meaning: it leaves the root or holds forbidden bytes",
+            ));
+        }
+    };
+    let behaviours = &service_view.service.behaviours;
+    let found = first_behaviour(behaviours, &path)?;
+    let behaviour = behaviours.iter().position(|b| std::ptr::eq(b, found))?;
+    let key =
+        cache_key(&service_view.service.id, &found.cache_key, &path, request.query.as_deref());
+    let target =
+        target_of(&path, upstream_query(&found.cache_key, request.query.as_deref()).as_deref());
+    Some(Ok(Routed { service, behaviour, path, key, target }))
+}
+
+async fn preflight<T: Transport>(
+    client: &mut Client<'_, T>,
+    behaviour: &Behaviour,
+    origin: &str,
+) -> io::Result<()> {
+    let mut fields = Fields::new();
+    // Values come from a checked snapshot; one that is no field value is left out.
+    let _left_out = fields.append("access-control-allow-origin", origin.to_owned());
+    let _left_out = fields.append("access-control-allow-methods", behaviour.methods.join(", "));
+    let _left_out =
+        fields.append("access-control-allow-headers", "range, if-range, cmcd-request, cmcd-object");
+    let _left_out = fields.append("access-control-max-age", "86400");
+    client.head(204, fields, BodyLength::Absent);
+    client.finish().await
+}
+
+enum Found {
+    Object { object: Arc<Object>, fill: Option<Arc<Fill>>, upstream: Option<Bytes> },
+    Private { answer: Box<Answer>, hop: String },
+    Pass(Forward),
+    Synth(u16, &'static str),
+}
+
+/// A request looks again this often when what it waited for turned out not to be for it.
+const LOOKUPS_MAX: usize = 3;
+
+/// Lookup and fill.
+async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -> Found {
+    let core = wanted.core;
+    let table = &core.node.table;
+    for _ in 0..LOOKUPS_MAX {
+        let now = now_ms();
+        let mut known = table.get(wanted.key, now);
+        if known.object.is_none() && known.fill.is_none() && wanted.behaviour.cache {
+            known.object = recover_object(core, wanted.key).await;
+        }
+        let head = known.object.as_ref().map(|object| &object.head);
+        let verdict = lookup(head, request, wanted.behaviour, now);
+        match (verdict, known.object) {
+            (Verdict::Hit { .. }, Some(object)) => {
+                notes.status.hit = true;
+                notes.status.ttl_seconds = Some(object.head.lifetime.ttl_seconds(now));
+                return Found::Object { object, fill: known.fill, upstream: None };
+            }
+            (Verdict::StaleWhileRevalidate { .. }, Some(object)) => {
+                if let Claim::Lead(fill) = table.claim(wanted.key) {
+                    revalidate_behind(wanted, fill, object.clone());
+                }
+                return stale(core, notes, object, now);
+            }
+            (Verdict::Synth(status), _) => {
+                let text = match status {
+                    405 => "this method is not allowed for this path",
+                    _ => "nothing usable is stored and only-if-cached was asked",
+                };
+                return Found::Synth(status, text);
+            }
+            (Verdict::Pass(why), _) => return Found::Pass(why),
+            // Someone else's credentials or cookies must neither be shared nor wait for others.
+            _ if request.fields.contains("authorization") => return Found::Pass(Forward::Request),
+            (_, _) if known.pass => return Found::Pass(Forward::UriMiss),
+            (Verdict::Fill(why) | Verdict::Revalidate(why), object) => {
+                notes.status.fwd = Some(why);
+                match table.claim(wanted.key) {
+                    Claim::Lead(fill) => return led(wanted, fill, object, notes).await,
+                    Claim::Join(fill) => {
+                        notes.status.collapsed = true;
+                        core.count(|c| &c.collapsed_total, 1);
+                        match joined(core, request, fill, object, notes).await {
+                            Some(found) => return found,
+                            None => continue,
+                        }
+                    }
+                }
+            }
+            (Verdict::Hit { .. } | Verdict::StaleWhileRevalidate { .. }, None) => continue,
+        }
+    }
+    Found::Pass(Forward::UriMiss)
+}
+
+fn stale(core: &Core, notes: &mut Notes, object: Arc<Object>, now: u64) -> Found {
+    core.count(|c| &c.stale_total, 1);
+    notes.status.hit = true;
+    notes.status.ttl_seconds = Some(object.head.lifetime.ttl_seconds(now));
+    notes.status.detail = Some("stale");
+    Found::Object { object, fill: None, upstream: None }
+}
+
+/// This request does the fill.
+async fn led(
+    wanted: &Wanted<'_>,
+    fill: Arc<Fill>,
+    old: Option<Arc<Object>>,
+    notes: &mut Notes,
+) -> Found {
+    let core = wanted.core;
+    let asked = Instant::now();
+    let filled = lead(wanted, fill, old.clone()).await;
+    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+    match filled {
+        Filled::Object { object, fill, revalidated, fwd_status, upstream } => {
+            notes.status.fwd_status = Some(fwd_status);
+            notes.status.stored = !revalidated;
+            Found::Object { object, fill, upstream }
+        }
+        Filled::Private(answer, hop) => {
+            notes.status.fwd_status = Some(answer.head.status);
+            Found::Private { answer, hop }
+        }
+        Filled::Failed { status, error, answer } => {
+            notes.error = error.as_ref().map(ToString::to_string);
+            let now = now_ms();
+            if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
+                return stale(core, notes, object, now);
+            }
+            match answer {
+                Some(answer) => Found::Private { answer, hop: String::new() },
+                None => Found::Synth(status, "no next hop answered; try again shortly"),
+            }
+        }
+    }
+}
+
+/// Another request does the fill. `None`: its answer is not for us, look again.
+async fn joined(
+    core: &Core,
+    request: &RequestHead,
+    fill: Arc<Fill>,
+    old: Option<Arc<Object>>,
+    notes: &mut Notes,
+) -> Option<Found> {
+    match fill.head().await {
+        Head::Ready { object, upstream_status, fwd_status } => {
+            if !object.head.matches_vary(&request.fields) {
+                return None;
+            }
+            notes.status.fwd_status = Some(fwd_status);
+            Some(Found::Object { object, fill: Some(fill), upstream: upstream_status })
+        }
+        // All at once, each on its own: the key is marked, so that they do not queue up behind each other again.
+        Head::Refused => Some(Found::Pass(Forward::UriMiss)),
+        Head::Failed { status, .. } => {
+            let now = now_ms();
+            if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
+                return Some(stale(core, notes, object, now));
+            }
+            Some(Found::Synth(status, "no next hop answered; try again shortly"))
+        }
+        Head::Waiting => None,
+    }
+}
+
+/// Revalidates in the background, for the next requests.
+fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) {
+    let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
+    let (key, target, method) = (wanted.key, wanted.target.clone(), wanted.method.clone());
+    let behaviour = wanted.behaviour.clone();
+    tidegate_ring::spawn(async move {
+        let wanted = Wanted {
+            core: &core,
+            view: &view,
+            service,
+            behaviour: &behaviour,
+            key,
+            target,
+            method,
+        };
+        let _published_or_kept = lead(&wanted, fill, Some(object)).await;
+    });
+}
+
+async fn send_object<T: Transport>(
+    wanted: &Wanted<'_>,
+    client: &mut Client<'_, T>,
+    request: &RequestHead,
+    object: Arc<Object>,
+    fill: Option<Arc<Fill>>,
+    upstream: Option<Bytes>,
+    notes: &mut Notes,
+) -> io::Result<()> {
+    let core = wanted.core;
+    let portion = deliver::portion(request, &object, now_ms());
+    let end = match &portion {
+        Portion::Single(range) => Some(range.end() + 1),
+        _ => None,
+    };
+    let mut reader = ObjectReader::new(
+        core.clone(),
+        wanted.view.clone(),
+        wanted.service,
+        object.clone(),
+        fill,
+        wanted.target.clone(),
+        end,
+    );
+    if notes.status.hit && deliver::first_missing_block(&portion, &object, &reader).is_some() {
+        notes.status.hit = false;
+        notes.status.fwd = Some(Forward::Partial);
+    }
+    if notes.status.hit {
+        core.count(|c| &c.hits_total, 1);
+    } else {
+        core.count(|c| &c.misses_total, 1);
+    }
+    let mut fields = object.head.fields.clone();
+    dress(wanted, &mut fields, upstream.as_ref(), notes);
+    match deliver::deliver(core, client, &object, portion, fields, &mut reader).await? {
+        Delivered::Complete => {}
+        Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
+    }
+    Ok(())
+}
+
+/// Fields that this tier adds to an answer from cache or next hop.
+fn dress(wanted: &Wanted<'_>, fields: &mut Fields, upstream: Option<&Bytes>, notes: &mut Notes) {
+    let me = &wanted.view.me.id;
+    let own = notes.status.render(me).to_string();
+    // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
+    deliver::add_cache_status(fields, upstream.filter(|_| !notes.status.hit), own.clone());
+    notes.cache_status = Some(own);
+    let at_edge = wanted.view.me.role == Role::Edge;
+    deliver::client_fields(fields, at_edge.then_some(wanted.behaviour), me);
+}
+
+async fn relay<T: Transport>(
+    wanted: &Wanted<'_>,
+    client: &mut Client<'_, T>,
+    answer: Answer,
+    notes: &mut Notes,
+) -> io::Result<()> {
+    wanted.core.count(|c| &c.misses_total, 1);
+    notes.status.fwd_status = Some(answer.head.status);
+    let upstream = answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
+    let whole =
+        pass::relay(client, answer, |fields| dress(wanted, fields, upstream.as_ref(), notes))
+            .await?;
+    wanted.core.count(|c| &c.bytes_sent_total, client.sent);
+    if !whole {
+        notes.error = Some("the next hop's body broke off".to_owned());
+    }
+    Ok(())
+}
+
+async fn refuse<T: Transport>(
+    wanted: &Wanted<'_>,
+    client: &mut Client<'_, T>,
+    status: u16,
+    text: &str,
+    notes: &mut Notes,
+) -> io::Result<()> {
+    let mut fields = Fields::new();
+    if status == 405 {
+        let _left_out = fields.set("allow", wanted.behaviour.methods.join(", "));
+    }
+    dress(wanted, &mut fields, None, notes);
+    synth::answer(client, status, text, fields).await
+}
+
+/// Asks the next hop for this client alone, with what the client sent (less what is for one hop only).
+async fn pass_on<T: Transport>(
+    wanted: &Wanted<'_>,
+    request: &RequestHead,
+    body: &[u8],
+    client: &Client<'_, T>,
+) -> Result<(Answer, String), tidegate_fill::FillError> {
+    let service = &wanted.view.services()[wanted.service];
+    let mut fields = request.fields.clone();
+    hop_by_hop::remove(&mut fields);
+    hop_by_hop::remove_unkeyed(&mut fields);
+    for name in ["host", "content-length", "expect", "accept", "cdn-loop"] {
+        fields.remove(name);
+    }
+    let own = fill_fields(wanted.view);
+    let before: Vec<u8> = fields.combined("via").map(|v| v.into_owned()).unwrap_or_default();
+    for (name, value) in own.iter() {
+        let value = match (name, before.is_empty()) {
+            ("via", false) => [&before[..], b", ", value].concat(),
+            _ => value.to_vec(),
+        };
+        let _left_out = fields.set(name.to_owned(), value);
+    }
+    let _left_out = fields.set("x-forwarded-for", client.address.ip().to_string());
+    if !body.is_empty() {
+        let _left_out = fields.set("content-length", body.len().to_string());
+    }
+    let passed = Request {
+        method: request.method.clone(),
+        target: wanted.target.clone(),
+        authority: service.next_authority.clone(),
+        fields,
+        body: Bytes::copy_from_slice(body),
+    };
+    // What is not safe to repeat is sent once.
+    let tries = if request.method.is_safe() { 3 } else { 1 };
+    ask_any(wanted.core, wanted.view, service, wanted.key as u64, &passed, tries).await
+}
+
+fn finish<T: Transport>(
+    core: &Core,
+    view: &View,
+    client: &Client<'_, T>,
+    request: &RequestHead,
+    notes: Notes,
+    started: Instant,
+) {
+    let duration_us = started.elapsed().as_micros() as u64;
+    if let Some(first_byte_us) = notes.first_byte_us {
+        core.counters.first_byte.observe(first_byte_us);
+    }
+    match client.status {
+        200..=299 => core.count(|c| &c.responses_2xx_total, 1),
+        300..=399 => core.count(|c| &c.responses_3xx_total, 1),
+        400..=499 => core.count(|c| &c.responses_4xx_total, 1),
+        500..=599 => core.count(|c| &c.responses_5xx_total, 1),
+        _ => {} // the connection ended before an answer
+    }
+    let host = request.authority.as_ref().map(ToString::to_string).unwrap_or_default();
+    let event = TransactionEnd {
+        unix_ms: now_ms().saturating_sub(duration_us / 1000),
+        node: &view.me.id,
+        tier: role_name(view.me.role),
+        client: Some(client.address),
+        protocol: if client.is_secure() { "HTTP/1.1+TLS" } else { "HTTP/1.1" },
+        method: request.method.as_str(),
+        host: host.as_bytes(),
+        path: request.path.as_bytes(),
+        query: request.query.as_deref().map(str::as_bytes),
+        status: client.status,
+        bytes_sent: client.sent,
+        duration_us,
+        first_byte_us: notes.first_byte_us,
+        delivery_service: notes.service.as_deref(),
+        behaviour: notes.behaviour.as_deref(),
+        cache_status: notes.cache_status.as_deref(),
+        fill: notes.fill.as_deref().filter(|hop| !hop.is_empty()),
+        fill_us: notes.fill_us,
+        range: request.fields.get("range"),
+        user_agent: request.fields.get("user-agent"),
+        error: notes.error.as_deref(),
+    };
+    core.log(&event);
+}
+
+/// The word for a role in logs and pages.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Edge => "edge",
+        Role::Parent => "parent",
+        Role::Origin => "origin",
+        Role::Router => "router",
+        Role::Monitor => "monitor",
+    }
+}

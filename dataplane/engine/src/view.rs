@@ -1,0 +1,92 @@
+//! What this node derives from a snapshot once, so that a request only looks things up. Immutable; swapped whole.
+
+use std::collections::HashMap;
+use tidegate_contract::{DeliveryService, Server, Snapshot};
+use tidegate_fill::{Hop, candidates};
+use tidegate_http::Authority;
+
+/// A delivery service as this node serves it.
+#[derive(Debug)]
+pub struct ServiceView {
+    pub service: DeliveryService,
+    /// Whom to ask, unordered.
+    pub hops: Vec<Hop>,
+    /// `Host` for the next hop.
+    pub next_authority: String,
+}
+
+/// A snapshot from this node's point of view.
+#[derive(Debug)]
+pub struct View {
+    pub generation: u64,
+    pub me: Server,
+    services: Vec<ServiceView>,
+    by_host: HashMap<String, usize>,
+    by_address: Option<usize>,
+}
+
+/// The snapshot does not name this node.
+#[derive(Debug)]
+pub struct NotInSnapshot(pub String);
+
+impl std::fmt::Display for NotInSnapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the snapshot has no server `{}`\n    mend: give --node the id of a [[server]] of the configuration",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for NotInSnapshot {}
+
+impl View {
+    /// The view of the server `id`.
+    ///
+    /// # Errors
+    /// The snapshot does not name it.
+    pub fn new(snapshot: &Snapshot, id: &str) -> Result<View, NotInSnapshot> {
+        let me = snapshot
+            .servers
+            .iter()
+            .find(|s| s.id == id)
+            .ok_or_else(|| NotInSnapshot(id.to_owned()))?;
+        let mut services = Vec::new();
+        let mut by_host = HashMap::new();
+        let mut by_address = None;
+        for service in snapshot.delivery_services.iter().filter(|s| s.active) {
+            let index = services.len();
+            let routed = format!("{}.{}.{}", service.routing_name, service.id, snapshot.zone);
+            let own = format!("{}.{}.{}", me.id, service.id, snapshot.zone);
+            for host in service.hosts.iter().chain([&routed, &own]) {
+                by_host.insert(host.clone(), index);
+            }
+            if service.address_default {
+                by_address = Some(index);
+            }
+            let next_authority = match me.role {
+                tidegate_contract::Role::Parent => service.origin_host.clone(),
+                _ => routed,
+            };
+            let hops = candidates(snapshot, me, service);
+            services.push(ServiceView { service: service.clone(), hops, next_authority });
+        }
+        Ok(View { generation: snapshot.generation, me: me.clone(), services, by_host, by_address })
+    }
+
+    /// The delivery service that a client means by `authority`.
+    pub fn service(&self, authority: &Authority) -> Option<&ServiceView> {
+        let index = match self.by_host.get(&authority.host) {
+            Some(index) => *index,
+            None if authority.is_ip => self.by_address?,
+            None => return None,
+        };
+        self.services.get(index)
+    }
+
+    /// All services.
+    pub fn services(&self) -> &[ServiceView] {
+        &self.services
+    }
+}

@@ -1,0 +1,338 @@
+//! One request to one next hop and its answer: head first, then the body piece by piece.
+//!
+//! Must stay true: a kept connection that turns out to be closed before a byte of the answer came is replaced by a
+//! new one, once, and only for requests that may be repeated (all of ours: GET and HEAD, or without a body); a
+//! connection returns to the pool only after a complete body and with no bytes left over.
+
+use crate::error::{FillError, Phase};
+use crate::pool::Pool;
+use crate::select::Hop;
+use bytes::Bytes;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tidegate_http::{Fields, Method, ResponseHead};
+use tidegate_http1::response::INTERIM_MAX;
+use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
+use tidegate_ring::{TcpStream, timeout};
+
+/// How long each phase may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the request's last byte to the response head's last.
+    pub head: Duration,
+    /// Between two pieces of the body.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(2),
+            head: Duration::from_secs(15),
+            idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub method: Method,
+    /// Path and query as the next hop shall see them.
+    pub target: String,
+    pub authority: String,
+    pub fields: Fields,
+    pub body: Bytes,
+}
+
+/// An answer whose body has not been read yet.
+pub struct Answer {
+    pub head: ResponseHead,
+    pub body: Body,
+}
+
+/// Sends `request` to `hop` and waits for the head of the answer.
+///
+/// # Errors
+/// Whatever keeps a well-formed final response head from coming in time.
+pub async fn ask(
+    pool: &Rc<Pool>,
+    hop: &Hop,
+    request: &Request,
+    timeouts: Timeouts,
+) -> Result<Answer, FillError> {
+    if let Some(kept) = pool.take(hop.address) {
+        match exchange(pool, hop, request, timeouts, kept).await {
+            Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
+            Err(Attempt::Failed(error)) => return Err(error),
+            Ok(answer) => return Ok(answer),
+        }
+    }
+    let stream = match timeout(timeouts.connect, TcpStream::connect(hop.address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(failed(hop, Phase::Connect, &error)),
+        Err(_) => return Err(FillError::Timeout { hop: hop.id.clone(), phase: Phase::Connect }),
+    };
+    exchange(pool, hop, request, timeouts, stream).await.map_err(|attempt| match attempt {
+        Attempt::Silent(error) | Attempt::Failed(error) => error,
+    })
+}
+
+enum Attempt {
+    /// The connection ended before a byte of the answer.
+    Silent(FillError),
+    Failed(FillError),
+}
+
+fn failed(hop: &Hop, phase: Phase, error: &io::Error) -> FillError {
+    FillError::Connection { hop: hop.id.clone(), phase, what: error.to_string() }
+}
+
+async fn exchange(
+    pool: &Rc<Pool>,
+    hop: &Hop,
+    request: &Request,
+    timeouts: Timeouts,
+    stream: TcpStream,
+) -> Result<Answer, Attempt> {
+    let mut head = Vec::with_capacity(512);
+    encode_request(
+        &request.method,
+        &request.target,
+        &request.authority,
+        &request.fields,
+        &mut head,
+    )
+    .map_err(|_| {
+        Attempt::Failed(FillError::BadRequest {
+            what: "its target or authority holds forbidden bytes",
+        })
+    })?;
+    match timeout(timeouts.idle, stream.send_all(&[&head, &request.body])).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Attempt::Silent(failed(hop, Phase::Send, &error))),
+        Err(_) => {
+            return Err(Attempt::Failed(FillError::Timeout {
+                hop: hop.id.clone(),
+                phase: Phase::Send,
+            }));
+        }
+    }
+    let mut received = Vec::with_capacity(16 * 1024);
+    let reading = read_head(&stream, hop, &request.method, &mut received);
+    let parsed = match timeout(timeouts.head, reading).await {
+        Ok(outcome) => outcome?,
+        Err(_) => {
+            return Err(Attempt::Failed(FillError::Timeout {
+                hop: hop.id.clone(),
+                phase: Phase::Head,
+            }));
+        }
+    };
+    received.drain(..parsed.head_bytes);
+    let framing = match parsed.body {
+        ResponseBody::None => Framing::Done,
+        ResponseBody::Length(0) => Framing::Done,
+        ResponseBody::Length(left) => Framing::Length(left),
+        ResponseBody::Chunked => Framing::Chunked(ChunkedDecoder::new()),
+        ResponseBody::UntilClose => Framing::UntilClose,
+    };
+    let mut body = Body {
+        stream: Some(stream),
+        pool: pool.clone(),
+        hop: hop.clone(),
+        keep_alive: parsed.keep_alive,
+        received,
+        framing,
+        idle: timeouts.idle,
+        length: match parsed.body {
+            ResponseBody::None => Some(0),
+            ResponseBody::Length(length) => Some(length),
+            ResponseBody::Chunked | ResponseBody::UntilClose => None,
+        },
+    };
+    body.settle();
+    Ok(Answer { head: parsed.head, body })
+}
+
+async fn read_head(
+    stream: &TcpStream,
+    hop: &Hop,
+    method: &Method,
+    received: &mut Vec<u8>,
+) -> Result<tidegate_http1::ParsedResponse, Attempt> {
+    let mut parser = ResponseParser::new(Limits::RESPONSE);
+    let mut interim = 0;
+    let mut silent = true;
+    loop {
+        if !received.is_empty() {
+            match parser.parse(received, method) {
+                Ok(Some(parsed)) if parsed.is_interim => {
+                    interim += 1;
+                    if interim > INTERIM_MAX || parsed.head.status == 101 {
+                        let what =
+                            "it sent too many interim answers, or switched protocols unasked";
+                        return Err(Attempt::Failed(FillError::BadResponse {
+                            hop: hop.id.clone(),
+                            what,
+                        }));
+                    }
+                    received.drain(..parsed.head_bytes);
+                    continue;
+                }
+                Ok(Some(parsed)) => return Ok(parsed),
+                Ok(None) => {}
+                Err(error) => {
+                    let (hop, what) = (hop.id.clone(), error.what);
+                    return Err(Attempt::Failed(FillError::BadResponse { hop, what }));
+                }
+            }
+        }
+        let outcome = match stream.receive(received).await {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            other => other,
+        };
+        match outcome {
+            Ok(_) => silent = false,
+            Err(error) if silent => return Err(Attempt::Silent(failed(hop, Phase::Head, &error))),
+            Err(error) => return Err(Attempt::Failed(failed(hop, Phase::Head, &error))),
+        }
+    }
+}
+
+enum Framing {
+    Done,
+    Length(u64),
+    Chunked(ChunkedDecoder),
+    UntilClose,
+}
+
+/// The body of an answer, as it arrives.
+pub struct Body {
+    stream: Option<TcpStream>,
+    pool: Rc<Pool>,
+    hop: Hop,
+    keep_alive: bool,
+    received: Vec<u8>,
+    framing: Framing,
+    idle: Duration,
+    length: Option<u64>,
+}
+
+impl Body {
+    /// Length of the whole body, when the head told it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// The next bytes; `None` after the last ones of a complete body.
+    ///
+    /// # Errors
+    /// When the body cannot be completed; what came before stays valid.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+        loop {
+            if matches!(self.framing, Framing::Done) {
+                return Ok(None);
+            }
+            if !self.received.is_empty()
+                && let Some(piece) = self.take_piece()?
+            {
+                return Ok(Some(piece));
+            }
+            if matches!(self.framing, Framing::Done) {
+                return Ok(None);
+            }
+            let Some(stream) = &self.stream else {
+                return Err(self.broken("the connection is gone"));
+            };
+            // A vector of its own for each piece: it becomes the piece without a copy.
+            let mut fresh = std::mem::take(&mut self.received);
+            let outcome = timeout(self.idle, stream.receive(&mut fresh)).await;
+            self.received = fresh;
+            match outcome {
+                Ok(Ok(0)) if matches!(self.framing, Framing::UntilClose) => {
+                    self.framing = Framing::Done;
+                    self.stream = None;
+                }
+                Ok(Ok(0)) => {
+                    return Err(self.broken("it closed the connection before the end of the body"));
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(self.broken(&error.to_string())),
+                Err(_) => {
+                    self.stream = None;
+                    return Err(FillError::Timeout {
+                        hop: self.hop.id.clone(),
+                        phase: Phase::Body,
+                    });
+                }
+            }
+        }
+    }
+
+    fn broken(&mut self, what: &str) -> FillError {
+        self.stream = None;
+        FillError::Connection {
+            hop: self.hop.id.clone(),
+            phase: Phase::Body,
+            what: what.to_owned(),
+        }
+    }
+
+    /// Cuts body bytes from what was received; `None`: none are complete yet.
+    fn take_piece(&mut self) -> Result<Option<Bytes>, FillError> {
+        let piece = match &mut self.framing {
+            Framing::Done => None,
+            Framing::UntilClose => Some(Bytes::from(std::mem::take(&mut self.received))),
+            Framing::Length(left) => {
+                let n = usize::try_from(*left).unwrap_or(usize::MAX).min(self.received.len());
+                *left -= n as u64;
+                let rest = self.received.split_off(n);
+                let piece = std::mem::replace(&mut self.received, rest);
+                Some(Bytes::from(piece))
+            }
+            Framing::Chunked(decoder) => {
+                let mut piece = Vec::new();
+                let mut at = 0;
+                loop {
+                    let step = decoder.decode(&self.received[at..]).map_err(|_| {
+                        FillError::BadResponse {
+                            hop: self.hop.id.clone(),
+                            what: "its chunked coding is broken",
+                        }
+                    })?;
+                    piece.extend_from_slice(&self.received[at..][step.data]);
+                    at += step.consumed;
+                    if step.done || step.consumed == 0 {
+                        break;
+                    }
+                }
+                self.received.drain(..at);
+                (!piece.is_empty()).then(|| Bytes::from(piece))
+            }
+        };
+        self.settle();
+        Ok(piece)
+    }
+
+    /// Ends the body when its framing says so, and gives a clean connection back.
+    fn settle(&mut self) {
+        let done = match &self.framing {
+            Framing::Done => true,
+            Framing::Length(left) => *left == 0,
+            Framing::Chunked(decoder) => decoder.is_done(),
+            Framing::UntilClose => false,
+        };
+        if done {
+            self.framing = Framing::Done;
+            if let Some(stream) = self.stream.take()
+                && self.keep_alive
+                && self.received.is_empty()
+            {
+                self.pool.put(self.hop.address, stream);
+            }
+        }
+    }
+}

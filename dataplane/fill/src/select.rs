@@ -1,0 +1,71 @@
+//! Whom to ask, and in which order: pure functions of snapshot, role, key and health.
+//!
+//! Edges ask the parents of their group's parent group, in the order of weighted rendezvous hashing over the cache
+//! key, so that one object lives on one parent and a lost parent moves only its own objects. Parents ask the
+//! delivery service's origins in the order written. Servers that are out come last: when all are out, asking is
+//! still better than an error (they may just have come back).
+
+use crate::health::HopHealth;
+use std::net::SocketAddr;
+use tidegate_contract::{DeliveryService, Role, Server, ServerStatus, Snapshot};
+use tidegate_types::rendezvous;
+
+/// A server that may be asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hop {
+    pub id: String,
+    pub address: SocketAddr,
+    /// Rendezvous identity and weight.
+    pub identity: u64,
+    pub weight: f64,
+}
+
+/// The servers that `me` may ask for content of `service`. For an edge: parents, never an origin.
+pub fn candidates(snapshot: &Snapshot, me: &Server, service: &DeliveryService) -> Vec<Hop> {
+    let usable =
+        |server: &Server| matches!(server.status, ServerStatus::Online | ServerStatus::Reported);
+    let hop = |server: &Server| {
+        Some(Hop {
+            id: server.id.clone(),
+            address: SocketAddr::new(*server.addresses.first()?, server.http_port?),
+            identity: rendezvous::identity(server.id.as_bytes()),
+            weight: server.weight,
+        })
+    };
+    match me.role {
+        Role::Edge => {
+            let parent_group = snapshot
+                .cache_groups
+                .iter()
+                .find(|group| Some(&group.id) == me.cache_group.as_ref())
+                .and_then(|group| group.parent_group.as_deref());
+            snapshot
+                .servers
+                .iter()
+                .filter(|s| s.role == Role::Parent && usable(s))
+                .filter(|s| parent_group.is_some() && s.cache_group.as_deref() == parent_group)
+                .filter_map(hop)
+                .collect()
+        }
+        Role::Parent => service
+            .origins
+            .iter()
+            .filter_map(|id| {
+                snapshot.servers.iter().find(|s| s.role == Role::Origin && s.id == *id && usable(s))
+            })
+            .filter_map(hop)
+            .collect(),
+        Role::Origin | Role::Router | Role::Monitor => Vec::new(),
+    }
+}
+
+/// Indexes of `hops` in the order in which to ask them for `key`.
+pub fn order(role: Role, hops: &[Hop], key: u64, health: &HopHealth, now_ms: u64) -> Vec<usize> {
+    let ranked = match role {
+        Role::Edge => rendezvous::rank(key, hops.iter().map(|hop| (hop.identity, hop.weight))),
+        _ => (0..hops.len()).collect(),
+    };
+    let (up, out): (Vec<usize>, Vec<usize>) =
+        ranked.into_iter().partition(|index| health.is_up(&hops[*index].id, now_ms));
+    up.into_iter().chain(out).collect()
+}
