@@ -1,8 +1,8 @@
 //! What must hold in a snapshot beyond its types. The source compiler and `verify` both ask here, so that a
 //! snapshot which was not made by our compiler is held to the same rules.
 //!
-//! Must stay true: [`check`] finds all problems in one pass, in the order of the snapshot; it is linear in the
-//! size of the snapshot (but for names compared within one object).
+//! Must stay true: [`check`] finds all problems in one pass, in the order of the snapshot; it is linear in
+//! the size of the snapshot (but for names compared within one object).
 
 use crate::snapshot::*;
 use std::collections::{HashMap, HashSet};

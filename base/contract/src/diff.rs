@@ -152,8 +152,8 @@ fn change(object: &str, field: &str, old: Option<&str>, new: Option<&str>) -> Ch
     }
 }
 
-/// Which servers act on a field. Sockets, memory and files are taken at process start; all else is looked up in
-/// the running snapshot.
+/// Which servers act on a field. Sockets, memory and files are taken at process start; all else is looked up
+/// in the running snapshot.
 fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
     let kind = object.split(' ').next().unwrap_or_default();
     match (kind, field) {

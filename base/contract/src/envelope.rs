@@ -1,8 +1,9 @@
 //! The signed file that a snapshot travels in, and the keys that sign it.
 //!
-//! Must stay true: [`verify`] gives out a snapshot only when every byte of the file is covered by a signature of
-//! a trusted key and [`crate::check`] finds nothing wrong in it; any other file is an [`EnvelopeError`] that
-//! says what to do. There is exactly one way to write a given header, so no two files differ and mean the same.
+//! Must stay true: [`verify`] gives out a snapshot only when every byte of the file is covered by a signature
+//! of a trusted key and [`crate::check`] finds nothing wrong in it; any other file is an [`EnvelopeError`]
+//! that says what to do. There is exactly one way to write a given header, so no two files differ and mean
+//! the same.
 //!
 //! Byte map: six lines, each ended by one LF, then the payload and nothing after it.
 //! ```text
@@ -160,7 +161,8 @@ pub fn heartbeat_key_generate() -> Result<String, KeyError> {
     Ok(crate::hex::encode(&key))
 }
 
-/// The file for `snapshot`. Does not check it: that is the work of [`crate::check`] before and `verify` after.
+/// The file for `snapshot`. Does not check it: that is the work of [`crate::check`] before and `verify`
+/// after.
 pub fn sign(snapshot: &Snapshot, key: &SigningKey) -> Vec<u8> {
     let payload = serde_json::to_vec(snapshot)
         .expect("a snapshot has only string keys and derived serialisers");
@@ -193,7 +195,8 @@ pub fn verify(bytes: &[u8], trusted: &[PublicKey]) -> Result<Snapshot, EnvelopeE
     open_payload(file.payload, file.generation)
 }
 
-/// Opens a snapshot file to look at it, whoever signed it; gives the key id that it names. Nothing may run on this.
+/// Opens a snapshot file to look at it, whoever signed it; gives the key id that it names. Nothing may run on
+/// this.
 ///
 /// # Errors
 /// As [`verify`], but for the signature, which is not looked at.
@@ -346,7 +349,8 @@ impl fmt::Display for EnvelopeError {
             }
             EnvelopeError::UnknownKey { signer, trusted } => write!(
                 f,
-                "signed by key {}, trusted here: {}; add the signer to the trust file, or build with a trusted key",
+                "signed by key {}, trusted here: {}; add the signer to the trust file, \
+                 or build with a trusted key",
                 signer.escape_default(),
                 trusted.join(", ")
             ),

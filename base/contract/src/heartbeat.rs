@@ -1,4 +1,5 @@
-//! Datagrams of the control plane: heartbeats (server -> monitors and routers) and verdicts (monitor -> routers).
+//! Datagrams of the control plane: heartbeats (server -> monitors and routers) and verdicts (monitor ->
+//! routers).
 //!
 //! Must stay true: nothing that fails its MAC is looked at further; a datagram never exceeds
 //! [`DATAGRAM_BYTES_MAX`]; decoding never panics and allocates no more than the datagram's own size.

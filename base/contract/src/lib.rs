@@ -1,5 +1,5 @@
-//! The snapshot: one immutable, signed version of all CDN configuration, the only thing that the control plane
-//! gives the data plane.
+//! The snapshot: one immutable, signed version of all CDN configuration, the only thing that the control
+//! plane gives the data plane.
 //!
 //! Owns the types, the source format (TOML tree -> [`Snapshot`]), the signed file format, the diff, and the
 //! datagrams by which servers say that they are up. Does no I/O: callers hand in texts and bytes.

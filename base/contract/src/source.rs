@@ -1,11 +1,12 @@
 //! The source tree of a CDN's configuration, compiled into a [`Snapshot`].
 //!
-//! The tree: `cdn.toml`; `servers.toml` or `servers/*.toml`; `delivery-services/*.toml`, one service per file;
-//! the coverage zone file that `cdn.toml` names, in Traffic Control's JSON; `keys/heartbeat.key`.
+//! The tree: `cdn.toml`; `servers.toml` or `servers/*.toml`; `delivery-services/*.toml`, one service per
+//! file; the coverage zone file that `cdn.toml` names, in Traffic Control's JSON; `keys/heartbeat.key`.
 //! `docs/reference/example-config/` is an annotated one.
 //!
-//! Must stay true: [`compile`] either gives a snapshot that [`crate::check`] passes, or all problems it found,
-//! each with file, line and column; a key that is not read is a problem (nothing written is silently ignored).
+//! Must stay true: [`compile`] either gives a snapshot that [`crate::check`] passes, or all problems it
+//! found, each with file, line and column; a key that is not read is a problem (nothing written is silently
+//! ignored).
 
 mod coverage;
 mod table;
@@ -429,8 +430,8 @@ fn header_rule(mut table: Table<'_, '_, '_>) -> Option<HeaderRule> {
     rule
 }
 
-/// Numbers that a class of content brings; what the behaviour itself says wins. The table of TTL defaults is the
-/// project's ruling where its sources disagreed: 15 s, 3600 s, a part, a year, never.
+/// Numbers that a class of content brings; what the behaviour itself says wins. The table of TTL defaults is
+/// the project's ruling where its sources disagreed: 15 s, 3600 s, a part, a year, never.
 #[derive(Debug, Clone, Copy)]
 struct Class {
     cache: bool,

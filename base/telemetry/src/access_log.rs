@@ -1,8 +1,8 @@
 //! The access log: one line of JSON for each transaction.
 //!
-//! Must stay true: [`ACCESS_LOG_FIELDS`] is the only list of fields, lines and reference come from it; a query
-//! is never written, since it may carry tokens: its hash is, so that equal ones can still be found; each text
-//! is cut at a limit, so that a line has a bounded size.
+//! Must stay true: [`ACCESS_LOG_FIELDS`] is the only list of fields, lines and reference come from it; a
+//! query is never written, since it may carry tokens: its hash is, so that equal ones can still be found;
+//! each text is cut at a limit, so that a line has a bounded size.
 
 use crate::json;
 use std::net::SocketAddr;

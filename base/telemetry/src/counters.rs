@@ -1,8 +1,8 @@
 //! Counters and gauges of a data plane process, one instance per core.
 //!
-//! Must stay true: the table at the end is the only place where a counter is declared: struct, Prometheus text,
-//! JSON and reference come from it. A core writes its own instance only, readers add them up; an instance has
-//! its own cache lines, so that counting on one core does not slow down another.
+//! Must stay true: the table at the end is the only place where a counter is declared: struct, Prometheus
+//! text, JSON and reference come from it. A core writes its own instance only, readers add them up; an
+//! instance has its own cache lines, so that counting on one core does not slow down another.
 
 use crate::histogram::{BUCKETS_US, Histogram, HistogramTotals};
 use std::fmt::Write;
@@ -232,7 +232,7 @@ fn render_labels(labels: &[(&str, &str)]) -> String {
 
 counters! {
     requests_total Counter "requests" "Requests whose head was taken."
-    requests_refused_total Counter "requests" "Requests refused as malformed or too large (4xx or 5xx, then close)."
+    requests_refused_total Counter "requests" "Requests refused as malformed or too large, then closed."
     responses_2xx_total Counter "responses" "Answers with a status from 200 to 299."
     responses_3xx_total Counter "responses" "Answers with a status from 300 to 399."
     responses_4xx_total Counter "responses" "Answers with a status from 400 to 499."
@@ -266,7 +266,7 @@ counters! {
     ram_tier_hits_total Counter "blocks" "Blocks served from the RAM tier."
     ram_tier_evictions_total Counter "blocks" "Blocks dropped from the RAM tier."
     log_lines_dropped_total Counter "lines" "Access log lines dropped because the writer was behind."
-    plain_buffer_fallback_total Counter "buffers" "Buffers taken from plain memory because the registered ones were used up."
+    plain_buffer_fallback_total Counter "buffers" "Buffers of plain memory, the registered ones being used up."
     heartbeats_sent_total Counter "datagrams" "Heartbeats sent."
     snapshot_generation GaugeMax "generation" "Generation of the running snapshot."
     snapshot_refused_total Counter "snapshots" "Snapshots refused as invalid or too old."

@@ -49,8 +49,8 @@ impl HistogramTotals {
         self.buckets.iter().fold(0, |sum, bucket| sum.wrapping_add(*bucket))
     }
 
-    /// Upper bound of the bucket that holds the `quantile` (0 to 1), in microseconds; `None` when empty or when
-    /// it lies above all bounds.
+    /// Upper bound of the bucket that holds the `quantile` (0 to 1), in microseconds; `None` when empty or
+    /// when it lies above all bounds.
     pub fn quantile_us(&self, quantile: f64) -> Option<u64> {
         let rank = (quantile.clamp(0.0, 1.0) * self.count() as f64).ceil().max(1.0) as u64;
         let mut seen = 0;

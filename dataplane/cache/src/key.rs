@@ -49,7 +49,8 @@ pub fn cache_key(
     CacheKey::from_text(text)
 }
 
-/// The query that the next hop gets: the kept parameters as sent, in order or sorted; `None` when none is left.
+/// The query that the next hop gets: the kept parameters as sent, in order or sorted; `None` when none is
+/// left.
 pub fn upstream_query(rule: &CacheKeyRule, query: Option<&str>) -> Option<String> {
     let query = query.filter(|query| !query.is_empty())?;
     if rule.drop.is_empty() && rule.keep.is_empty() && !rule.sort {
@@ -136,7 +137,11 @@ mod tests {
         #[test]
         fn one_key_is_one_upstream_request(
             requests in proptest::collection::vec(
-                ("(a|b|a/b|a%b)", "/([ab./;]|%2[Ff]|%61){0,4}", proptest::option::of("(a|b|t|=|&|;|%26|%61|1){0,6}")),
+                (
+                    "(a|b|a/b|a%b)",
+                    "/([ab./;]|%2[Ff]|%61){0,4}",
+                    proptest::option::of("(a|b|t|=|&|;|%26|%61|1){0,6}"),
+                ),
                 2..40,
             ),
             sort: bool,

@@ -173,8 +173,8 @@ pub enum Merged {
     OtherVersion,
 }
 
-/// Puts the fields of a 304 over the stored ones (RFC 9111 §3.2, §4.3.4). `request_fields` are those that were
-/// sent to the next hop.
+/// Puts the fields of a 304 over the stored ones (RFC 9111 §3.2, §4.3.4). `request_fields` are those that
+/// were sent to the next hop.
 pub fn merge_304(
     stored: &StoredHead,
     response: &ResponseHead,

@@ -1,5 +1,5 @@
-//! Goal: each request gets the verdict of RFC 9111 §4 under the policy, and 304 answers update as §4.3.4 says.
-//! Method: tables over one stored head at different ages.
+//! Goal: each request gets the verdict of RFC 9111 §4 under the policy, and 304 answers update as §4.3.4
+//! says. Method: tables over one stored head at different ages.
 
 use super::*;
 use crate::fixture::{NOW, behaviour, fields, request, response};

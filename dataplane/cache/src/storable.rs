@@ -1,8 +1,8 @@
 //! May this response be stored, and how long does it live (RFC 9111 §3 and §4.2, RFC 5861)?
 //!
-//! Must stay true: `no-store` and `private` always win, also over the behaviour; a response that sets a cookie
-//! is never stored with it; lifetimes are explicit, configured, or there is no storing: nothing is guessed
-//! from `Last-Modified`.
+//! Must stay true: `no-store` and `private` always win, also over the behaviour; a response that sets a
+//! cookie is never stored with it; lifetimes are explicit, configured, or there is no storing: nothing is
+//! guessed from `Last-Modified`.
 
 use tidegate_contract::snapshot::Behaviour;
 use tidegate_http::{CacheControl, Fields, Method, ResponseHead, date};

@@ -72,8 +72,8 @@ impl fmt::Display for StoredError {
 impl std::error::Error for StoredError {}
 
 impl StoredHead {
-    /// What to keep of `response`. `judge_storage` said that it may be stored; `request_fields` are those that
-    /// the next hop was sent, since these chose the alternate.
+    /// What to keep of `response`. `judge_storage` said that it may be stored; `request_fields` are those
+    /// that the next hop was sent, since these chose the alternate.
     pub fn new(
         response: &ResponseHead,
         request_fields: &Fields,
@@ -90,10 +90,10 @@ impl StoredHead {
 
     /// Whether a request with these fields may have this alternate (RFC 9111 §4.1).
     ///
-    /// Compared is what matters to the next hop. Fills carry fields of this node, not of clients; a field that
-    /// they do not carry (`Origin`, `Accept-Encoding`) would not be carried by the next fill either, so asking
-    /// again would bring the same alternate. Must stay true in the filler: a field of a client's goes to the
-    /// next hop always (in a normal form, also when the client sent none) or never.
+    /// Compared is what matters to the next hop. Fills carry fields of this node, not of clients; a field
+    /// that they do not carry (`Origin`, `Accept-Encoding`) would not be carried by the next fill either,
+    /// so asking again would bring the same alternate. Must stay true in the filler: a field of a client's
+    /// goes to the next hop always (in a normal form, also when the client sent none) or never.
     pub fn matches_vary(&self, request_fields: &Fields) -> bool {
         self.vary.iter().all(|(name, stored)| {
             request_fields.combined(name).is_some_and(|asked| same_members(stored, &asked))

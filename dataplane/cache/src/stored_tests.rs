@@ -138,7 +138,8 @@ proptest! {
             bytes[at] = value;
         }
         if let Ok(head) = StoredHead::decode(&bytes) {
-            let _ = (head.lifetime.age_ms(NOW), head.lifetime.ttl_seconds(NOW), head.lifetime.useful_until_ms());
+            let lifetime = &head.lifetime;
+            let _ = (lifetime.age_ms(NOW), lifetime.ttl_seconds(NOW), lifetime.useful_until_ms());
             let mut again = Vec::new();
             head.encode(&mut again);
             prop_assert_eq!(StoredHead::decode(&again), Ok(head));

@@ -1,8 +1,9 @@
-//! DNS messages of an authoritative server, sans-IO: one query in, one answer out (RFC 1035, 6891, 7871, 8482).
+//! DNS messages of an authoritative server, sans-IO: one query in, one answer out (RFC 1035, 6891, 7871,
+//! 8482).
 //!
-//! Must stay true: parsing is linear in the message, follows no compression pointer, and never panics; an answer
-//! goes only to a query (QR = 0), so two servers cannot talk in a circle; an answer over UDP has at most
-//! [`UDP_PAYLOAD_MAX`] bytes and one OPT record. Does not do: recursion, zone transfers, signing.
+//! Must stay true: parsing is linear in the message, follows no compression pointer, and never panics; an
+//! answer goes only to a query (QR = 0), so two servers cannot talk in a circle; an answer over UDP has at
+//! most [`UDP_PAYLOAD_MAX`] bytes and one OPT record. Does not do: recursion, zone transfers, signing.
 #![forbid(unsafe_code)]
 
 mod name;
@@ -40,8 +41,8 @@ pub mod kind {
     pub const CLASS_IN: u16 = 1;
 }
 
-/// Bytes of an answer over UDP, whatever the client says it can take: above this, paths fragment (DNS flag day
-/// 2020), and fragments are lost or forged.
+/// Bytes of an answer over UDP, whatever the client says it can take: above this, paths fragment (DNS flag
+/// day 2020), and fragments are lost or forged.
 pub const UDP_PAYLOAD_MAX: u16 = 1232;
 /// Bytes of an answer over UDP to a client without EDNS (RFC 1035 2.3.4).
 pub const UDP_PAYLOAD_PLAIN: u16 = 512;

@@ -43,8 +43,8 @@ impl Name {
         if wire.len() > NAME_BYTES_MAX { Err(NameError) } else { Ok(Name { wire }) }
     }
 
-    /// The name at the start of `bytes`, and what follows it. A compression pointer is an error: this is for the
-    /// question of a query, where there is nothing before it to point to.
+    /// The name at the start of `bytes`, and what follows it. A compression pointer is an error: this is for
+    /// the question of a query, where there is nothing before it to point to.
     pub(crate) fn read(bytes: &[u8]) -> Result<(Name, &[u8]), NameError> {
         let mut position = 0;
         loop {
@@ -105,8 +105,8 @@ impl Name {
         (position == start && self.wire[start..].eq_ignore_ascii_case(suffix)).then_some(start)
     }
 
-    /// Lower-case text without a dot at the end; bytes that no host name has become `?`, so that the text equals
-    /// no configured name.
+    /// Lower-case text without a dot at the end; bytes that no host name has become `?`, so that the text
+    /// equals no configured name.
     pub fn to_host(&self) -> String {
         let mut text = String::with_capacity(self.wire.len());
         for label in self.labels() {

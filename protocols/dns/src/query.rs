@@ -130,8 +130,8 @@ fn client_subnet(mut options: &[u8]) -> Result<Option<ClientSubnet>, ()> {
     Ok(found)
 }
 
-//= RFC 7871 7.1.2: SCOPE PREFIX-LENGTH of a query MUST be 0; ADDRESS is cut to the bytes that SOURCE needs, and
-//= bits beyond SOURCE are zero; otherwise FORMERR.
+//= RFC 7871 7.1.2: SCOPE PREFIX-LENGTH of a query MUST be 0; ADDRESS is cut to the bytes that SOURCE needs,
+//= and bits beyond SOURCE are zero; otherwise FORMERR.
 fn read_client_subnet(data: &[u8]) -> Result<ClientSubnet, ()> {
     let (head, bytes) = data.split_first_chunk::<4>().ok_or(())?;
     let (family, source, scope) = (u16::from_be_bytes([head[0], head[1]]), head[2], head[3]);

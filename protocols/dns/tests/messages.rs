@@ -1,5 +1,6 @@
 //! Goal: what we read and write is DNS as others know it, and hostile messages get silence or an error code.
-//! Method: hickory-proto as the other side, both ways, on generated messages; hand-made attacks; byte mutations.
+//! Method: hickory-proto as the other side, both ways, on generated messages; hand-made attacks; byte
+//! mutations.
 
 use hickory_proto::op::{
     Edns as TheirEdns, Message, MessageType, OpCode, Query as TheirQuery, ResponseCode,
@@ -9,6 +10,9 @@ use hickory_proto::rr::{DNSClass, Name as TheirName, RData, RecordType};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tidegate_dns::*;
+
+/// Payload, DNSSEC OK, client subnet.
+type EdnsParts = (u16, bool, Option<(IpAddr, u8)>);
 
 fn masked(address: IpAddr, source: u8) -> IpAddr {
     match address {
@@ -32,16 +36,11 @@ prop_compose! {
 }
 
 fn host() -> impl Strategy<Value = String> {
-    prop::collection::vec("[a-zA-Z0-9]([a-zA-Z0-9-]{0,18}[a-zA-Z0-9])?", 1..6).prop_map(|labels| labels.join("."))
+    prop::collection::vec("[a-zA-Z0-9]([a-zA-Z0-9-]{0,18}[a-zA-Z0-9])?", 1..6)
+        .prop_map(|labels| labels.join("."))
 }
 
-fn their_query(
-    id: u16,
-    name: &str,
-    kind: u16,
-    rd: bool,
-    edns: Option<(u16, bool, Option<(IpAddr, u8)>)>,
-) -> Message {
+fn their_query(id: u16, name: &str, kind: u16, rd: bool, edns: Option<EdnsParts>) -> Message {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = rd;
     let name = TheirName::from_ascii(format!("{name}.")).unwrap();
@@ -70,7 +69,8 @@ proptest! {
         let query = parse(&wire).unwrap();
         prop_assert_eq!((query.id, query.kind, query.class, query.recursion_desired), (id, kind, 1, rd));
         prop_assert_eq!(query.name.to_host(), name.to_ascii_lowercase());
-        let read = query.edns.map(|e| (e.payload, e.dnssec_ok, e.client_subnet.map(|s| (s.address.unwrap(), s.source))));
+        let subnet = |s: ClientSubnet| (s.address.unwrap(), s.source);
+        let read = query.edns.map(|e| (e.payload, e.dnssec_ok, e.client_subnet.map(subnet)));
         prop_assert_eq!(read, edns);
     }
 
@@ -82,25 +82,29 @@ proptest! {
     ) {
         let query = parse(&their_query(id, &name, 1, rd, edns).to_vec().unwrap()).unwrap();
         let zone = name.split_once('.').map_or(name.as_str(), |(_, zone)| zone);
-        let answers = addresses.iter().map(|a| Record { owner: query.name.clone(), ttl, data: Data::from(*a) });
+        let record = |a: &IpAddr| Record { owner: query.name.clone(), ttl, data: Data::from(*a) };
+        let answers = addresses.iter().map(record).collect();
         let soa = Soa {
             primary: Name::from_text(&format!("ns.{zone}")).unwrap(),
             mailbox: Name::from_text("hostmaster.elsewhere.example").unwrap(),
             serial: 7, refresh: 1, retry: 2, expire: 3, minimum: 4,
         };
         let authorities = vec![Record { owner: Name::from_text(zone).unwrap(), ttl, data: Data::Soa(soa) }];
-        let response = Response { rcode: Rcode::NoError, authoritative: true, answers: answers.collect(), authorities, scope };
+        let rcode = Rcode::NoError;
+        let response = Response { rcode, authoritative: true, answers, authorities, scope };
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
         let mut wire = Vec::new();
         let whole = write(&query, &response, transport, &mut wire);
         let theirs = Message::from_vec(&wire).unwrap();
-        let limit = if tcp { 65535 } else { edns.map_or(512, |(payload, ..)| usize::from(payload.min(1232))) };
+        let udp_limit = edns.map_or(512, |(payload, ..)| usize::from(payload.min(1232)));
+        let limit = if tcp { 65535 } else { udp_limit };
         prop_assert!(wire.len() <= limit);
         prop_assert_eq!(theirs.metadata.truncation, !whole);
         prop_assert!(whole || addresses.len() > 5);
         prop_assert_eq!((theirs.metadata.id, theirs.metadata.recursion_desired), (id, rd));
         prop_assert!(theirs.metadata.authoritative && !theirs.metadata.recursion_available);
-        prop_assert_eq!(theirs.queries[0].name().to_ascii(), format!("{name}."), "the case of the question is kept");
+        let asked = theirs.queries[0].name().to_ascii();
+        prop_assert_eq!(asked, format!("{name}."), "the case of the question is kept");
         if whole {
             let read: Vec<IpAddr> = theirs.answers.iter().map(|r| r.data.ip_addr().unwrap()).collect();
             prop_assert_eq!(&read, &addresses);
@@ -124,8 +128,10 @@ proptest! {
 
     #[test]
     fn touched_and_random_messages_never_panic_and_always_answer_in_turn(
-        name in host(), source in subnet(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
-        cut in any::<prop::sample::Index>(), random in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3u8
+        name in host(), source in subnet(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8),
+        cut in any::<prop::sample::Index>(),
+        random in prop::collection::vec(any::<u8>(), 0..300), kind in 0..3u8
     ) {
         let mut wire = their_query(1, &name, 1, true, Some((1232, true, Some(source)))).to_vec().unwrap();
         for (at, byte) in edits { let at = at.index(wire.len()); wire[at] = byte; }

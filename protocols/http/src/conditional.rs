@@ -93,7 +93,8 @@ pub fn evaluate_in_cache(
     Precondition::Proceed
 }
 
-/// Whether `Range` may be obeyed: there is no `If-Range`, or it names this version strongly (RFC 9110 §13.1.5).
+/// Whether `Range` may be obeyed: there is no `If-Range`, or it names this version strongly (RFC 9110
+/// §13.1.5).
 ///
 /// A date counts as strong only when the representation was at least 60 s old at `date` (RFC 9110 §8.8.2.2):
 /// it could have changed twice within one second otherwise. `date` is the response's `Date` in unix seconds.

@@ -266,7 +266,8 @@ fn known_name(lower: &[u8]) -> Option<&'static str> {
 known_names! {
     "host" "user-agent" "accept" "accept-encoding" "accept-language" "connection" "range" "if-none-match"
     "content-type" "content-length" "date" "server" "cache-control" "etag" "last-modified" "accept-ranges"
-    "content-range" "age" "via" "cache-status" "vary" "expires" "transfer-encoding" "referer" "origin" "cookie"
+    "content-range" "age" "via" "cache-status" "vary" "expires" "transfer-encoding" "referer" "origin"
+    "cookie"
     "authorization" "if-modified-since" "if-match" "if-unmodified-since" "if-range" "pragma" "expect" "te"
     "trailer" "upgrade" "keep-alive" "proxy-connection" "content-encoding" "content-language"
     "content-location" "set-cookie" "location" "retry-after" "allow" "warning" "cdn-loop" "forwarded"

@@ -1,7 +1,7 @@
 //! What an HTTP message means, whatever version carried it: heads, fields, dates, caching words, ranges.
 //!
-//! Must stay true: no I/O, no clock, no thread; every parser takes bytes from outside and answers with a value
-//! or a typed refusal, never a panic; a value that exists has passed the checks of its constructor.
+//! Must stay true: no I/O, no clock, no thread; every parser takes bytes from outside and answers with a
+//! value or a typed refusal, never a panic; a value that exists has passed the checks of its constructor.
 #![forbid(unsafe_code)]
 
 pub mod authority;

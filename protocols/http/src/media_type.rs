@@ -1,5 +1,5 @@
-//! Media types of files that an origin serves. Must stay true: an unknown ending is `application/octet-stream`,
-//! so that no browser takes unknown bytes for a page.
+//! Media types of files that an origin serves. Must stay true: an unknown ending is
+//! `application/octet-stream`, so that no browser takes unknown bytes for a page.
 
 /// The `Content-Type` for a file name ending (no dot, any case).
 pub fn media_type_for(extension: &str) -> &'static str {

@@ -1,9 +1,9 @@
 //! One text for each path (RFC 3986 §6.2.2): what cache keys, next hops and origins see.
 //!
 //! Must stay true: two paths get the same canonical text only when they differ in nothing but the spelling of
-//! unreserved or unsafe bytes and in dot segments; `%2F` is never `/`, `//` is never `/`. The canonical text is
-//! also what goes to the next hop, so that equal keys mean equal requests. Paths that hops are known to read
-//! differently (NUL, other controls, broken escapes, climbing above the root) are refused.
+//! unreserved or unsafe bytes and in dot segments; `%2F` is never `/`, `//` is never `/`. The canonical
+//! text is also what goes to the next hop, so that equal keys mean equal requests. Paths that hops are
+//! known to read differently (NUL, other controls, broken escapes, climbing above the root) are refused.
 
 use std::fmt;
 
@@ -124,8 +124,9 @@ fn is_reserved_in_path(byte: u8) -> bool {
     )
 }
 
-/// Segments of a canonical path as file names, for a server of files. `None` when one of them cannot be a file
-/// name: empty (except the last), `.` or `..`, with `/`, `\` or NUL inside, hidden (`.x`), or not UTF-8.
+/// Segments of a canonical path as file names, for a server of files. `None` when one of them cannot be a
+/// file name: empty (except the last), `.` or `..`, with `/`, `\` or NUL inside, hidden (`.x`), or not
+/// UTF-8.
 pub fn file_names(canonical: &str) -> Option<Vec<String>> {
     let rest = canonical.strip_prefix('/')?;
     let count = rest.split('/').count();
@@ -263,7 +264,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn canonical_text_is_stable_and_keeps_the_meaning(path in "/([a.~/;=\\\\ <@\u{e9}]|%2[fFeE5]|%41|%C3|%5c){0,12}") {
+        fn canonical_text_is_stable_and_keeps_the_meaning(
+            path in "/([a.~/;=\\\\ <@\u{e9}]|%2[fFeE5]|%41|%C3|%5c){0,12}",
+        ) {
             if let Ok(canonical) = canonical_path(&path) {
                 prop_assert_eq!(canonical_path(&canonical), Ok(canonical.clone()));
                 prop_assert_eq!(meaning(&path), meaning(&canonical));

@@ -266,7 +266,8 @@ mod tests {
                 Resolved::Unsatisfiable => Vec::new(),
             };
             for at in 0..length {
-                prop_assert_eq!(got.iter().filter(|range| range.contains(&at)).count(), usize::from(asked(at)));
+                let times = got.iter().filter(|range| range.contains(&at)).count();
+                prop_assert_eq!(times, usize::from(asked(at)));
             }
             prop_assert!(got.iter().all(|range| range.start() <= range.end() && *range.end() < length));
         }

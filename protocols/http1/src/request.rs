@@ -90,7 +90,8 @@ impl RequestParser {
     /// As soon as the bytes seen so far cannot become a good head.
     pub fn parse(&mut self, buf: &[u8]) -> Result<Option<ParsedRequest>, RequestError> {
         let scanned = self.scanner.scan(buf, self.limits.head_bytes_max, self.limits.fields_max);
-        // The request line is judged first: its errors are the better answer, and HTTP/0.9 sends nothing more.
+        // The request line is judged first: its errors are the better answer, and HTTP/0.9 sends nothing
+        // more.
         if !self.first_line_good {
             match self.scanner.first_line() {
                 Some((start, end)) => {

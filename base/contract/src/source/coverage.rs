@@ -1,8 +1,8 @@
 //! The coverage zone file in Traffic Control's JSON:
 //! `{"coverageZones": {"<cache group>": {"network": ["192.0.2.0/24"], "network6": ["2001:db8::/32"]}}}`.
 //!
-//! Must stay true: Traffic Control's own files are read as they are (`coordinates` and other top-level keys have
-//! no use here and are left out); a group that is written twice is not lost.
+//! Must stay true: Traffic Control's own files are read as they are (`coordinates` and other top-level keys
+//! have no use here and are left out); a group that is written twice is not lost.
 
 use super::{At, Compiler};
 use crate::snapshot::CoverageZone;
@@ -60,7 +60,8 @@ impl Compiler<'_> {
             Ok(parsed) => parsed,
             Err(error) => {
                 let offset = offset_of(text, error.line(), error.column());
-                let mend = "write {\"coverageZones\": {\"<cache group>\": {\"network\": [...], \"network6\": [...]}}}";
+                let mend = "write {\"coverageZones\": {\"<cache group>\": \
+                            {\"network\": [...], \"network6\": [...]}}}";
                 let what = error.to_string();
                 let what = what.split(" at line ").next().unwrap_or_default().to_owned();
                 self.tell(At { file, offset }, what, mend);

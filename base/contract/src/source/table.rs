@@ -1,6 +1,7 @@
 //! One TOML table being read: each key is taken at most once, what is left over is a problem.
 //!
-//! Must stay true: every key that is taken is remembered with its place, so that later checks can point at it.
+//! Must stay true: every key that is taken is remembered with its place, so that later checks can point at
+//! it.
 
 use super::values::FromToml;
 use super::{At, Compiler};

@@ -150,7 +150,10 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(
-        bytes in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'0')], 0..80),
+        bytes in proptest::collection::vec(
+            prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'0')],
+            0..80,
+        ),
         cuts in proptest::collection::vec(any::<usize>(), 0..6),
     ) {
         prop_assert_eq!(decode(&bytes, &[]), decode(&bytes, &cuts));

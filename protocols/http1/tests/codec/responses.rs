@@ -1,4 +1,5 @@
-//! Goal: answers of next hops are taken or refused as RFC 9112 §6.3 says. Method: a table, whole and in pieces.
+//! Goal: answers of next hops are taken or refused as RFC 9112 §6.3 says. Method: a table, whole and in
+//! pieces.
 
 use tidegate_http::Method;
 use tidegate_http1::{

@@ -1,0 +1,191 @@
+// Browser tests: the demo's pages in Debian's Chromium, against the real programs.
+//
+//   node run.mjs --program target/release/tidegate --work target/browser
+//
+// Every test has its own lines `ok`, `FAILED` or `SKIPPED`; the last line is the honest sum. A test that
+// cannot run here is skipped with its reason, and counts as failed when CI is set.
+
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { startDemo } from './demo.mjs';
+import { keepPicture, launch, open, state, until } from './page.mjs';
+
+const FILM_SECONDS = 36;
+const here = path.dirname(fileURLToPath(import.meta.url));
+const options = new Map();
+for (let i = 2; i < process.argv.length; i += 2) options.set(process.argv[i], process.argv[i + 1]);
+const program = path.resolve(options.get('--program') ?? 'target/release/tidegate');
+const work = path.resolve(options.get('--work') ?? 'target/browser');
+const chromium = options.get('--chromium') ?? '/usr/bin/chromium';
+const pages = path.resolve(here, '../../demo/pages');
+// Extra options for the demo, for trying these tests against other programs.
+const extra = (options.get('--demo-options') ?? '').split(' ').filter(Boolean);
+const artefacts = path.join(work, 'artefacts');
+const dir = path.join(work, 'demo');
+const film = ['--film-seconds', String(FILM_SECONDS), '--film-height', '360', ...extra];
+const ci = ['1', 'true'].includes(process.env.CI ?? '');
+const sum = { passed: 0, failed: 0, skipped: 0 };
+
+class Skip extends Error {}
+
+async function test(name, body) {
+  const began = Date.now();
+  const seconds = () => `${((Date.now() - began) / 1000).toFixed(1)} s`;
+  try {
+    const note = await body();
+    sum.passed += 1;
+    console.log(`ok       ${name} (${seconds()})${note ? `: ${note}` : ''}`);
+  } catch (error) {
+    if (error instanceof Skip && !ci) {
+      sum.skipped += 1;
+      console.log(`SKIPPED  ${name}: ${error.message}`);
+      return;
+    }
+    sum.failed += 1;
+    console.log(`FAILED   ${name} (${seconds()}): ${error.stack ?? error}`);
+  }
+}
+
+async function withDemo(more, body) {
+  const demo = await startDemo({ program, dir, pages, options: [...film, ...more] });
+  let stopped;
+  try {
+    await body(demo);
+  } catch (error) {
+    console.log(demo.log());
+    throw error;
+  } finally {
+    stopped = await demo.stop();
+  }
+  assert.equal(stopped.ended, 'code 0 signal null', 'the demo ends well on Ctrl-C');
+  assert.deepEqual(stopped.left, [], 'the demo leaves no process running');
+}
+
+function inNamespace(command) {
+  return spawnSync('unshare', ['-m', 'sh', '-ec', command], { encoding: 'utf8', maxBuffer: 16 << 20 });
+}
+
+// Goal: a viewer that knows only a name. Method: see named.mjs; the host's own resolv.conf is never touched.
+async function namedPlay() {
+  const probe = inNamespace('true');
+  if (probe.status !== 0) {
+    throw new Skip(`a mount namespace is needed (unshare -m): ${(probe.stderr || String(probe.error)).trim()}; ` +
+      'run as root, in a container with CAP_SYS_ADMIN');
+  }
+  let note;
+  await withDemo(['--location', 'name', '--dns-port', '53', '--net', '77'], async (demo) => {
+    const resolv = path.join(work, 'resolv.conf');
+    const nsswitch = path.join(work, 'nsswitch.conf');
+    writeFileSync(resolv, `nameserver ${demo.facts.nodes['router-1'].address}\noptions timeout:1 attempts:3\n`);
+    writeFileSync(nsswitch, 'hosts: files dns\n');
+    const facts = JSON.stringify({ pages: demo.facts.pages, chromium, artefacts, filmSeconds: FILM_SECONDS });
+    const quote = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+    const bind = (from, to) => `mount --bind ${quote(from)} "$(readlink -f ${to})"`;
+    const result = inNamespace(`${bind(resolv, '/etc/resolv.conf')}
+      if [ -e /etc/nsswitch.conf ]; then ${bind(nsswitch, '/etc/nsswitch.conf')}; fi
+      exec ${quote(process.execPath)} ${quote(path.join(here, 'named.mjs'))} ${quote(facts)}`);
+    assert.equal(result.status, 0, `the play in the namespace failed:\n${result.stdout}${result.stderr}`);
+    note = result.stdout.trim();
+  });
+  return note;
+}
+
+// Goal: losing the edge that serves is not seen. Method: a small buffer, kill -9 in the middle of the film.
+async function killedEdge(browser, demo) {
+  const { page, close } = await open(browser, `${demo.facts.pages}/?rendition=2&buffer=9`);
+  await until(page, 'begin', 'video.currentTime > 4 && t.segments.length >= 2', 30_000);
+  const before = (await state(page)).edge;
+  const pid = demo.read().nodes[before]?.pid;
+  assert.ok(pid, `the page names an edge of the demo: ${before}`);
+  process.kill(pid, 'SIGKILL');
+  const counted = (await state(page)).segments.length;
+  const moved = await until(page, 'another edge', `t.segments.length > ${counted + 1} && t.edge !== '${before}'`, 30_000);
+  assert.notEqual(moved.edge, before);
+  const end = await until(page, 'the end', 't.ended', (FILM_SECONDS + 20) * 1000);
+  await keepPicture(page, artefacts, 'killed-edge');
+  assert.equal(end.stalls, 0, `stalled: ${JSON.stringify(end.events)}`);
+  const after = end.segments.slice(counted + 1).filter((s) => s.edge === before);
+  assert.deepEqual(after, [], `nothing comes from ${before} any more`);
+  await close();
+  return `${before} killed, ${moved.edge} went on`;
+}
+
+// Goal: the picture is alive. Method: read the numbers in the picture, ask an edge for something, read again.
+async function chainPage(browser, demo) {
+  const { page, complaints, close } = await open(browser, `${demo.facts.pages}/chain`);
+  const requests = () => page.evaluate(() => {
+    const texts = [...document.querySelectorAll('[data-node^="edge"] [data-field="first"]')];
+    return texts.reduce((sum, e) => sum + (Number.parseInt(e.textContent, 10) || 0), 0);
+  });
+  await page.waitForFunction(() => document.querySelectorAll('[data-node]').length === 10, null, { timeout: 10_000 });
+  await page.waitForFunction(() => /requests/.test(document.querySelector('[data-node="edge-a1"]')?.textContent ?? ''),
+    null, { timeout: 10_000 });
+  const before = await requests();
+  const address = demo.facts.nodes['edge-b1'].address;
+  for (let i = 0; i < 5; i++) {
+    const answer = await fetch(`http://${address}:8080/about.txt`);
+    assert.equal(answer.status, 200);
+    await answer.text();
+  }
+  await page.waitForFunction((n) => {
+    const texts = [...document.querySelectorAll('[data-node^="edge"] [data-field="first"]')];
+    return texts.reduce((sum, e) => sum + (Number.parseInt(e.textContent, 10) || 0), 0) >= n;
+  }, before + 5, { timeout: 10_000 });
+  await keepPicture(page, artefacts, 'chain');
+  assert.deepEqual(complaints, [], 'the console is clean');
+  await close();
+  const phone = await open(browser, `${demo.facts.pages}/chain`, { width: 390, height: 844 });
+  await phone.page.waitForFunction(() => document.querySelectorAll('[data-node]').length === 10, null, { timeout: 10_000 });
+  const wide = await phone.page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  await keepPicture(phone.page, artefacts, 'chain-phone');
+  await phone.close();
+  assert.ok(wide <= 0, `on a phone the page is ${wide} px too wide`);
+  return `${before} requests, then ${before + 5} or more`;
+}
+
+// Goal: a viewer chooses the rendition. Method: begin with the smallest, choose the largest, watch the
+// picture.
+async function chosenRendition(browser, demo) {
+  const { page, complaints, close } = await open(browser, `${demo.facts.pages}/?rendition=0&buffer=9`,
+    { width: 390, height: 844 });
+  await until(page, 'smallest', 'video.currentTime > 1 && video.videoHeight === 144', 30_000);
+  await page.selectOption('#rendition', '3');
+  const now = await until(page, 'largest', 'video.videoHeight === 360', 30_000);
+  await keepPicture(page, artefacts, 'viewer-phone');
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(wide <= 0, `on a phone the page is ${wide} px too wide`);
+  assert.ok(now.segments.some((s) => s.path.includes('/360p/')));
+  assert.deepEqual(complaints, [], 'the console is clean');
+  await close();
+}
+
+if (!existsSync(chromium)) {
+  console.log(`FAILED   ${chromium} is missing: apt-get install chromium (make test does that by itself)`);
+  console.log('browser: 0 passed, 1 failed, 0 skipped');
+  process.exit(1);
+}
+rmSync(artefacts, { recursive: true, force: true });
+mkdirSync(work, { recursive: true });
+
+await test('plays to the end through DNS name and 302, and from warm caches the second time', namedPlay);
+try {
+  await withDemo(['--net', '78', '--restart-after', '0'], async (demo) => {
+    const browser = await launch(chromium);
+    try {
+      await test('the chain page shows numbers that grow', () => chainPage(browser, demo));
+      await test('the viewer page lets one choose the rendition', () => chosenRendition(browser, demo));
+      await test('an edge killed in the middle is not seen by the viewer', () => killedEdge(browser, demo));
+    } finally {
+      await browser.close();
+    }
+  });
+} catch (error) {
+  sum.failed += 1;
+  console.log(`FAILED   the demo in address mode: ${error.stack ?? error}`);
+}
+console.log(`browser: ${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
+console.log(`pictures: ${artefacts}`);
+process.exit(sum.failed ? 1 : 0);

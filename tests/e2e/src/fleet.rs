@@ -1,0 +1,444 @@
+//! A fleet of `tidegated` processes on one snapshot.
+
+use crate::client::{Response, get};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tidegate_contract::{
+    Behaviour, CacheGroup, CacheKeyRule, DeliveryService, HeaderRule, Keys, LocationStyle, Machine,
+    Role, Server, ServerStatus, SigningKey, Snapshot, Steering, sign,
+};
+
+/// How a fleet is made.
+#[derive(Clone)]
+pub struct FleetOptions {
+    pub parents: usize,
+    pub edges: usize,
+    pub cores: usize,
+    pub ram_bytes: u64,
+    /// `None`: no store.
+    pub store_bytes: Option<u64>,
+    /// Edges speak HTTPS too.
+    pub https: bool,
+    /// Use this origin instead of one of ours.
+    pub origin: Option<SocketAddr>,
+    /// Changes the snapshot before it is signed.
+    pub adjust: fn(&mut Snapshot),
+}
+
+impl Default for FleetOptions {
+    fn default() -> Self {
+        FleetOptions {
+            parents: 2,
+            edges: 2,
+            cores: 2,
+            ram_bytes: 32 << 20,
+            store_bytes: Some(256 << 20),
+            https: false,
+            origin: None,
+            adjust: |_| {},
+        }
+    }
+}
+
+/// One server and its process.
+pub struct Member {
+    pub server: Server,
+    child: Option<Child>,
+}
+
+impl Member {
+    /// Where clients reach it.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(
+            self.server.addresses[0],
+            self.server.http_port.expect("every member of a fleet has one"),
+        )
+    }
+
+    /// Where it speaks TLS.
+    pub fn https(&self) -> SocketAddr {
+        SocketAddr::new(
+            self.server.addresses[0],
+            self.server.https_port.expect("asked for by FleetOptions::https"),
+        )
+    }
+
+    /// Where operators reach it.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::new(self.server.addresses[0], self.server.admin_port)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it is running").id()
+    }
+}
+
+/// A running fleet.
+pub struct Fleet {
+    pub dir: PathBuf,
+    pub snapshot: Snapshot,
+    pub members: Vec<Member>,
+    key: SigningKey,
+    /// Trusts the fleet's certificates.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+static FLEETS: AtomicU32 = AtomicU32::new(0);
+
+/// A loopback /24 of this fleet's own: the process id and a counter make it unlike any other's of this machine.
+fn subnet() -> [u8; 3] {
+    let serial = FLEETS.fetch_add(1, Ordering::Relaxed);
+    let mixed = std::process::id().wrapping_mul(31).wrapping_add(serial);
+    [127, 100 + (mixed / 251 % 100) as u8, 1 + (mixed % 251) as u8]
+}
+
+fn free_port(ip: IpAddr) -> u16 {
+    TcpListener::bind((ip, 0))
+        .and_then(|l| l.local_addr())
+        .expect("a loopback address can be bound")
+        .port()
+}
+
+/// The binary under test, beside the test's own.
+pub fn binary(name: &str) -> PathBuf {
+    if let Some(dir) = std::env::var_os("TIDEGATE_BIN_DIR") {
+        return Path::new(&dir).join(name);
+    }
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let dir = exe.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
+    let path = dir.join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `make test`, or `cargo build -p tidegate-edge`",
+        path.display()
+    );
+    path
+}
+
+impl Fleet {
+    /// Makes and starts a fleet; the origin serves the directory `origin` in `dir`.
+    pub fn start(name: &str, options: &FleetOptions) -> Fleet {
+        let subnet = subnet();
+        let dir = std::env::temp_dir().join(format!(
+            "tidegate-e2e-{}-{}-{name}",
+            std::process::id(),
+            subnet[2]
+        ));
+        let _old = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("origin")).expect("the temporary directory can be written");
+        let mut snapshot = plan(subnet, &dir, options);
+        let tls = options.https.then(|| make_certificates(&mut snapshot, &dir));
+        (options.adjust)(&mut snapshot);
+        let key = SigningKey::generate().expect("the system has randomness");
+        let keys = tidegate_contract::PublicKey::list_to_text(&[key.public()]);
+        fs::write(dir.join("trust.pub"), keys).expect("the directory can be written");
+        let members = snapshot
+            .servers
+            .iter()
+            .filter(|s| s.machine.cores > 0)
+            .map(|server| Member { server: server.clone(), child: None })
+            .collect();
+        let mut fleet = Fleet { dir, snapshot, members, key, tls };
+        fleet.publish();
+        for index in 0..fleet.members.len() {
+            fleet.launch(index);
+        }
+        for index in 0..fleet.members.len() {
+            fleet.wait_ready(index);
+        }
+        fleet
+    }
+
+    /// Signs the snapshot as it is now and puts it in place, at once for all readers.
+    pub fn publish(&self) {
+        let fresh = self.dir.join("snapshot.new");
+        fs::write(&fresh, sign(&self.snapshot, &self.key)).expect("the directory can be written");
+        fs::rename(&fresh, self.dir.join("snapshot")).expect("the directory can be written");
+    }
+
+    /// The origin's directory.
+    pub fn origin_dir(&self) -> PathBuf {
+        self.dir.join("origin")
+    }
+
+    /// Writes a file of test content at the origin and gives its bytes.
+    pub fn put(&self, name: &str, len: usize) -> Vec<u8> {
+        let bytes = crate::content(name, len);
+        let path = self.origin_dir().join(name);
+        fs::create_dir_all(path.parent().expect("it lies in the origin directory"))
+            .expect("writable");
+        fs::write(path, &bytes).expect("writable");
+        bytes
+    }
+
+    fn index(&self, id: &str) -> usize {
+        self.members
+            .iter()
+            .position(|m| m.server.id == id)
+            .unwrap_or_else(|| panic!("no member {id}"))
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: &str) -> &Member {
+        &self.members[self.index(id)]
+    }
+
+    /// GET at a member, for the fleet's delivery service.
+    pub fn get(&self, id: &str, path: &str, extra: &str) -> io::Result<Response> {
+        get(self.member(id).http(), HOST, path, extra)
+    }
+
+    fn launch(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        let id = &member.server.id;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join(format!("{id}.err")))
+            .expect("the directory can be written");
+        let child = Command::new(binary("tidegated"))
+            .args(["--node", id, "--drain-seconds", "2"])
+            .arg("--snapshot")
+            .arg(self.dir.join("snapshot"))
+            .arg("--trust")
+            .arg(self.dir.join("trust.pub"))
+            .arg("--log")
+            .arg(self.dir.join(format!("{id}.log")))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be shared"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary can be started");
+        member.child = Some(child);
+    }
+
+    fn wait_ready(&mut self, index: usize) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let member = &mut self.members[index];
+            if get(member.admin(), "x", "/health", "").is_ok_and(|r| r.status == 200) {
+                return;
+            }
+            let ended = member.child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
+            if ended || Instant::now() > deadline {
+                let id = member.server.id.clone();
+                let said =
+                    fs::read_to_string(self.dir.join(format!("{id}.err"))).unwrap_or_default();
+                panic!("{id} did not become ready; it said:\n{said}");
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends a member's process at once (SIGKILL).
+    pub fn kill(&mut self, id: &str) {
+        let index = self.index(id);
+        if let Some(mut child) = self.members[index].child.take() {
+            child.kill().expect("the process is ours");
+            child.wait().expect("the process is ours");
+        }
+    }
+
+    /// Starts a member again and waits until it serves.
+    pub fn restart(&mut self, id: &str) {
+        self.kill(id);
+        let index = self.index(id);
+        self.launch(index);
+        self.wait_ready(index);
+    }
+
+    /// Sends a signal by name (`TERM`, `HUP`).
+    pub fn signal(&self, id: &str, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.member(id).pid().to_string()])
+            .status()
+            .expect("kill can be run");
+        assert!(status.success());
+    }
+
+    /// Waits for a member to end by itself; its exit status.
+    pub fn wait_end(&mut self, id: &str) -> Option<i32> {
+        let index = self.index(id);
+        let mut child = self.members[index].child.take()?;
+        child.wait().expect("the process is ours").code()
+    }
+
+    /// The counter `name` of a member.
+    pub fn counter(&self, id: &str, name: &str) -> u64 {
+        self.status(id)["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// A member's `/status`.
+    pub fn status(&self, id: &str) -> serde_json::Value {
+        let response =
+            get(self.member(id).admin(), "x", "/status", "").expect("the admin port answers");
+        serde_json::from_slice(&response.body).expect("/status is JSON")
+    }
+
+    /// Waits until `check` holds; fails the test with `what` when it never does.
+    pub fn until(&self, what: &str, mut check: impl FnMut(&Fleet) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !check(self) {
+            assert!(Instant::now() < deadline, "never came true: {what}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            if let Some(mut child) = member.child.take() {
+                let _ended = child.kill();
+                let _ended = child.wait();
+            }
+        }
+        if std::thread::panicking() {
+            for member in &self.members {
+                let said = fs::read_to_string(self.dir.join(format!("{}.err", member.server.id)))
+                    .unwrap_or_default();
+                eprintln!("--- {} said:\n{said}", member.server.id);
+            }
+        }
+        let _left = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Host name of the fleet's delivery service.
+pub const HOST: &str = "film.example";
+
+fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
+    let mut next = 0;
+    let mut server = |id: String, role: Role, group: Option<&str>| {
+        next += 1;
+        let ip = IpAddr::V4(Ipv4Addr::new(subnet[0], subnet[1], subnet[2], next));
+        let caching = role != Role::Origin;
+        Server {
+            machine: Machine {
+                cores: options.cores,
+                ram_bytes: options.ram_bytes,
+                store_path: options
+                    .store_bytes
+                    .filter(|_| caching)
+                    .map(|_| dir.join(format!("{id}.store")).display().to_string()),
+                store_bytes: options.store_bytes.unwrap_or(0),
+                origin_root: (!caching).then(|| dir.join("origin").display().to_string()),
+                tls_certificate: None,
+                tls_key: None,
+            },
+            id,
+            role,
+            cache_group: group.map(str::to_owned),
+            status: ServerStatus::Reported,
+            addresses: vec![ip],
+            http_port: Some(free_port(ip)),
+            https_port: (options.https && role == Role::Edge).then(|| free_port(ip)),
+            admin_port: free_port(ip),
+            heartbeat_port: None,
+            dns_port: None,
+            weight: 1.0,
+        }
+    };
+    let mut servers = vec![server("origin-1".to_owned(), Role::Origin, None)];
+    if let Some(address) = options.origin {
+        let origin = &mut servers[0];
+        origin.addresses = vec![address.ip()];
+        origin.http_port = Some(address.port());
+        origin.machine.cores = 0; // not started by the fleet
+    }
+    servers.extend(
+        (1..=options.parents).map(|n| server(format!("parent-{n}"), Role::Parent, Some("parents"))),
+    );
+    servers.extend(
+        (1..=options.edges).map(|n| server(format!("edge-{n}"), Role::Edge, Some("edges"))),
+    );
+    Snapshot {
+        schema: tidegate_contract::SCHEMA,
+        generation: 1,
+        cdn: "test".to_owned(),
+        zone: "cdn.test".to_owned(),
+        delivery_services: vec![DeliveryService {
+            id: "film".to_owned(),
+            active: true,
+            hosts: vec![HOST.to_owned()],
+            routing_name: "play".to_owned(),
+            address_default: true,
+            origins: vec!["origin-1".to_owned()],
+            origin_host: "origin.example".to_owned(),
+            behaviours: vec![
+                behaviour("pass", "/pass/*", false, 0),
+                behaviour("all", "*", true, 3600),
+            ],
+        }],
+        cache_groups: vec![group("edges", Some("parents")), group("parents", None)],
+        servers,
+        coverage_zones: Vec::new(),
+        steering: Steering {
+            default_group: "edges".to_owned(),
+            dns_ttl_seconds: 20,
+            dns_answers_max: 2,
+            location: LocationStyle::Address,
+        },
+        keys: Keys { heartbeat_hex: "00".repeat(32) },
+    }
+}
+
+fn group(id: &str, parent: Option<&str>) -> CacheGroup {
+    CacheGroup {
+        id: id.to_owned(),
+        latitude: 0.0,
+        longitude: 0.0,
+        parent_group: parent.map(str::to_owned),
+        fallbacks: Vec::new(),
+    }
+}
+
+/// A behaviour with the usual rules.
+pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
+    Behaviour {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        cache,
+        default_ttl_seconds: cache.then_some(ttl),
+        override_ttl_seconds: None,
+        stale_while_revalidate_seconds: 0,
+        stale_if_error_seconds: 3600,
+        negative_ttl_seconds: 1,
+        cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
+        cors_allow_origin: Some("*".to_owned()),
+        response_headers: vec![HeaderRule::Add {
+            name: "X-Region".to_owned(),
+            value: "test".to_owned(),
+        }],
+        methods: ["GET", "HEAD", "OPTIONS", "POST"].map(str::to_owned).to_vec(),
+    }
+}
+
+fn make_certificates(snapshot: &mut Snapshot, dir: &Path) -> Arc<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for server in snapshot.servers.iter_mut().filter(|s| s.https_port.is_some()) {
+        let names: Vec<String> = server.addresses.iter().map(ToString::to_string).collect();
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
+        let certificate = dir.join(format!("{}.crt", server.id));
+        let key = dir.join(format!("{}.key", server.id));
+        fs::write(&certificate, made.cert.pem()).expect("writable");
+        fs::write(&key, made.signing_key.serialize_pem()).expect("writable");
+        roots.add(made.cert.der().clone()).expect("a fresh certificate is well-formed");
+        server.machine.tls_certificate = Some(certificate.display().to_string());
+        server.machine.tls_key = Some(key.display().to_string());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3 is there")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
