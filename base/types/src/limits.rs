@@ -15,8 +15,8 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Fields in one head; the known header bombs need more.
 pub const FIELDS_MAX: usize = 128;
 
-/// Tiers that one request may pass before it is taken for a loop (edge, parent, origin).
-pub const TIERS_MAX: usize = 4;
+/// Tiers and foreign proxies that one request may pass before it is taken for a loop.
+pub const TIERS_MAX: usize = 8;
 
 /// Ranges in one request (RFC 9110 §14.2 allows refusing many); more are answered as if no Range was sent.
 pub const RANGES_MAX: usize = 8;

@@ -10,7 +10,7 @@ use crate::object::Object;
 use crate::origin;
 use crate::reader::{ObjectReader, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
-use crate::steps::fill::{Filled, Wanted, ask_any, fill_fields, lead};
+use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, lead};
 use crate::steps::{pass, synth};
 use crate::table::Claim;
 use crate::view::View;
@@ -104,7 +104,7 @@ async fn steps<T: Transport>(
         behaviour,
         key: routed.key.hash,
         target: routed.target.clone(),
-        method: request.method.clone(),
+        passed: Passed::of(request),
     };
     let found = obtain(&wanted, request, notes).await;
     notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
@@ -349,7 +349,7 @@ async fn joined(
 /// Revalidates in the background, for the next requests.
 fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) {
     let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
-    let (key, target, method) = (wanted.key, wanted.target.clone(), wanted.method.clone());
+    let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
     let behaviour = wanted.behaviour.clone();
     tidegate_ring::spawn(async move {
         let wanted = Wanted {
@@ -359,7 +359,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             behaviour: &behaviour,
             key,
             target,
-            method,
+            passed,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });
@@ -463,17 +463,13 @@ async fn pass_on<T: Transport>(
     let mut fields = request.fields.clone();
     hop_by_hop::remove(&mut fields);
     hop_by_hop::remove_unkeyed(&mut fields);
-    for name in ["host", "content-length", "expect", "accept", "cdn-loop"] {
+    for name in ["host", "content-length", "expect"] {
         fields.remove(name);
     }
-    let own = fill_fields(wanted.view);
-    let before: Vec<u8> = fields.combined("via").map(|v| v.into_owned()).unwrap_or_default();
-    for (name, value) in own.iter() {
-        let value = match (name, before.is_empty()) {
-            ("via", false) => [&before[..], b", ", value].concat(),
-            _ => value.to_vec(),
-        };
-        let _left_out = fields.set(name.to_owned(), value);
+    for (name, value) in
+        fill_fields(wanted.view, &wanted.passed).iter().filter(|(name, _)| *name != "accept")
+    {
+        let _left_out = fields.set(name.to_owned(), value.to_vec());
     }
     let _left_out = fields.set("x-forwarded-for", client.address.ip().to_string());
     if !body.is_empty() {

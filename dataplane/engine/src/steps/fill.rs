@@ -15,7 +15,7 @@ use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
 use tidegate_contract::Behaviour;
 use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
-use tidegate_http::{ContentRange, Fields, Method};
+use tidegate_http::{ContentRange, Fields, Method, RequestHead};
 use tidegate_ring::spawn;
 use tidegate_store::{ExtentKey, Stream};
 use tidegate_types::limits::BLOCK_BYTES;
@@ -34,7 +34,8 @@ pub struct Wanted<'a> {
     pub key: u128,
     /// Path and query for the next hop.
     pub target: String,
-    pub method: Method,
+    /// Tiers that the request has passed.
+    pub passed: Passed,
 }
 
 impl Wanted<'_> {
@@ -59,16 +60,38 @@ pub enum Filled {
     Failed { status: u16, error: Option<FillError>, answer: Option<Box<Answer>> },
 }
 
-/// Fields of a request that this node makes by itself: no word of a client's gets into a shared answer.
-pub fn fill_fields(view: &View) -> Fields {
+/// Fields of a request that this node makes by itself: no word of a client's gets into a shared answer. Only the
+/// tiers that `passed` names go along (RFC 9110 §7.6.3, RFC 8586), so that a loop is seen by whoever closes it.
+pub fn fill_fields(view: &View, passed: &Passed) -> Fields {
     let mut fields = Fields::with_capacity(6);
-    let via = format!("1.1 {}", view.me.id);
+    let me = &view.me.id;
     let made = fields
         .append("accept", "*/*")
-        .and_then(|()| fields.append("via", via))
-        .and_then(|()| fields.append("cdn-loop", view.me.id.clone()));
-    debug_assert!(made.is_ok(), "server ids are tokens");
+        .and_then(|()| fields.append("via", joined(&passed.via, format!("1.1 {me}"))))
+        .and_then(|()| fields.append("cdn-loop", joined(&passed.cdn_loop, me.clone())));
+    debug_assert!(made.is_ok(), "parsed values and server ids are well-formed");
     fields
+}
+
+fn joined(before: &[u8], own: String) -> Vec<u8> {
+    if before.is_empty() { own.into_bytes() } else { [before, b", ", own.as_bytes()].concat() }
+}
+
+/// The tiers that the leading request has passed.
+#[derive(Debug, Clone, Default)]
+pub struct Passed {
+    via: Vec<u8>,
+    cdn_loop: Vec<u8>,
+}
+
+impl Passed {
+    /// As the request tells.
+    pub fn of(request: &RequestHead) -> Passed {
+        let all = |name| {
+            request.fields.combined(name).map(|value| value.into_owned()).unwrap_or_default()
+        };
+        Passed { via: all("via"), cdn_loop: all("cdn-loop") }
+    }
 }
 
 /// Asks the next hops for this key in their order until one answers.
@@ -153,7 +176,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     let core = wanted.core;
     let node = &core.node;
     let service = wanted.service();
-    let mut fields = fill_fields(wanted.view);
+    let mut fields = fill_fields(wanted.view, &wanted.passed);
     let revalidating =
         stale.as_ref().filter(|object| object.head.can_revalidate() && object.head.status == 200);
     if let Some(object) = revalidating {
@@ -214,7 +237,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     };
                 }
                 Merged::OtherVersion if round == 0 => {
-                    request.fields = fill_fields(wanted.view);
+                    request.fields = fill_fields(wanted.view, &wanted.passed);
                     continue; // ask again, without conditions
                 }
                 Merged::OtherVersion => {}
@@ -225,7 +248,8 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             return Filled::Failed { status, error: None, answer: Some(Box::new(answer)) };
         }
         let storage = judge_storage(
-            &wanted.method_for_storage(),
+            // A HEAD that misses is filled by a GET, so its answer is stored like one.
+            &Method::Get,
             &request.fields,
             &answer.head,
             wanted.behaviour,
@@ -260,6 +284,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             object: object.clone(),
             fill: fill.clone(),
             target: wanted.target.clone(),
+            passed: wanted.passed.clone(),
         };
         spawn(bringing.run(answer.body));
         return Filled::Object {
@@ -276,13 +301,6 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
 
 /// How long requests for an uncacheable key do not wait for each other.
 const PASS_MS: u64 = 10_000;
-
-impl Wanted<'_> {
-    /// A HEAD that misses is filled by a GET, so its answer is stored like one.
-    fn method_for_storage(&self) -> Method {
-        Method::Get
-    }
-}
 
 fn ready(object: &Arc<Object>, upstream: &Option<Bytes>, fwd_status: u16) -> Head {
     Head::Ready { object: object.clone(), upstream_status: upstream.clone(), fwd_status }
@@ -319,6 +337,7 @@ struct Bringing {
     object: Arc<Object>,
     fill: Arc<Fill>,
     target: String,
+    passed: Passed,
 }
 
 impl Drop for Bringing {
@@ -443,7 +462,7 @@ async fn ask_rest(bringing: &Bringing, end: Option<u64>) -> Result<Body, FillErr
     let object = &bringing.object;
     let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak).ok_or_else(changed)?;
     let from = bringing.fill.watermark();
-    let mut fields = fill_fields(&bringing.view);
+    let mut fields = fill_fields(&bringing.view, &bringing.passed);
     let range = match end {
         Some(end) if end <= from => return Err(wrong_length()),
         Some(end) => format!("bytes={from}-{}", end - 1),
@@ -499,6 +518,7 @@ pub fn fill_part(
         object: object.clone(),
         fill: fill.clone(),
         target,
+        passed: Passed::default(),
     };
     spawn(async move {
         let end = fill.end;

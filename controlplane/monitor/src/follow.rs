@@ -1,0 +1,141 @@
+//! Following a snapshot file: a daemon runs on the last good version of it.
+//!
+//! Must stay true: a file that is refused (cut, altered, unknown key, lower generation, unreadable) changes
+//! nothing but is told once; a file is looked at again only when it changed.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tidegate_contract::envelope::SNAPSHOT_BYTES_MAX;
+use tidegate_contract::{EnvelopeError, PublicKey, Snapshot, verify};
+
+/// A snapshot file and the version of it that is running.
+#[derive(Debug)]
+pub struct SnapshotFile {
+    path: PathBuf,
+    trusted: Vec<PublicKey>,
+    seen: Option<(SystemTime, u64)>,
+    generation: u64,
+}
+
+/// Why a snapshot file was not taken.
+#[derive(Debug)]
+pub enum FollowError {
+    Read { path: PathBuf, error: std::io::Error },
+    Refused { path: PathBuf, error: EnvelopeError },
+    Older { path: PathBuf, found: u64, running: u64 },
+}
+
+impl fmt::Display for FollowError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FollowError::Read { path, error } => {
+                write!(
+                    f,
+                    "{}: cannot be read: {error}; check that it exists and its permissions",
+                    path.display()
+                )
+            }
+            FollowError::Refused { path, error } => write!(f, "{}: {error}", path.display()),
+            FollowError::Older { path, found, running } => write!(
+                f,
+                "{}: generation {found} is lower than the running {running}; \
+                 build it again with a higher one",
+                path.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FollowError {}
+
+impl SnapshotFile {
+    /// Opens the file for the first time.
+    pub fn open(
+        path: &Path,
+        trusted: Vec<PublicKey>,
+    ) -> Result<(SnapshotFile, Arc<Snapshot>), FollowError> {
+        let mut file = SnapshotFile { path: path.to_owned(), trusted, seen: None, generation: 0 };
+        file.seen = file.stamp();
+        let snapshot = file.read()?;
+        file.generation = snapshot.generation;
+        Ok((file, Arc::new(snapshot)))
+    }
+
+    /// Looks whether the file changed (`force`: takes it as changed); gives out a newer snapshot.
+    ///
+    /// # Errors
+    /// The file changed and was refused. It is not told again until the file changes again.
+    pub fn poll(&mut self, force: bool) -> Result<Option<Arc<Snapshot>>, FollowError> {
+        let stamp = self.stamp();
+        // A file that is gone for a moment is being replaced; the running snapshot needs no file.
+        if stamp.is_none() || (stamp == self.seen && !force) {
+            return Ok(None);
+        }
+        self.seen = stamp;
+        let snapshot = self.read()?;
+        if snapshot.generation < self.generation {
+            let (path, found, running) = (self.path.clone(), snapshot.generation, self.generation);
+            return Err(FollowError::Older { path, found, running });
+        }
+        if snapshot.generation == self.generation {
+            return Ok(None);
+        }
+        self.generation = snapshot.generation;
+        Ok(Some(Arc::new(snapshot)))
+    }
+
+    fn stamp(&self) -> Option<(SystemTime, u64)> {
+        let metadata = std::fs::metadata(&self.path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    }
+
+    fn read(&self) -> Result<Snapshot, FollowError> {
+        let read = |error| FollowError::Read { path: self.path.clone(), error };
+        let file = std::fs::File::open(&self.path).map_err(read)?;
+        let mut bytes = Vec::new();
+        // One byte beyond the limit is enough to be refused as too large.
+        file.take(SNAPSHOT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
+        verify(&bytes, &self.trusted)
+            .map_err(|error| FollowError::Refused { path: self.path.clone(), error })
+    }
+}
+
+/// Follows the file for ever: polls every [`POLL_INTERVAL`], and at once on SIGHUP; hands each newer snapshot
+/// to `take`.
+pub async fn follow(mut file: SnapshotFile, take: impl Fn(Arc<Snapshot>)) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).ok();
+    let mut timer = tokio::time::interval(POLL_INTERVAL);
+    loop {
+        let asked = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let force = tokio::select! {
+            _ = timer.tick() => false,
+            _ = asked => true,
+        };
+        // Reading and verifying a large file takes long enough to be kept off the event loop.
+        let polled = tokio::task::spawn_blocking(move || {
+            let outcome = file.poll(force);
+            (file, outcome)
+        });
+        let Ok((back, outcome)) = polled.await else { return };
+        file = back;
+        match outcome {
+            Ok(Some(snapshot)) => {
+                eprintln!("snapshot: running generation {}", snapshot.generation);
+                take(snapshot);
+            }
+            Ok(None) => {}
+            Err(error) => eprintln!("snapshot: refused, the old one keeps running: {error}"),
+        }
+    }
+}
+
+const POLL_INTERVAL: Duration = Duration::from_millis(500);

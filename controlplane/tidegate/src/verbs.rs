@@ -1,0 +1,6 @@
+//! The subcommands, one file each.
+
+pub mod explain;
+pub mod run;
+pub mod snapshot;
+pub mod tls;
