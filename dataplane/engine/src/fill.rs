@@ -27,11 +27,13 @@ const WINDOW_BLOCKS: usize = 32;
 #[derive(Debug, Clone)]
 pub enum Head {
     Waiting,
-    /// Readers may follow; `upstream_status` is the next hop's `Cache-Status`.
+    /// Readers may follow; `upstream_status` is the next hop's `Cache-Status`. `brings_body`: the
+    /// bytes come by this fill; otherwise (revalidated) they are where the version's bytes have been.
     Ready {
         object: Arc<Object>,
         upstream_status: Option<Bytes>,
         fwd_status: u16,
+        brings_body: bool,
     },
     /// The answer is for one client only.
     Refused,
@@ -85,7 +87,11 @@ impl Fill {
     /// A fill of the bytes from `start` (a block's first) to `end` of `object`.
     pub fn part(object: Arc<Object>, start: u64, end: u64) -> Fill {
         debug_assert!(start.is_multiple_of(BLOCK_BYTES as u64));
-        Fill::over(start, Some(end), Head::Ready { object, upstream_status: None, fwd_status: 206 })
+        Fill::over(
+            start,
+            Some(end),
+            Head::Ready { object, upstream_status: None, fwd_status: 206, brings_body: true },
+        )
     }
 
     fn over(start: u64, end: Option<u64>, head: Head) -> Fill {
@@ -123,6 +129,12 @@ impl Fill {
             }
             state.head = head;
         });
+    }
+
+    /// Whether this fill brings bytes of that version of the object, and of no other.
+    pub fn is_of(&self, version: u64) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(&state.head, Head::Ready { object, brings_body: true, .. } if object.version() == version)
     }
 
     /// Waits until the head's fate is known.

@@ -18,6 +18,7 @@ use tidegate_fill::{HopHealth, Pool, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::Reader;
 use tidegate_telemetry::{Counters, TransactionEnd};
+use tidegate_types::limits::BLOCK_BYTES;
 
 /// The store, as all cores see it.
 pub struct StoreFace {
@@ -134,7 +135,9 @@ impl Core {
 
     /// Puts a block into the RAM tier, at what it occupies.
     pub fn remember(&self, id: crate::ram::BlockId, bytes: Bytes) {
-        let cost = bytes.len() as u64;
-        self.node.ram.insert(id, bytes, cost.max(64));
+        // More than half a block sits in a chunk of the arena; the map's own entry costs something too.
+        let chunk = (BLOCK_BYTES + 4096) as u64;
+        let len = bytes.len() as u64;
+        self.node.ram.insert(id, bytes, if len > chunk / 2 { chunk } else { len + 128 });
     }
 }

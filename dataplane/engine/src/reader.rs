@@ -48,6 +48,8 @@ impl ObjectReader {
         target: String,
         end: Option<u64>,
     ) -> ObjectReader {
+        // A fill of the same key may be bringing another version.
+        let fill = fill.filter(|fill| fill.is_of(object.version()));
         ObjectReader { core, view, service, object, fill, target, end, filled: false }
     }
 

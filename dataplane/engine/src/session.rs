@@ -10,6 +10,7 @@ use crate::transaction::{self, Exchange};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tidegate_http::{Fields, Method, Version};
 use tidegate_http1::{BodyFraming, ChunkedDecoder, Limits, ParsedRequest, RequestParser};
@@ -55,8 +56,9 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
         buffer.drain(..parsed.head_bytes);
         let _busy = Busy::new(&core);
         let head_only = parsed.head.method == Method::Head;
+        let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
         let mut client =
-            Client::new(&mut transport, peer, head_only, parsed.head.version, parsed.keep_alive);
+            Client::new(&mut transport, peer, head_only, parsed.head.version, keep_alive);
         let body = match read_body(&mut client, &mut buffer, &parsed).await {
             Ok(body) => body,
             Err((status, what)) => {
@@ -71,8 +73,7 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
             Face::Traffic => transaction::run(&core, &mut client, exchange).await,
             Face::Admin => crate::admin::run(&core, &mut client, exchange).await,
         }
-        let draining = core.node.draining.load(std::sync::atomic::Ordering::Relaxed);
-        if !client.keep_alive || draining {
+        if !client.keep_alive {
             break;
         }
     }

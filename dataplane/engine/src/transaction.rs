@@ -326,12 +326,13 @@ async fn joined(
     notes: &mut Notes,
 ) -> Option<Found> {
     match fill.head().await {
-        Head::Ready { object, upstream_status, fwd_status } => {
+        Head::Ready { object, upstream_status, fwd_status, brings_body } => {
             if !object.head.matches_vary(&request.fields) {
                 return None;
             }
             notes.status.fwd_status = Some(fwd_status);
-            Some(Found::Object { object, fill: Some(fill), upstream: upstream_status })
+            let fill = brings_body.then_some(fill);
+            Some(Found::Object { object, fill, upstream: upstream_status })
         }
         // All at once, each on its own: the key is marked, so that they do not queue up behind each other again.
         Head::Refused => Some(Found::Pass(Forward::UriMiss)),

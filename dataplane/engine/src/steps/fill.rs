@@ -110,11 +110,7 @@ pub async fn ask_any(
     for index in ordered.iter().copied().chain(again).take(tries_max) {
         let hop = &service.hops[index];
         match ask(&core.pool, hop, request, core.node.timeouts).await {
-            Ok(answer)
-                if is_next_hop_error(answer.head.status)
-                    && ordered.len() > 1
-                    && last_is_none(&last) =>
-            {
+            Ok(answer) if is_own_error(&answer) && ordered.len() > 1 && last_is_none(&last) => {
                 // An overloaded or broken parent: the next one may do better, and this one may be right.
                 core.node.hop_health.note_failure(&hop.id, false, now_ms());
                 last = FillError::BadResponse {
@@ -139,6 +135,19 @@ pub async fn ask_any(
     }
     Err(last)
 }
+
+/// An error of the next hop itself, not one that it passes on: asking another parent for what the origin refuses
+/// would only double the origin's load.
+fn is_own_error(answer: &Answer) -> bool {
+    let passed_on = answer
+        .head
+        .fields
+        .get_all("cache-status")
+        .any(|value| value.windows(FWD_STATUS.len()).any(|part| part == FWD_STATUS));
+    is_next_hop_error(answer.head.status) && !passed_on
+}
+
+const FWD_STATUS: &[u8] = b"fwd-status=5";
 
 fn last_is_none(last: &FillError) -> bool {
     matches!(last, FillError::NoNextHop)
@@ -214,7 +223,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     core.count(|c| &c.revalidated_total, 1);
                     node.table.publish(object.clone());
                     keep_head_again(core, &object);
-                    fill.set_head(ready(&object, &upstream, status));
+                    fill.set_head(ready(&object, &upstream, status, false));
                     return Filled::Object {
                         object,
                         fill: None,
@@ -275,7 +284,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         );
         let object = Arc::new(Object::new(wanted.key, head));
         node.table.publish(object.clone());
-        fill.set_head(ready(&object, &upstream, status));
+        fill.set_head(ready(&object, &upstream, status, true));
         core.counters.fills_open.increment();
         let bringing = Bringing {
             core: core.clone(),
@@ -302,8 +311,18 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
 /// How long requests for an uncacheable key do not wait for each other.
 const PASS_MS: u64 = 10_000;
 
-fn ready(object: &Arc<Object>, upstream: &Option<Bytes>, fwd_status: u16) -> Head {
-    Head::Ready { object: object.clone(), upstream_status: upstream.clone(), fwd_status }
+fn ready(
+    object: &Arc<Object>,
+    upstream: &Option<Bytes>,
+    fwd_status: u16,
+    brings_body: bool,
+) -> Head {
+    Head::Ready {
+        object: object.clone(),
+        upstream_status: upstream.clone(),
+        fwd_status,
+        brings_body,
+    }
 }
 
 fn stream_of(object: &Object) -> Stream {
@@ -427,6 +446,8 @@ impl Bringing {
     /// Puts a block together, for the RAM tier and the store.
     fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
         let bytes = match <[Bytes; 1]>::try_from(pieces) {
+            // A small piece may sit in a large receive buffer.
+            Ok([one]) if one.len() < BLOCK_BYTES / 2 => Bytes::copy_from_slice(&one),
             Ok([one]) => one,
             Err(pieces) => {
                 let mut whole = self.core.node.arena.buffer(pieces.iter().map(Bytes::len).sum());
