@@ -146,6 +146,34 @@ async function chainPage(browser, demo) {
   return `${before} requests, then ${before + 5} or more`;
 }
 
+// Goal: caches are warm after a stop. Method: the play before this demo's start left media segments at one edge of
+// PoP a; that edge answers a hit without asking anybody.
+async function warmStart(demo) {
+  const text = async (url) => (await fetch(url)).text();
+  const base = demo.facts.master.replace('master.m3u8', '');
+  const version = /^([0-9a-f]{16})\/360p/m.exec(await text(demo.facts.master))?.[1];
+  assert.ok(version, 'the multivariant playlist names the 360p rendition');
+  const path = `${new URL(base).pathname}${version}/360p/segment_00002.m4s`;
+  const answers = [];
+  for (const edge of ['edge-a1', 'edge-a2']) {
+    const answer = await fetch(`http://${demo.facts.nodes[edge].address}:8080${path}`);
+    assert.equal(answer.status, 200);
+    await answer.arrayBuffer();
+    answers.push(answer.headers.get('cache-status'));
+  }
+  assert.ok(answers.some((a) => /^edge-a\d; hit/.test(a)), `no edge was warm: ${JSON.stringify(answers)}`);
+}
+
+// Goal: one command says why. Method: the line that the demo prints, against the running router and edge.
+function explain(demo) {
+  const result = spawnSync(program, ['explain', '--client', '127.0.0.1', '--snapshot', path.join(dir, 'snapshot'),
+    '--trust', path.join(dir, 'keys', 'trust.pub'), demo.facts.master], { encoding: 'utf8' });
+  assert.equal(result.status, 0, result.stderr);
+  for (const word of ['pop-a', 'edge-a', 'playlists', 'parent-']) {
+    assert.ok(result.stdout.includes(word), `explain does not name ${word}:\n${result.stdout}`);
+  }
+}
+
 // Goal: a viewer chooses the rendition. Method: begin with the smallest, choose the largest, watch the
 // picture.
 async function chosenRendition(browser, demo) {
@@ -168,11 +196,15 @@ if (!existsSync(chromium)) {
   process.exit(1);
 }
 rmSync(artefacts, { recursive: true, force: true });
+// What an earlier run left warm would prove nothing.
+rmSync(path.join(dir, 'store'), { recursive: true, force: true });
 mkdirSync(work, { recursive: true });
 
 await test('plays to the end through DNS name and 302, and from warm caches the second time', namedPlay);
 try {
   await withDemo(['--net', '78', '--restart-after', '0'], async (demo) => {
+    await test('a second start finds its caches warm', () => warmStart(demo));
+    await test('explain names the edge, the rule and the parent', () => explain(demo));
     const browser = await launch(chromium);
     try {
       await test('the chain page shows numbers that grow', () => chainPage(browser, demo));

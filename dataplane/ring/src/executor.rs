@@ -100,6 +100,8 @@ struct TaskSlot {
 pub(crate) struct Local {
     pub(crate) driver: Rc<Driver>,
     pub(crate) timers: RefCell<Timers>,
+    /// Buffers for small sends, to be used again.
+    pub(crate) messages: RefCell<Vec<Vec<u8>>>,
     remote: Arc<Remote>,
     tasks: RefCell<slab::Slab<TaskSlot>>,
     ready: RefCell<VecDeque<usize>>,
@@ -277,6 +279,7 @@ impl Runtime {
         let local = Rc::new(Local {
             driver,
             timers: RefCell::new(Timers::default()),
+            messages: RefCell::new(Vec::new()),
             remote,
             tasks: RefCell::new(slab::Slab::new()),
             ready: RefCell::new(VecDeque::new()),

@@ -1,8 +1,8 @@
 //! TCP on the ring: accept by one repeating operation, receive into provided buffers, send inline.
 //!
-//! Sends are tried at once on the non-blocking socket, with borrowed memory; only a full socket costs a ring
-//! operation (readiness). So no buffer is lent to the kernel for a send, and one unsent tail is all that a slow
-//! client can hold (docs/decisions/0001-ring-loop.md).
+//! Small sends are ring operations on a copy; larger ones are tried at once on the non-blocking socket, with borrowed
+//! memory, and only a full socket costs a ring operation (readiness). So no large buffer is lent to the kernel for a
+//! send, and one unsent tail is all that a slow client can hold (docs/decisions/0001-ring-loop.md).
 
 use crate::driver::AcceptStream;
 use crate::executor::current;
@@ -18,6 +18,12 @@ use std::time::Duration;
 
 /// Pause after `accept` failed for want of descriptors: connections wait in the backlog meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Messages up to this size are copied and sent by a ring operation: with many clients that saves a system call and a
+/// wake-up of the peer for each (1 KiB hits: docs/decisions/0001-ring-loop.md).
+const COPIED_BYTES_MAX: usize = 16 * 1024;
+/// Message buffers kept for the next sends.
+const MESSAGES_KEPT_MAX: usize = 256;
 
 /// A listening socket, made before the cores start: one per core and address, all with SO_REUSEPORT, so that the
 /// kernel spreads connections and a successor can listen beside its predecessor.
@@ -241,8 +247,13 @@ impl TcpStream {
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
     }
 
-    /// Sends all of the pieces, in order, waiting while the socket is full.
+    /// Sends all of the pieces, in order, waiting while the socket is full. Small messages are copied and go out with
+    /// the next turn of the ring, many at a time; larger ones are sent at once from the caller's memory.
     pub async fn send_all(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if (1..=COPIED_BYTES_MAX).contains(&total) {
+            return self.send_copied(pieces).await;
+        }
         let (mut piece, mut offset) = (0, 0);
         loop {
             while piece < pieces.len() && offset == pieces[piece].len() {
@@ -266,6 +277,47 @@ impl TcpStream {
                 None => self.ready(libc::POLLOUT).await?,
             }
         }
+    }
+
+    async fn send_copied(&self, pieces: &[&[u8]]) -> io::Result<()> {
+        let local = current();
+        let mut message = local.messages.borrow_mut().pop().unwrap_or_default();
+        for piece in pieces {
+            message.extend_from_slice(piece);
+        }
+        let mut done = 0;
+        let outcome = loop {
+            // SAFETY: done < message.len(), so the address stays inside the vector.
+            let at = unsafe { message.as_ptr().add(done) };
+            let entry = opcode::Send::new(
+                types::Fd(self.socket.as_raw_fd()),
+                at,
+                (message.len() - done) as u32,
+            )
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+            // SAFETY: vector and socket travel in the payload; a vector's contents do not move with it.
+            let (result, _, payload) =
+                unsafe { local.driver.start(entry, (message, self.socket.clone())) }.await;
+            message = payload.0;
+            match result {
+                0 => break Err(io::ErrorKind::WriteZero.into()),
+                n if n > 0 => {
+                    done += n as usize;
+                    if done >= message.len() {
+                        break Ok(());
+                    }
+                }
+                e if e == -libc::EINTR || e == -libc::EAGAIN => {}
+                e => break Err(io::Error::from_raw_os_error(-e)),
+            }
+        };
+        let mut messages = local.messages.borrow_mut();
+        if messages.len() < MESSAGES_KEPT_MAX {
+            message.clear();
+            messages.push(message);
+        }
+        outcome
     }
 
     /// Sends what the socket takes at once of `pieces`, from `skip` bytes into the first; `None`: it is full.

@@ -1,0 +1,25 @@
+# Thin: every target is a verb of `cargo xtask` (xtask/src). Nothing else is needed but a Rust toolchain and
+# Debian; what is missing is installed by the verb itself.
+
+.PHONY: demo test bench docs tidy cargo
+VIDEO ?=
+
+demo: cargo
+	@cargo xtask demo $(if $(VIDEO),--video "$(VIDEO)")
+
+test: cargo
+	@cargo xtask test
+
+bench: cargo
+	@cargo xtask bench
+
+docs: cargo
+	@cargo xtask docs
+
+tidy: cargo
+	@cargo xtask tidy
+
+cargo:
+	@command -v cargo >/dev/null 2>&1 || { \
+	  echo "cargo is not found. Install a Rust toolchain (1.90 or later) with rustup, see https://rustup.rs,"; \
+	  echo "open a new shell, and try again."; exit 1; }
