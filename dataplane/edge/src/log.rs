@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Batches that may wait for the writer; each is about 32 KiB.
-const BATCHES_MAX: usize = 1024;
+/// Batches that may wait for the writer; each is at most about 128 KiB.
+const BATCHES_MAX: usize = 256;
 
 /// The writer's thread and what it listens to.
 pub struct LogWriter {

@@ -102,7 +102,7 @@ pub struct Core {
 }
 
 /// Log lines go to the writer when this many bytes are there, or by the core's timer.
-const LINES_BYTES: usize = 32 * 1024;
+const LINES_BYTES: usize = 128 * 1024;
 
 impl Core {
     /// Writes the access log line of a transaction.

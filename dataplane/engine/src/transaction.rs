@@ -294,7 +294,8 @@ async fn led(
     let filled = lead(wanted, fill, old.clone()).await;
     notes.fill_us = Some(asked.elapsed().as_micros() as u64);
     match filled {
-        Filled::Object { object, fill, revalidated, fwd_status, upstream } => {
+        Filled::Object { object, fill, revalidated, fwd_status, upstream, hop } => {
+            notes.fill = Some(hop);
             notes.status.fwd_status = Some(fwd_status);
             notes.status.stored = !revalidated;
             Found::Object { object, fill, upstream }

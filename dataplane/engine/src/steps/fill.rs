@@ -53,6 +53,8 @@ pub enum Filled {
         revalidated: bool,
         fwd_status: u16,
         upstream: Option<Bytes>,
+        /// Server id of the next hop that answered.
+        hop: String,
     },
     /// For this client only.
     Private(Box<Answer>, String),
@@ -230,6 +232,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                         revalidated: true,
                         fwd_status: status,
                         upstream,
+                        hop,
                     };
                 }
                 Merged::SendOnce(mut head, _) => {
@@ -243,6 +246,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                         revalidated: true,
                         fwd_status: status,
                         upstream,
+                        hop,
                     };
                 }
                 Merged::OtherVersion if round == 0 => {
@@ -302,6 +306,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             revalidated: false,
             fwd_status: status,
             upstream,
+            hop,
         };
     }
     fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
