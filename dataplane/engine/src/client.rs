@@ -7,7 +7,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tidegate_http::{Fields, Version};
-use tidegate_http1::{LAST_CHUNK, encode_chunk_head, encode_response};
+use tidegate_http1::{
+    LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_status_line,
+};
 use tidegate_ring::{TcpStream, timeout};
 
 /// A byte stream to a client: plain or TLS.
@@ -50,6 +52,9 @@ pub enum BodyLength {
     /// Chunked for HTTP/1.1, up to the close for HTTP/1.0.
     Unknown,
 }
+
+/// Fields that only the connection's own framing may write.
+pub const FRAMING_FIELDS: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
 
 /// Longest time that a client may take for a send of `bytes`: 30 s, and then 1 KB/s at least.
 fn patience(bytes: usize) -> Duration {
@@ -113,31 +118,56 @@ impl<'a, T: Transport> Client<'a, T> {
 
     /// Writes the final head; it leaves with the first body bytes, or at `finish`.
     pub fn head(&mut self, status: u16, mut fields: Fields, length: BodyLength) {
+        for name in FRAMING_FIELDS {
+            fields.remove(name);
+        }
+        self.begin(status, length);
+        encode_fields(&fields, &mut self.pending);
+        self.frame(length);
+    }
+
+    /// As `head`, from field lines that were encoded before (without [`FRAMING_FIELDS`]), and some more.
+    pub fn head_from_lines(
+        &mut self,
+        status: u16,
+        lines: &[u8],
+        more: &[(&'static str, &[u8])],
+        length: BodyLength,
+    ) {
+        self.begin(status, length);
+        self.pending.extend_from_slice(lines);
+        for (name, value) in more {
+            encode_field(name, value, &mut self.pending);
+        }
+        self.frame(length);
+    }
+
+    fn begin(&mut self, status: u16, length: BodyLength) {
         debug_assert!(!self.answered(), "one final head per request");
         self.status = status;
         self.length = length;
-        fields.remove("content-length");
-        fields.remove("transfer-encoding");
-        fields.remove("connection");
-        let framing = match length {
-            BodyLength::Absent => Ok(()),
-            BodyLength::Known(length) => fields.append("content-length", length.to_string()),
+        self.pending.reserve(1024);
+        encode_status_line(status, &mut self.pending);
+    }
+
+    fn frame(&mut self, length: BodyLength) {
+        match length {
+            BodyLength::Absent => {}
+            BodyLength::Known(length) => {
+                encode_field("content-length", length.to_string().as_bytes(), &mut self.pending);
+            }
             BodyLength::Unknown if self.version == Version::Http11 => {
                 self.chunked = true;
-                fields.append("transfer-encoding", "chunked")
+                encode_field("transfer-encoding", b"chunked", &mut self.pending);
             }
-            BodyLength::Unknown => {
-                self.keep_alive = false;
-                Ok(())
-            }
-        };
-        let connection = match (self.keep_alive, self.version) {
-            (false, _) => fields.append("connection", "close"),
-            (true, Version::Http10) => fields.append("connection", "keep-alive"),
-            (true, _) => Ok(()),
-        };
-        debug_assert!(framing.is_ok() && connection.is_ok(), "values made here are well-formed");
-        encode_response(status, &fields, &mut self.pending);
+            BodyLength::Unknown => self.keep_alive = false,
+        }
+        match (self.keep_alive, self.version) {
+            (false, _) => encode_field("connection", b"close", &mut self.pending),
+            (true, Version::Http10) => encode_field("connection", b"keep-alive", &mut self.pending),
+            (true, Version::Http11) => {}
+        }
+        self.pending.extend_from_slice(b"\r\n");
     }
 
     /// Sends an interim `100 Continue`.

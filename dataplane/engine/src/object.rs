@@ -1,7 +1,7 @@
 //! An object: one version of one response, as the table holds it. Its bytes lie elsewhere (RAM tier, store, fill).
 
 use bytes::Bytes;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tidegate_cache::stored::StoredHead;
 use tidegate_types::limits::BLOCK_BYTES;
 
@@ -14,6 +14,15 @@ pub struct Object {
     pub key: u128,
     pub head: StoredHead,
     total: OnceLock<u64>,
+    lines: Mutex<Option<Arc<Lines>>>,
+}
+
+/// The field lines of this object's answers that do not change from one request to the next, encoded once for each
+/// snapshot generation.
+#[derive(Debug)]
+pub struct Lines {
+    pub generation: u64,
+    pub bytes: Vec<u8>,
 }
 
 impl Object {
@@ -22,7 +31,18 @@ impl Object {
         if let Some(length) = head.total_length {
             let _first = total.set(length);
         }
-        Object { key, head, total }
+        Object { key, head, total, lines: Mutex::default() }
+    }
+
+    /// The encoded lines for this generation, made by `make` when they are not there.
+    pub fn lines(&self, generation: u64, make: impl FnOnce() -> Vec<u8>) -> Arc<Lines> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = lines.as_ref().filter(|lines| lines.generation == generation) {
+            return lines.clone();
+        }
+        let fresh = Arc::new(Lines { generation, bytes: make() });
+        *lines = Some(fresh.clone());
+        fresh
     }
 
     /// Names this version among all of the key's.

@@ -38,8 +38,8 @@ pub struct Exchange {
 /// What a transaction has found out so far; becomes the event at its end.
 #[derive(Default)]
 pub(crate) struct Notes {
-    service: Option<String>,
-    behaviour: Option<String>,
+    /// Delivery service and behaviour, as indexes into the view.
+    routed: Option<(usize, usize)>,
     status: CacheStatus,
     cache_status: Option<String>,
     fill: Option<String>,
@@ -89,8 +89,7 @@ async fn steps<T: Transport>(
     };
     let service = &view.services()[routed.service];
     let behaviour = &service.service.behaviours[routed.behaviour];
-    notes.service = Some(service.service.id.clone());
-    notes.behaviour = Some(behaviour.name.clone());
+    notes.routed = Some((routed.service, routed.behaviour));
     if request.method == Method::Options
         && let Some(origin) = &behaviour.cors_allow_origin
     {
@@ -400,24 +399,36 @@ async fn send_object<T: Transport>(
     } else {
         core.count(|c| &c.misses_total, 1);
     }
-    let mut fields = object.head.fields.clone();
-    dress(wanted, &mut fields, upstream.as_ref(), notes);
-    match deliver::deliver(core, client, &object, portion, fields, &mut reader).await? {
+    let me = &wanted.view.me.id;
+    let own = notes.status.render(me).to_string();
+    let fields = || {
+        let mut fields = object.head.fields.clone();
+        if object.head.status == 200 {
+            let _left_out = fields.set("accept-ranges", "bytes");
+        }
+        deliver::client_fields(&mut fields, wanted.rules(), me);
+        fields
+    };
+    // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
+    let cache_status = deliver::cache_status(upstream.as_ref().filter(|_| !notes.status.hit), &own);
+    notes.cache_status = Some(own);
+    let dress =
+        deliver::Dress { fields: &fields, cache_status, generation: wanted.view.generation };
+    match deliver::deliver(core, client, &object, portion, &dress, &mut reader).await? {
         Delivered::Complete => {}
         Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
     }
     Ok(())
 }
 
-/// Fields that this tier adds to an answer from cache or next hop.
+/// Fields that this tier adds to an answer that does not come from an object.
 fn dress(wanted: &Wanted<'_>, fields: &mut Fields, upstream: Option<&Bytes>, notes: &mut Notes) {
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
-    // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
-    deliver::add_cache_status(fields, upstream.filter(|_| !notes.status.hit), own.clone());
+    deliver::client_fields(fields, wanted.rules(), me);
+    // Members of servers' ids and fixed words: always a field value.
+    let _left_out = fields.set("cache-status", deliver::cache_status(upstream, &own));
     notes.cache_status = Some(own);
-    let at_edge = wanted.view.me.role == Role::Edge;
-    deliver::client_fields(fields, at_edge.then_some(wanted.behaviour), me);
 }
 
 async fn relay<T: Transport>(
@@ -508,6 +519,9 @@ fn finish<T: Transport>(
         500..=599 => core.count(|c| &c.responses_5xx_total, 1),
         _ => {} // the connection ended before an answer
     }
+    let service = notes.routed.map(|(service, _)| &view.services()[service]);
+    let behaviour =
+        service.zip(notes.routed).map(|(s, (_, behaviour))| &s.service.behaviours[behaviour]);
     let host = request.authority.as_ref().map(ToString::to_string).unwrap_or_default();
     let event = TransactionEnd {
         unix_ms: now_ms().saturating_sub(duration_us / 1000),
@@ -523,8 +537,8 @@ fn finish<T: Transport>(
         bytes_sent: client.sent,
         duration_us,
         first_byte_us: notes.first_byte_us,
-        delivery_service: notes.service.as_deref(),
-        behaviour: notes.behaviour.as_deref(),
+        delivery_service: service.map(|service| service.service.id.as_str()),
+        behaviour: behaviour.map(|behaviour| behaviour.name.as_str()),
         cache_status: notes.cache_status.as_deref(),
         fill: notes.fill.as_deref().filter(|hop| !hop.is_empty()),
         fill_us: notes.fill_us,

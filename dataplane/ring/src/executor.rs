@@ -160,6 +160,19 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandl
     JoinHandle { state }
 }
 
+/// Lets the other tasks of this core run, and its completions be reaped, before going on.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await
+}
+
 struct JoinState<T> {
     value: RefCell<Option<T>>,
     waiter: RefCell<Option<Waker>>,

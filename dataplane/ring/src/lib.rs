@@ -26,7 +26,7 @@ mod time;
 
 pub use buffer::{Arena, ArenaOptions, Buf};
 pub use driver::{Options, Stats};
-pub use executor::{JoinHandle, Runtime, spawn, stats};
+pub use executor::{JoinHandle, Runtime, spawn, stats, yield_now};
 pub use file::{File, create_preallocated};
 pub use net::{TcpListener, TcpStream, bound_listener};
 pub use probe::RingError;

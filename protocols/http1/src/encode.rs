@@ -65,17 +65,32 @@ pub fn encode_request(
 
 /// Appends a response head: status line, the fields, the blank line. `status` is held inside 100 to 599.
 pub fn encode_response(status: u16, fields: &Fields, out: &mut Vec<u8>) {
+    encode_status_line(status, out);
+    encode_fields(fields, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a status line. `status` is held inside 100 to 599. Fields and a blank line follow.
+pub fn encode_status_line(status: u16, out: &mut Vec<u8>) {
     let status = status.clamp(100, 599);
-    out.reserve(fields.wire_size() + 48);
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend([status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8));
     out.push(b' ');
     out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends field lines. A blank line ends the head.
+pub fn encode_fields(fields: &Fields, out: &mut Vec<u8>) {
+    out.reserve(fields.wire_size() + 48);
     for (name, value) in fields.iter() {
         push_field(name, value, out);
     }
-    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends one field line whose name is one of ours.
+pub fn encode_field(name: &'static str, value: &[u8], out: &mut Vec<u8>) {
+    push_field(name, value, out);
 }
 
 /// Appends the line before a chunk of `length` bytes (not zero: that ends the body, see [`LAST_CHUNK`]).

@@ -13,7 +13,10 @@ pub mod request;
 pub mod response;
 
 pub use chunked::{ChunkError, ChunkedDecoder, Decoded};
-pub use encode::{EncodeError, LAST_CHUNK, encode_chunk_head, encode_request, encode_response};
+pub use encode::{
+    EncodeError, LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_request,
+    encode_response, encode_status_line,
+};
 pub use request::{BodyFraming, ParsedRequest, RequestError, RequestParser, parse_request};
 pub use response::{ParsedResponse, ResponseBody, ResponseError, ResponseParser, parse_response};
 

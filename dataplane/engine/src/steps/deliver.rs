@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use tidegate_contract::{Behaviour, HeaderRule};
 use tidegate_http::conditional::{evaluate_in_cache, if_range_allows};
 use tidegate_http::{ContentRange, Fields, Precondition, RangeSpecs, RequestHead, Resolved};
+use tidegate_http1::encode_fields;
 use tidegate_types::limits::BLOCK_BYTES;
 
 /// What part of the object the client gets.
@@ -89,6 +90,16 @@ pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &s
         let _left_out = fields.set("timing-allow-origin", origin.clone());
     }
     for rule in &behaviour.response_headers {
+        let (HeaderRule::Set { name, .. }
+        | HeaderRule::Add { name, .. }
+        | HeaderRule::Remove { name }) = rule;
+        if OWN_FIELDS
+            .iter()
+            .chain(&crate::client::FRAMING_FIELDS)
+            .any(|own| own.eq_ignore_ascii_case(name))
+        {
+            continue;
+        }
         let _left_out = match rule {
             HeaderRule::Set { name, value } => fields.set(name.to_ascii_lowercase(), value.clone()),
             HeaderRule::Add { name, value } => {
@@ -102,14 +113,16 @@ pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &s
     }
 }
 
-/// Adds this tier's member behind those of the tiers before it (RFC 9211 §2).
-pub fn add_cache_status(fields: &mut Fields, upstream: Option<&Bytes>, own: String) {
-    let value = match upstream {
+/// This tier's member behind those of the tiers before it (RFC 9211 §2).
+pub fn cache_status(upstream: Option<&Bytes>, own: &str) -> Vec<u8> {
+    match upstream {
         Some(before) => [&before[..], b", ", own.as_bytes()].concat(),
-        None => own.into_bytes(),
-    };
-    let _left_out = fields.set("cache-status", value);
+        None => own.as_bytes().to_vec(),
+    }
 }
+
+/// Fields that each answer makes anew: a behaviour's rules cannot change them.
+const OWN_FIELDS: [&str; 3] = ["age", "cache-status", "content-range"];
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,31 +132,59 @@ pub enum Delivered {
     Broken,
 }
 
-/// Sends `portion` of the object. `fields` come with everything but lengths and ranges.
+/// What an answer's head is made of.
+pub struct Dress<'a> {
+    /// All fields that do not change between answers, and those that the behaviour's rules make.
+    pub fields: &'a dyn Fn() -> Fields,
+    /// This tier's `Cache-Status`, with those before it.
+    pub cache_status: Vec<u8>,
+    pub generation: u64,
+}
+
+impl Dress<'_> {
+    fn all(&self, age: &str) -> Fields {
+        let mut fields = (self.fields)();
+        let _left_out = fields.append("age", age.to_owned());
+        let _left_out = fields.append("cache-status", self.cache_status.clone());
+        fields
+    }
+
+    fn lines(&self, object: &Object) -> std::sync::Arc<crate::object::Lines> {
+        object.lines(self.generation, || {
+            let mut fields = (self.fields)();
+            for name in crate::client::FRAMING_FIELDS {
+                fields.remove(name);
+            }
+            let mut out = Vec::new();
+            encode_fields(&fields, &mut out);
+            out
+        })
+    }
+}
+
+/// Sends `portion` of the object.
 pub async fn deliver<T: Transport>(
     core: &Core,
     client: &mut Client<'_, T>,
     object: &Object,
     portion: Portion,
-    mut fields: Fields,
+    dress: &Dress<'_>,
     reader: &mut ObjectReader,
 ) -> io::Result<Delivered> {
-    let age = object.head.lifetime.age_seconds(now_ms());
-    let _left_out = fields.set("age", age.to_string());
-    if object.head.status == 200 {
-        let _left_out = fields.set("accept-ranges", "bytes");
-    }
+    let age = object.head.lifetime.age_seconds(now_ms()).to_string();
     match portion {
         Portion::NotModified => {
+            let mut fields = dress.all(&age);
             fields.retain(|name, _| {
                 NOT_MODIFIED_FIELDS.contains(&name) || name.starts_with("access-control-")
             });
             client.head(304, fields, BodyLength::Absent);
         }
         Portion::PreconditionFailed => {
-            client.head(412, fields, BodyLength::Known(0));
+            client.head(412, dress.all(&age), BodyLength::Known(0));
         }
         Portion::Unsatisfiable(total) => {
+            let mut fields = dress.all(&age);
             fields.remove("content-type");
             let _left_out = fields.set(
                 "content-range",
@@ -157,7 +198,8 @@ pub async fn deliver<T: Transport>(
                 (_, Some(total)) => BodyLength::Known(total),
                 (_, None) => BodyLength::Unknown,
             };
-            client.head(object.head.status, fields, length);
+            let more = [("age", age.as_bytes()), ("cache-status", &dress.cache_status[..])];
+            client.head_from_lines(object.head.status, &dress.lines(object).bytes, &more, length);
             if !client.head_only && length != BodyLength::Absent {
                 let end = object.total().unwrap_or(u64::MAX);
                 if !send_span(core, client, reader, 0, end).await? {
@@ -166,17 +208,22 @@ pub async fn deliver<T: Transport>(
             }
         }
         Portion::Single(range) => {
-            let total = object.total();
             let (start, end) = (*range.start(), range.end() + 1);
-            let value = ContentRange { range: Some(range), length: total }.to_string();
-            let _left_out = fields.set("content-range", value);
-            client.head(206, fields, BodyLength::Known(end - start));
+            let content_range =
+                ContentRange { range: Some(range), length: object.total() }.to_string();
+            let more = [
+                ("age", age.as_bytes()),
+                ("cache-status", &dress.cache_status[..]),
+                ("content-range", content_range.as_bytes()),
+            ];
+            let length = BodyLength::Known(end - start);
+            client.head_from_lines(206, &dress.lines(object).bytes, &more, length);
             if !send_span(core, client, reader, start, end).await? {
                 return Ok(Delivered::Broken);
             }
         }
         Portion::Multi(ranges) => {
-            if !send_parts(core, client, object, ranges, fields, reader).await? {
+            if !send_parts(core, client, object, ranges, dress.all(&age), reader).await? {
                 return Ok(Delivered::Broken);
             }
         }
@@ -236,7 +283,13 @@ async fn send_span<T: Transport>(
     end: u64,
 ) -> io::Result<bool> {
     let mut at = start;
+    let mut in_a_row = 0;
     while at < end {
+        // A fast client of a large object in RAM must not keep the core to itself.
+        in_a_row += 1;
+        if in_a_row % PIECES_IN_A_ROW_MAX == 0 {
+            tidegate_ring::yield_now().await;
+        }
         let Ok(read) = reader.read(at).await else {
             client.abort();
             return Ok(false);
@@ -256,6 +309,9 @@ async fn send_span<T: Transport>(
     }
     Ok(true)
 }
+
+/// Pieces (at most a block each) sent to one client before the others have their turn.
+const PIECES_IN_A_ROW_MAX: u32 = 4;
 
 /// RFC 9110 §15.4.5, and what this node adds.
 const NOT_MODIFIED_FIELDS: &[&str] = &[

@@ -42,6 +42,11 @@ impl Wanted<'_> {
     fn service(&self) -> &ServiceView {
         &self.view.services()[self.service]
     }
+
+    /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
+    pub fn rules(&self) -> Option<&Behaviour> {
+        (self.view.me.role == tidegate_contract::Role::Edge).then_some(self.behaviour)
+    }
 }
 
 /// What the next hop's answer came to, for the request that asked.
