@@ -79,7 +79,9 @@ impl fmt::Display for Rendered<'_> {
             f.write_str(self.name)?;
         } else {
             f.write_str("\"")?;
-            for c in self.name.chars().filter(|c| (' '..='~').contains(c) && *c != '"' && *c != '\\') {
+            for c in
+                self.name.chars().filter(|c| (' '..='~').contains(c) && *c != '"' && *c != '\\')
+            {
                 write!(f, "{c}")?;
             }
             f.write_str("\"")?;

@@ -24,8 +24,11 @@ pub fn identity(text: &[u8]) -> u64 {
 
 /// Indexes of `candidates` (identity hash, weight), best first. Ties break by index, so that the order is total.
 pub fn rank(key: u64, candidates: impl IntoIterator<Item = (u64, f64)>) -> Vec<usize> {
-    let mut scored: Vec<(f64, usize)> =
-        candidates.into_iter().enumerate().map(|(i, (id, weight))| (score(key, id, weight), i)).collect();
+    let mut scored: Vec<(f64, usize)> = candidates
+        .into_iter()
+        .enumerate()
+        .map(|(i, (id, weight))| (score(key, id, weight), i))
+        .collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     scored.into_iter().filter(|(score, _)| *score > f64::NEG_INFINITY).map(|(_, i)| i).collect()
 }
@@ -49,7 +52,9 @@ mod tests {
     fn shares_follow_weights() {
         let ids = [identity(b"a"), identity(b"b")];
         let wins = (0..20_000u64)
-            .filter(|key| rank(identity(&key.to_le_bytes()), [(ids[0], 1.0), (ids[1], 3.0)])[0] == 1)
+            .filter(|key| {
+                rank(identity(&key.to_le_bytes()), [(ids[0], 1.0), (ids[1], 3.0)])[0] == 1
+            })
             .count();
         assert!((14_400..15_600).contains(&wins), "weight 3 of 4 won {wins} of 20000");
     }
