@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use tidegate_telemetry::Counters;
 
 /// Batches that may wait for the writer; each is at most about 128 KiB.
 const BATCHES_MAX: usize = 256;
@@ -23,14 +24,14 @@ pub struct LogWriter {
 ///
 /// # Errors
 /// The file cannot be opened for appending.
-pub fn start(path: Option<PathBuf>) -> io::Result<LogWriter> {
+pub fn start(path: Option<PathBuf>, counters: Arc<Counters>) -> io::Result<LogWriter> {
     let file = path.as_deref().map(open).transpose()?;
     let (lines, batches) = sync_channel(BATCHES_MAX);
     let reopen = Arc::new(AtomicBool::new(false));
     let their_reopen = reopen.clone();
     let thread = std::thread::Builder::new()
         .name("access-log".to_owned())
-        .spawn(move || write(&batches, path.as_deref(), file, &their_reopen))?;
+        .spawn(move || write(&batches, path.as_deref(), file, &their_reopen, &counters))?;
     Ok(LogWriter { lines, reopen, thread })
 }
 
@@ -43,7 +44,9 @@ fn write(
     path: Option<&Path>,
     mut file: Option<File>,
     reopen: &AtomicBool,
+    counters: &Counters,
 ) {
+    let mut failing = false;
     // Ends when the last core has let go of its sender.
     for batch in batches {
         if reopen.swap(false, Ordering::Relaxed)
@@ -51,10 +54,22 @@ fn write(
         {
             file = Some(fresh); // else the old file goes on: a lost log is worse than a misplaced one
         }
-        // A full disk must not stop viewers: the lines are lost, the service is not.
-        let _lost = match &mut file {
+        let outcome = match &mut file {
             Some(file) => file.write_all(&batch),
             None => io::stdout().write_all(&batch),
         };
+        // A full disk must not stop viewers: the lines are lost and counted, the service goes on.
+        if let Err(error) = &outcome {
+            let lines = batch.iter().filter(|byte| **byte == b'\n').count();
+            counters.log_lines_dropped_total.add(lines as u64);
+            if !failing {
+                let place = path.unwrap_or("-".as_ref()).display();
+                eprintln!(
+                    "tidegated: access log {place} cannot be written: {error}; lines are dropped and counted\n    \
+                     mend: make room, or move the log and send SIGHUP"
+                );
+            }
+        }
+        failing = outcome.is_err();
     }
 }

@@ -71,7 +71,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let arena = Arena::new(ArenaOptions { chunk_bytes: CHUNK_BYTES, chunks }).map_err(|e| {
         format!("no memory for the RAM tier: {e}\n    mend: give server {} less ram_bytes", me.id)
     })?;
-    let writer = log::start(args.log.clone()).map_err(|e| {
+    let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
+    let writer = log::start(args.log.clone(), counters[0].clone()).map_err(|e| {
         format!(
             "access log {:?} cannot be opened: {e}",
             args.log.as_deref().unwrap_or("-".as_ref())
@@ -79,7 +80,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     })?;
     let stop = Arc::new(Stop::default());
     let ticks: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
-    let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
 
     let (store_ready, store_opened) = channel::<StoreReady>();
     let mut threads = Vec::new();

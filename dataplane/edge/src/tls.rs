@@ -1,7 +1,7 @@
 //! TLS 1.3 to clients: rustls over the ring's sockets.
 //!
 //! Must stay true: plain bytes leave only through `send_all`; the record buffer is bounded by one piece of
-//! [`PIECE_BYTES`]; a peer that closes without close_notify ends the connection, not the process.
+//! [`PIECE_BYTES`], opened bytes by one receive; a peer that closes without close_notify ends the connection, not the process.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -45,6 +45,10 @@ pub struct TlsStream {
     connection: ServerConnection,
     sealed: Vec<u8>,
     received: Vec<u8>,
+    /// Opened, not yet taken.
+    plain: Vec<u8>,
+    /// The peer has said that it sends no more.
+    ended: bool,
 }
 
 impl TlsStream {
@@ -52,7 +56,14 @@ impl TlsStream {
     pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream> {
         let mut connection = ServerConnection::new(config).map_err(io::Error::other)?;
         connection.set_buffer_limit(None); // bounded by PIECE_BYTES instead
-        let mut stream = TlsStream { tcp, connection, sealed: Vec::new(), received: Vec::new() };
+        let mut stream = TlsStream {
+            tcp,
+            connection,
+            sealed: Vec::new(),
+            received: Vec::new(),
+            plain: Vec::new(),
+            ended: false,
+        };
         match timeout(HANDSHAKE_SPAN_MAX, stream.handshake()).await {
             Ok(outcome) => outcome.map(|()| stream),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -93,26 +104,36 @@ impl TlsStream {
                 self.flush().await?;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
+            // After each step: rustls takes no more records while 16 KiB of plain bytes wait in it.
+            self.ended |= take_plain(&mut self.connection, &mut self.plain)?;
         }
         Ok(true)
+    }
+}
+
+/// Moves opened bytes to `into`; `true`: the peer has ended its side in order.
+fn take_plain(connection: &mut ServerConnection, into: &mut Vec<u8>) -> io::Result<bool> {
+    let mut piece = [0u8; 4096];
+    loop {
+        match connection.reader().read(&mut piece) {
+            Ok(0) => return Ok(true),
+            Ok(n) => into.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) => return Err(e),
+        }
     }
 }
 
 impl Transport for TlsStream {
     async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
         loop {
-            let before = into.len();
-            let mut piece = [0u8; 4096];
-            loop {
-                match self.connection.reader().read(&mut piece) {
-                    Ok(0) => return Ok(into.len() - before), // close_notify
-                    Ok(n) => into.extend_from_slice(&piece[..n]),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(e) => return Err(e),
-                }
+            if !self.plain.is_empty() {
+                let n = self.plain.len();
+                into.append(&mut self.plain);
+                return Ok(n);
             }
-            if into.len() > before {
-                return Ok(into.len() - before);
+            if self.ended {
+                return Ok(0); // close_notify
             }
             if self.connection.wants_write() {
                 self.flush().await?;

@@ -78,6 +78,11 @@ fn status(core: &Core) -> String {
         "draining": node.draining.load(Ordering::Relaxed),
         "objects": node.table.len(),
         "huge_pages": node.arena.huge_pages(),
+        "store": node.store.as_ref().map(|store| json!({
+            "path": store.path.display().to_string(),
+            "state": store.reader.state().to_string(),
+            "unwritten_extents": store.queue.unwritten(),
+        })),
         "counters": counters,
     })
     .to_string()
@@ -97,6 +102,9 @@ fn refresh_gauges(core: &Core) {
     let (bytes, evictions) = node.ram.usage();
     first.ram_tier_bytes.set(bytes);
     first.ram_tier_evictions_total.set(evictions);
+    if let Some(store) = &node.store {
+        first.store_bad_extents_total.set(store.reader.bad_extents());
+    }
     first.snapshot_generation.set(node.view.load().generation);
     first.plain_buffer_fallback_total.set(node.arena.exhausted());
     let ring = tidegate_ring::stats();

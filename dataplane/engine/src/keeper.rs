@@ -32,6 +32,8 @@ pub struct Keep {
 struct Inner {
     waiting: VecDeque<Keep>,
     bytes: usize,
+    /// Taken by the keeper, not yet written out.
+    buffered: usize,
     keeper: Option<Waker>,
 }
 
@@ -59,12 +61,24 @@ impl KeepQueue {
         true
     }
 
+    /// Extents that a crash would lose now.
+    pub fn unwritten(&self) -> usize {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.waiting.len() + inner.buffered
+    }
+
+    /// All that the keeper has taken is written out.
+    fn written(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).buffered = 0;
+    }
+
     async fn next(&self) -> Keep {
         poll_fn(|cx| {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             match inner.waiting.pop_front() {
                 Some(keep) => {
                     inner.bytes -= keep.payload.len();
+                    inner.buffered += 1;
                     Poll::Ready(keep)
                 }
                 None => {
@@ -93,6 +107,7 @@ pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: 
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;
+                queue.written();
                 pending = false;
             }
         }

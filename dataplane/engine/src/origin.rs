@@ -58,6 +58,9 @@ fn open(root: &Path, path: &str) -> Result<(fs::File, Metadata, PathBuf), (u16, 
     const NOT_FOUND: (u16, &str) = (404, "no such file below the origin directory");
     let canonical = canonical_path(path)
         .map_err(|_| (400, "the path leaves the directory or holds forbidden bytes"))?;
+    if canonical.ends_with('/') {
+        return Err(NOT_FOUND); // the name of a directory, and one file has one name
+    }
     let names = file_names(&canonical).ok_or(NOT_FOUND)?;
     let mut full = root.to_path_buf();
     full.extend(names.iter().filter(|name| !name.is_empty()));

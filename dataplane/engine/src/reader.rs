@@ -98,6 +98,7 @@ impl ObjectReader {
                 next += 1;
             }
             match self.core.node.table.claim_part(&self.object, offset, start, end) {
+                Claim::Changed => {} // whole fills only
                 Claim::Join(fill) => self.fill = Some(fill),
                 Claim::Lead(fill) => {
                     self.filled = true;
@@ -124,7 +125,7 @@ impl ObjectReader {
             Ok(Some(extent)) => {
                 let expected = Object::block_len(self.object.total()?, block);
                 if extent.payload.len() != expected {
-                    self.core.count(|c| &c.store_bad_extents_total, 1);
+                    store.reader.count_bad();
                     return None;
                 }
                 self.core.count(|c| &c.store_read_bytes_total, extent.payload.len() as u64);
@@ -143,6 +144,24 @@ impl ObjectReader {
     }
 }
 
+/// Whether blocks of `object` are nowhere to be had: they are not here, and without a strong validator nobody can be
+/// asked for the rest of just this version. Such an object is no hit; it must be filled anew.
+pub fn is_lost(core: &Core, object: &Object) -> bool {
+    let total = match (&object.head.validators.etag, object.total()) {
+        (Some(tag), _) if !tag.weak => return false,
+        (_, Some(total)) => total,
+        (_, None) => return false,
+    };
+    let blocks = total.div_ceil(BLOCK_BYTES as u64) as u32;
+    let node = &core.node;
+    (0..blocks).any(|block| {
+        !node.ram.contains(&(object.key, object.version(), block))
+            && !node.store.as_ref().is_some_and(|store| {
+                store.reader.contains(&ExtentKey::block(object.key, object.version(), block))
+            })
+    })
+}
+
 /// The object whose head lies in the store, if one does.
 pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
     let store = core.node.store.as_ref()?;
@@ -155,14 +174,14 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
         }
     };
     let Some((object, body)) = Object::decode(key, &extent.payload) else {
-        core.count(|c| &c.store_bad_extents_total, 1);
+        store.reader.count_bad();
         return None;
     };
     let object = Arc::new(object);
     if let Some(body) = body {
         core.remember((key, object.version(), 0), body);
     }
-    Some(core.node.table.publish_recovered(object))
+    core.node.table.publish_recovered(object)
 }
 
 /// The request target that stands for an object at the next hop.

@@ -17,6 +17,8 @@ struct Entry {
     fill: Option<Arc<Fill>>,
     parts: Vec<(u64, Arc<Fill>)>,
     pass_until_ms: u64,
+    /// Versions up to this one were given up: what the store still holds of them is not taken again.
+    forgotten: u64,
     used: bool,
 }
 
@@ -40,6 +42,8 @@ pub struct Known {
 pub enum Claim {
     Lead(Arc<Fill>),
     Join(Arc<Fill>),
+    /// Another fill has come and gone since the caller looked: look again.
+    Changed,
 }
 
 /// The table of one process.
@@ -88,10 +92,16 @@ impl Table {
         })
     }
 
-    /// Joins the fill of `key`, or makes one for the caller to lead.
-    pub fn claim(&self, key: u128) -> Claim {
+    /// Joins the fill of `key`, or makes one for the caller to lead, whose judgement rests on `seen`.
+    pub fn claim(&self, key: u128, seen: Option<&Arc<Object>>, now_ms: u64) -> Claim {
         self.entry(key, |entry| match &entry.fill {
             Some(fill) => Claim::Join(fill.clone()),
+            // Between look and claim lies a read of the store: time enough for a whole fill of another core.
+            None if now_ms < entry.pass_until_ms
+                || entry.object.as_ref().map(Arc::as_ptr) != seen.map(Arc::as_ptr) =>
+            {
+                Claim::Changed
+            }
             None => {
                 let fill = Arc::new(Fill::whole());
                 entry.fill = Some(fill.clone());
@@ -128,9 +138,15 @@ impl Table {
         });
     }
 
-    /// Makes `object` (read from the store) the current one unless there is one already; gives the current one.
-    pub fn publish_recovered(&self, object: Arc<Object>) -> Arc<Object> {
-        self.entry(object.key, |entry| entry.object.get_or_insert(object).clone())
+    /// Makes `object` (read from the store) the current one unless there is one already, or its version was given
+    /// up; gives the current one.
+    pub fn publish_recovered(&self, object: Arc<Object>) -> Option<Arc<Object>> {
+        self.entry(object.key, |entry| {
+            if entry.object.is_none() && object.version() > entry.forgotten {
+                entry.object = Some(object);
+            }
+            entry.object.clone()
+        })
     }
 
     /// The fill is over, or refused: later requests start anew.
@@ -150,17 +166,21 @@ impl Table {
         self.entry(key, |entry| entry.pass_until_ms = until_ms);
     }
 
-    /// Forgets this version, if it is the current one.
+    /// Forgets this version: it is not offered again, also when its head still lies in the store.
     pub fn forget(&self, object: &Arc<Object>) {
-        self.with(object.key, |shard| {
-            if let Some(entry) = shard.entries.get_mut(&object.key)
-                && entry
-                    .object
-                    .as_ref()
-                    .is_some_and(|current| current.version() == object.version())
-            {
+        self.entry(object.key, |entry| {
+            entry.forgotten = entry.forgotten.max(object.version());
+            if entry.object.as_ref().is_some_and(|current| current.version() == object.version()) {
                 entry.object = None;
             }
+        });
+    }
+
+    /// Forgets whatever version of `key` is known or stored, up to `version`.
+    pub fn forget_key(&self, key: u128, version: u64) {
+        self.entry(key, |entry| {
+            entry.forgotten = entry.forgotten.max(version);
+            entry.object = None;
         });
     }
 

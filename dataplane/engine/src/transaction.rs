@@ -8,7 +8,7 @@ use crate::fill::{Fill, Head};
 use crate::node::{Core, now_ms};
 use crate::object::Object;
 use crate::origin;
-use crate::reader::{ObjectReader, recover_object, target_of};
+use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, lead};
 use crate::steps::{pass, synth};
@@ -19,6 +19,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
 };
@@ -121,6 +122,9 @@ async fn steps<T: Transport>(
             let asked = Instant::now();
             match pass_on(&wanted, request, &exchange.body, client).await {
                 Ok((answer, hop)) => {
+                    if invalidates(&request.method, answer.head.status) {
+                        core.node.table.forget_key(wanted.key, core.node.next_version());
+                    }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(asked.elapsed().as_micros() as u64);
                     relay(&wanted, client, answer, notes).await
@@ -228,6 +232,11 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
         if known.object.is_none() && known.fill.is_none() && wanted.behaviour.cache {
             known.object = recover_object(core, wanted.key).await;
         }
+        if known.fill.is_none()
+            && let Some(object) = known.object.take_if(|object| is_lost(core, object))
+        {
+            table.forget(&object);
+        }
         let head = known.object.as_ref().map(|object| &object.head);
         let verdict = lookup(head, request, wanted.behaviour, now);
         match (verdict, known.object) {
@@ -237,7 +246,7 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
                 return Found::Object { object, fill: known.fill, upstream: None };
             }
             (Verdict::StaleWhileRevalidate { .. }, Some(object)) => {
-                if let Claim::Lead(fill) = table.claim(wanted.key) {
+                if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now) {
                     revalidate_behind(wanted, fill, object.clone());
                 }
                 return stale(core, notes, object, now);
@@ -255,7 +264,8 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
             (_, _) if known.pass => return Found::Pass(Forward::UriMiss),
             (Verdict::Fill(why) | Verdict::Revalidate(why), object) => {
                 notes.status.fwd = Some(why);
-                match table.claim(wanted.key) {
+                match table.claim(wanted.key, object.as_ref(), now) {
+                    Claim::Changed => continue,
                     Claim::Lead(fill) => return led(wanted, fill, object, notes).await,
                     Claim::Join(fill) => {
                         notes.status.collapsed = true;

@@ -24,12 +24,17 @@ impl Pool {
     pub(crate) fn take(&self, address: SocketAddr) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&address)?;
-        let (since, stream) = list.pop()?;
-        if since.elapsed() > IDLE_SPAN_MAX {
-            list.clear(); // the others have been idle for longer
-            return None;
+        while let Some((since, stream)) = list.pop() {
+            if since.elapsed() > IDLE_SPAN_MAX {
+                list.clear(); // the others have been idle for longer
+                return None;
+            }
+            // Closed meanwhile, or bytes came that answer nothing: they would be taken for the next answer.
+            if stream.is_quiet() {
+                return Some(stream);
+            }
         }
-        Some(stream)
+        None
     }
 
     pub(crate) fn put(&self, address: SocketAddr, stream: TcpStream) {

@@ -185,6 +185,12 @@ impl TcpStream {
         self.socket.peer_addr()
     }
 
+    /// Whether the connection is open and nothing has arrived that was not received: as a kept connection must be.
+    pub fn is_quiet(&self) -> bool {
+        // The socket is non-blocking, so that this does not wait.
+        matches!(self.socket.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Sends small writes at once (TCP_NODELAY).
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.socket.set_nodelay(true)

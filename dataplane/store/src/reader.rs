@@ -100,6 +100,16 @@ impl Reader {
         if ok { self.shared.health.read_ok() } else { self.shared.health.read_failed() }
     }
 
+    /// Extents found bad since the device was opened, by reads and by [`Reader::count_bad`].
+    pub fn bad_extents(&self) -> u64 {
+        self.shared.health.bad_extents.load(Ordering::Relaxed)
+    }
+
+    /// A sound extent whose payload makes no sense to its owner.
+    pub fn count_bad(&self) {
+        self.shared.health.bad_extents.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn state(&self) -> DeviceState {
         self.shared.health.state()
     }

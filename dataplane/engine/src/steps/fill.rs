@@ -265,6 +265,11 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             fill.set_head(Head::Failed { status, detail: "next-hop-error" });
             return Filled::Failed { status, error: None, answer: Some(Box::new(answer)) };
         }
+        if status == 206 || status == 304 {
+            // Not asked for: an answer that breaks the rules is not stored and not passed on.
+            fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
+            return Filled::Failed { status: 502, error: None, answer: None };
+        }
         let storage = judge_storage(
             // A HEAD that misses is filled by a GET, so its answer is stored like one.
             &Method::Get,
@@ -278,11 +283,6 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             fill.set_head(Head::Refused);
             return Filled::Private(Box::new(answer), hop);
         };
-        if status == 206 || status == 304 {
-            // Not asked for: an answer that breaks the rules is not stored and not passed on.
-            fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
-            return Filled::Failed { status: 502, error: None, answer: None };
-        }
         let version = node.next_version();
         let head = tidegate_cache::StoredHead::new(
             &answer.head,
@@ -400,8 +400,9 @@ impl Bringing {
             }
             Err(_) => {
                 self.core.count(|c| &c.fill_errors_total, 1);
-                if total.is_none() {
-                    self.core.node.table.forget(&self.object); // its end was never seen
+                // Its end was never seen, or what is missing cannot be asked for: never offered again.
+                if total.is_none() || !has_strong_tag(&self.object) {
+                    self.core.node.table.forget(&self.object);
                 }
                 self.core.node.table.end_fill(self.object.key, &self.fill);
                 self.fill.finish(Err(()));
@@ -480,6 +481,10 @@ impl Bringing {
     }
 }
 
+fn has_strong_tag(object: &Object) -> bool {
+    object.head.validators.etag.as_ref().is_some_and(|tag| !tag.weak)
+}
+
 fn wrong_length() -> FillError {
     FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
 }
@@ -491,7 +496,11 @@ async fn ask_rest(bringing: &Bringing, end: Option<u64>) -> Result<Body, FillErr
         what: "the object changed while it was fetched",
     };
     let object = &bringing.object;
-    let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak).ok_or_else(changed)?;
+    let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak);
+    let Some(tag) = tag else {
+        bringing.core.node.table.forget(object);
+        return Err(changed());
+    };
     let from = bringing.fill.watermark();
     let mut fields = fill_fields(&bringing.view, &bringing.passed);
     let range = match end {
