@@ -32,6 +32,14 @@ impl Response {
     }
 }
 
+fn short() -> io::Error {
+    io::Error::from(io::ErrorKind::UnexpectedEof)
+}
+
+fn bad(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
@@ -95,13 +103,34 @@ impl Connection {
         Ok(n)
     }
 
+    /// Body bytes as they come: what is here, or else the next ones; empty when the peer has closed.
+    ///
+    /// # Errors
+    /// The connection failed.
+    pub fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.buffer.is_empty() {
+            self.more()?;
+        }
+        Ok(std::mem::take(&mut self.buffer))
+    }
+
     /// Reads one response; `head`: it answers a HEAD request.
     ///
     /// # Errors
     /// The connection ended before the response did, or it is malformed.
     pub fn response(&mut self, head: bool) -> io::Result<Response> {
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let mut response = self.head()?;
+        if !head && !matches!(response.status, 204 | 304) {
+            self.body(&mut response)?;
+        }
+        Ok(response)
+    }
+
+    /// Reads the head of a final response.
+    ///
+    /// # Errors
+    /// The connection ended before the head did, or it is malformed.
+    pub fn head(&mut self) -> io::Result<Response> {
         loop {
             let end = loop {
                 if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -126,50 +155,49 @@ impl Connection {
                 .filter_map(|line| line.split_once(':'))
                 .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
                 .collect();
-            let mut response = Response { status, fields, body: Vec::new() };
-            if head || matches!(status, 204 | 304) {
-                return Ok(response);
-            }
-            if response.field("transfer-encoding") == Some("chunked") {
-                loop {
-                    let line_end = loop {
-                        if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
-                            break at;
-                        }
-                        if self.more()? == 0 {
-                            return Err(short());
-                        }
-                    };
-                    let size = String::from_utf8_lossy(&self.buffer[..line_end]).into_owned();
-                    let size =
-                        usize::from_str_radix(size.trim(), 16).map_err(|_| bad("chunk size"))?;
-                    self.buffer.drain(..line_end + 2);
-                    while self.buffer.len() < size + 2 {
-                        if self.more()? == 0 {
-                            return Err(short());
-                        }
-                    }
-                    response.body.extend_from_slice(&self.buffer[..size]);
-                    self.buffer.drain(..size + 2);
-                    if size == 0 {
-                        return Ok(response);
-                    }
-                }
-            }
-            match response.field("content-length").map(str::parse::<usize>) {
-                Some(Ok(length)) => {
-                    while self.buffer.len() < length {
-                        if self.more()? == 0 {
-                            return Err(short());
-                        }
-                    }
-                    response.body = self.buffer.drain(..length).collect();
-                }
-                Some(Err(_)) => return Err(bad("content-length")),
-                None => response.body = self.read_to_close(),
-            }
-            return Ok(response);
+            return Ok(Response { status, fields, body: Vec::new() });
         }
+    }
+
+    fn body(&mut self, response: &mut Response) -> io::Result<()> {
+        if response.field("transfer-encoding") == Some("chunked") {
+            loop {
+                let line_end = loop {
+                    if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
+                        break at;
+                    }
+                    if self.more()? == 0 {
+                        return Err(short());
+                    }
+                };
+                let size = String::from_utf8_lossy(&self.buffer[..line_end]).into_owned();
+                let size = usize::from_str_radix(size.trim(), 16).map_err(|_| bad("chunk size"))?;
+                self.buffer.drain(..line_end + 2);
+                while self.buffer.len() < size + 2 {
+                    if self.more()? == 0 {
+                        return Err(short());
+                    }
+                }
+                response.body.extend_from_slice(&self.buffer[..size]);
+                self.buffer.drain(..size + 2);
+                if size == 0 {
+                    return Ok(());
+                }
+            }
+        }
+        match response.field("content-length").map(str::parse::<usize>) {
+            Some(Ok(length)) => {
+                while self.buffer.len() < length {
+                    if self.more()? == 0 {
+                        return Err(short());
+                    }
+                }
+                response.body = self.buffer.drain(..length).collect();
+            }
+            Some(Err(_)) => return Err(bad("content-length")),
+            None => response.body = self.read_to_close(),
+        }
+        Ok(())
     }
 }
 

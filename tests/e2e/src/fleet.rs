@@ -29,6 +29,10 @@ pub struct FleetOptions {
     pub origin: Option<SocketAddr>,
     /// Changes the snapshot before it is signed.
     pub adjust: fn(&mut Snapshot),
+    /// Changes the fleet's directory before anything is started.
+    pub prepare: fn(&Path),
+    /// How long a stopping process waits for requests under way.
+    pub drain_seconds: u64,
 }
 
 impl Default for FleetOptions {
@@ -42,6 +46,8 @@ impl Default for FleetOptions {
             https: false,
             origin: None,
             adjust: |_| {},
+            prepare: |_| {},
+            drain_seconds: 2,
         }
     }
 }
@@ -86,6 +92,7 @@ pub struct Fleet {
     pub snapshot: Snapshot,
     pub members: Vec<Member>,
     key: SigningKey,
+    drain_seconds: u64,
     /// Trusts the fleet's certificates.
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -145,7 +152,9 @@ impl Fleet {
             .filter(|s| s.machine.cores > 0)
             .map(|server| Member { server: server.clone(), child: None })
             .collect();
-        let mut fleet = Fleet { dir, snapshot, members, key, tls };
+        (options.prepare)(&dir);
+        let drain_seconds = options.drain_seconds;
+        let mut fleet = Fleet { dir, snapshot, members, key, drain_seconds, tls };
         fleet.publish();
         for index in 0..fleet.members.len() {
             fleet.launch(index);
@@ -195,7 +204,32 @@ impl Fleet {
         get(self.member(id).http(), HOST, path, extra)
     }
 
+    /// The command that runs a member.
+    fn command(&self, id: &str) -> Command {
+        let mut command = Command::new(binary("tidegated"));
+        command
+            .args(["--node", id, "--drain-seconds", &self.drain_seconds.to_string()])
+            .arg("--snapshot")
+            .arg(self.dir.join("snapshot"))
+            .arg("--trust")
+            .arg(self.dir.join("trust.pub"))
+            .arg("--log")
+            .arg(self.dir.join(format!("{id}.log")))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a member that must refuse to run; gives what it says.
+    pub fn refused_start(&mut self, id: &str) -> String {
+        self.kill(id);
+        let output = self.command(id).output().expect("the binary can be started");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{id} started; it said:\n{said}");
+        said
+    }
+
     fn launch(&mut self, index: usize) {
+        let mut command = self.command(&self.members[index].server.id);
         let member = &mut self.members[index];
         let id = &member.server.id;
         let log = fs::OpenOptions::new()
@@ -203,15 +237,7 @@ impl Fleet {
             .append(true)
             .open(self.dir.join(format!("{id}.err")))
             .expect("the directory can be written");
-        let child = Command::new(binary("tidegated"))
-            .args(["--node", id, "--drain-seconds", "2"])
-            .arg("--snapshot")
-            .arg(self.dir.join("snapshot"))
-            .arg("--trust")
-            .arg(self.dir.join("trust.pub"))
-            .arg("--log")
-            .arg(self.dir.join(format!("{id}.log")))
-            .stdin(Stdio::null())
+        let child = command
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)
             .spawn()
@@ -280,6 +306,25 @@ impl Fleet {
         let response =
             get(self.member(id).admin(), "x", "/status", "").expect("the admin port answers");
         serde_json::from_slice(&response.body).expect("/status is JSON")
+    }
+
+    /// The sum of a counter over members.
+    pub fn sum(&self, ids: &[&str], name: &str) -> u64 {
+        ids.iter().map(|id| self.counter(id, name)).sum()
+    }
+
+    /// Waits until a member brings nothing in and has written out all that it keeps.
+    pub fn settle(&self, id: &str) {
+        self.until("the node settles", |fleet| {
+            let status = fleet.status(id);
+            status["counters"]["fills_open"] == 0
+                && status["store"].get("unwritten_extents").is_none_or(|n| *n == 0)
+        });
+    }
+
+    /// What a member has said on standard error since the first start.
+    pub fn said(&self, id: &str) -> String {
+        fs::read_to_string(self.dir.join(format!("{id}.err"))).unwrap_or_default()
     }
 
     /// Waits until `check` holds; fails the test with `what` when it never does.

@@ -10,7 +10,7 @@ pub mod hand_origin;
 
 pub use client::{Connection, Response, get};
 pub use fleet::{Fleet, FleetOptions, Member};
-pub use hand_origin::HandOrigin;
+pub use hand_origin::{Asked, Gate, HandOrigin, range_of, reply};
 
 /// Bytes that depend on name and position, so that any byte anywhere can be checked.
 pub fn content(name: &str, len: usize) -> Vec<u8> {
