@@ -41,12 +41,12 @@ pub fn build() -> Result<(), String> {
 
 /// Runs the side-by-side rig.
 pub fn bench(options: Vec<String>) -> Result<(), String> {
-    let rig = root().join("benches/run");
-    if !rig.is_file() {
-        return Err(format!("there is no rig at {}", rig.display()));
-    }
     setup::run("bench")?;
     build()?;
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    finish(&mut command(rig, &options))
+    finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;
+    let programs = target().join("release");
+    let out = target().join("bench/report.json").display().to_string();
+    let mut all = vec!["--out", &out];
+    all.extend(options.iter().map(String::as_str));
+    finish(command(programs.join("tidegate-bench"), &all).env("TIDEGATE_BIN_DIR", &programs))
 }

@@ -142,7 +142,7 @@ const ARROWS: &[Row] = &[
     ("controlplane/monitor", &["base", "controlplane/steer"]),
     ("controlplane/tidegate", &["base", "protocols", "controlplane"]),
     ("loadtest", &["base", "protocols"]),
-    ("benches", &["base", "protocols", "dataplane", "loadtest"]),
+    ("benches", &["base", "protocols", "dataplane", "loadtest", "tests/e2e"]),
     ("tests", &["base", "protocols", "tests"]),
     ("xtask", &[]),
 ];

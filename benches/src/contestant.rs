@@ -1,0 +1,201 @@
+//! Who is measured: a fleet of one origin, one parent and one edge, and nginx in two manners, all warm.
+
+use crate::nginx::{Manner, Nginx, Setting};
+use crate::object_name;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::{Fleet, FleetOptions, get};
+
+/// Objects of each size, asked for in turn.
+pub const OBJECTS: usize = 64;
+/// Sizes of objects: a playlist's and a media segment's.
+pub const SIZES: [usize; 2] = [1024, 1 << 20];
+/// RAM tier of the edge: all objects fit.
+const RAM_BYTES: u64 = 256 << 20;
+
+/// Over what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    Http,
+    Https,
+}
+
+/// One thing to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    pub line: Line,
+    pub size: usize,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = if self.line == Line::Http { "HTTP" } else { "HTTPS" };
+        let size = if self.size < 1 << 20 { "1 KiB" } else { "1 MiB" };
+        f.pad(&format!("{line} {size} hits"))
+    }
+}
+
+/// A server under measurement.
+pub struct Contestant {
+    pub name: &'static str,
+    pub pid: u32,
+    http: SocketAddr,
+    https: SocketAddr,
+}
+
+impl Contestant {
+    pub fn address(&self, line: Line) -> SocketAddr {
+        if line == Line::Http { self.http } else { self.https }
+    }
+}
+
+/// All of them, running; dropped, they end.
+pub struct Field {
+    pub contestants: Vec<Contestant>,
+    pub dir: PathBuf,
+    _peers: Vec<Nginx>,
+    fleet: Fleet,
+    fills: u64,
+}
+
+impl Field {
+    /// Starts and warms all, on `core`.
+    ///
+    /// # Errors
+    /// Something cannot be started, or does not give the origin's bytes.
+    pub fn start(core: usize) -> Result<Field, String> {
+        let fleet = Fleet::start(
+            "bench",
+            &FleetOptions {
+                parents: 1,
+                edges: 1,
+                cores: 1,
+                ram_bytes: RAM_BYTES,
+                https: true,
+                ..FleetOptions::default()
+            },
+        );
+        let edge = fleet.member("edge-1");
+        pin(edge.pid(), core)?;
+        let mut contestants = vec![Contestant {
+            name: "tidegate",
+            pid: edge.pid(),
+            http: edge.http(),
+            https: edge.https(),
+        }];
+        let machine = &edge.server.machine;
+        let (Some(certificate), Some(key)) = (&machine.tls_certificate, &machine.tls_key) else {
+            return Err("the edge has no certificate".to_owned());
+        };
+        let mut peers = Vec::new();
+        for (name, manner) in [("nginx static", Manner::Static), ("nginx cache", Manner::Cache)] {
+            let setting = Setting {
+                manner,
+                http: free()?,
+                https: free()?,
+                origin: fleet.member("origin-1").http(),
+                origin_dir: &fleet.origin_dir(),
+                certificate,
+                key,
+                core,
+            };
+            let peer = Nginx::start(&fleet.dir.join(name.replace(' ', "-")), &setting)?;
+            contestants.push(Contestant {
+                name,
+                pid: peer.pid(),
+                http: setting.http,
+                https: setting.https,
+            });
+            peers.push(peer);
+        }
+        let mut field =
+            Field { contestants, dir: fleet.dir.clone(), _peers: peers, fleet, fills: 0 };
+        field.warm()?;
+        Ok(field)
+    }
+
+    /// Every object from every contestant, until it is a hit; each body is compared.
+    fn warm(&mut self) -> Result<(), String> {
+        for size in SIZES {
+            for number in 0..OBJECTS {
+                let name = object_name(size, number);
+                let bytes = self.fleet.put(&name, size);
+                for contestant in &self.contestants {
+                    for _ in 0..2 {
+                        let response = patient_get(contestant.http, &format!("/{name}"))?;
+                        if response.status != 200 || response.body != bytes {
+                            return Err(format!(
+                                "{} gives {} and {} bytes for /{name}, not the origin's file",
+                                contestant.name,
+                                response.status,
+                                response.body.len()
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        self.fleet.settle("edge-1");
+        self.fills = self.fleet.counter("edge-1", "fills_total");
+        let cached =
+            get(self.contestants[2].http, HOST, &format!("/{}", object_name(SIZES[0], 0)), "")
+                .map_err(|e| format!("nginx cache: {e}"))?;
+        match cached.field("x-cache") {
+            Some("HIT") => Ok(()),
+            other => Err(format!("nginx cache does not cache: X-Cache is {other:?}")),
+        }
+    }
+
+    /// Fails when the edge had to fill, or refused a connection for want of memory: then it was not hits from memory
+    /// that were measured.
+    ///
+    /// # Errors
+    /// What was counted.
+    pub fn check_hits(&self) -> Result<(), String> {
+        let fills = self.fleet.counter("edge-1", "fills_total") - self.fills;
+        let read = self.fleet.counter("edge-1", "store_read_bytes_total");
+        if fills > 0 || read > 0 {
+            return Err(format!(
+                "the edge filled {fills} times and read {read} bytes from its store during the run: these were not \
+                 all hits from memory"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// nginx needs a moment to listen; there is nothing to wait on but the answer.
+fn patient_get(address: SocketAddr, path: &str) -> Result<tidegate_e2e::Response, String> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match get(address, HOST, path, "") {
+            Ok(response) => return Ok(response),
+            Err(e) if Instant::now() > deadline => {
+                return Err(format!("{address} does not answer {path}: {e}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn free() -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+    listener.and_then(|l| l.local_addr()).map_err(|e| format!("no free port: {e}"))
+}
+
+/// All threads of a process to one core.
+fn pin(pid: u32, core: usize) -> Result<(), String> {
+    let output = Command::new("taskset")
+        .args(["-acp", &core.to_string(), &pid.to_string()])
+        .output()
+        .map_err(|e| format!("taskset cannot be run: {e}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("taskset: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    }
+}

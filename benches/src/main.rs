@@ -1,0 +1,126 @@
+//! The side-by-side rig: one tidegate edge and nginx serve the same files on the same core; a load generator on
+//! another core asks both in turn; what is compared is the CPU time that each server's processes took.
+//!
+//! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
+//! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
+#![forbid(unsafe_code)]
+
+mod contestant;
+mod cpu;
+mod nginx;
+mod report;
+mod wrk;
+
+use clap::Parser;
+use contestant::{Case, Contestant, Line, OBJECTS, SIZES};
+use report::{Figure, Report};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures a tidegate edge beside nginx: CPU per request and per GB, hits from memory, HTTP and HTTPS.
+#[derive(Parser, Debug)]
+#[command(name = "tidegate-bench", version)]
+struct Args {
+    /// Rounds; in each one every contestant is measured once for each case.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of load for each measurement.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Connections, kept alive.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    connections: u32,
+    /// Core of the servers.
+    #[arg(long, default_value_t = 0)]
+    server_core: usize,
+    /// Core of the load generator.
+    #[arg(long, default_value_t = 1)]
+    load_core: usize,
+    /// Where the report goes, as JSON.
+    #[arg(long, default_value = "target/bench/report.json")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("tidegate-bench: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), String> {
+    cpu::check_cores(args.server_core, args.load_core)?;
+    println!("Starting one origin, one parent, one edge, and nginx in two manners");
+    let field = contestant::Field::start(args.server_core)?;
+    let scripts = wrk::write_scripts(&field.dir)?;
+    let cases: Vec<Case> = [Line::Http, Line::Https]
+        .into_iter()
+        .flat_map(|line| SIZES.map(|size| Case { line, size }))
+        .collect();
+    let mut report = Report::new(args.rounds, args.seconds, args.connections);
+    for round in 0..args.rounds {
+        println!("Round {} of {}", round + 1, args.rounds);
+        for case in &cases {
+            // Each round begins with another one, so that no one always follows the same predecessor.
+            for step in 0..field.contestants.len() {
+                let index = (step + round as usize) % field.contestants.len();
+                let contestant = &field.contestants[index];
+                let figure = measure(args, contestant, *case, &scripts)?;
+                println!(
+                    "  {:<18} {:<18} {:>9.2} us/request {:>9.3} CPU-s/GB {:>9.0} requests/s",
+                    case.to_string(),
+                    contestant.name,
+                    figure.cpu_us_per_request(),
+                    figure.cpu_s_per_gb(),
+                    figure.requests as f64 / figure.wall_s
+                );
+                report.add(round, *case, contestant.name, figure);
+            }
+        }
+    }
+    field.check_hits()?;
+    report.print();
+    report.write(&args.out)?;
+    println!("\nReport: {}", args.out.display());
+    Ok(())
+}
+
+fn measure(
+    args: &Args,
+    contestant: &Contestant,
+    case: Case,
+    scripts: &wrk::Scripts,
+) -> Result<Figure, String> {
+    let load = wrk::Load {
+        address: contestant.address(case.line),
+        https: case.line == Line::Https,
+        script: scripts.of(case.size),
+        core: args.load_core,
+        connections: args.connections,
+        seconds: args.seconds,
+    };
+    let before = cpu::spent(contestant.pid)?;
+    let outcome = load.run()?;
+    let spent_s = cpu::spent(contestant.pid)? - before;
+    if outcome.failed > 0 || outcome.requests == 0 {
+        return Err(format!(
+            "{} at {case}: {} answers, {} failed: a run with failures measures nothing",
+            contestant.name, outcome.requests, outcome.failed
+        ));
+    }
+    Ok(Figure {
+        requests: outcome.requests,
+        bytes: outcome.requests * case.size as u64,
+        wall_s: outcome.seconds,
+        cpu_s: spent_s,
+    })
+}
+
+/// Name of an object of one size.
+fn object_name(size: usize, number: usize) -> String {
+    debug_assert!(number < OBJECTS);
+    format!("{size}-{number}.m4s")
+}
