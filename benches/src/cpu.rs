@@ -16,7 +16,8 @@ pub fn spent(pid: u32) -> Result<f64, String> {
         let tasks = format!("/proc/{pid}/task");
         for task in fs::read_dir(&tasks).map_err(|e| format!("{tasks}: {e}"))?.flatten() {
             let path = task.path().join("schedstat");
-            let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+            // A thread may end between the list and the look.
+            let Ok(text) = fs::read_to_string(&path) else { continue };
             let first = text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok());
             nanoseconds += first.ok_or_else(|| format!("{}: no number in it", path.display()))?;
         }
