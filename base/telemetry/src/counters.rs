@@ -232,6 +232,7 @@ fn render_labels(labels: &[(&str, &str)]) -> String {
 
 counters! {
     requests_total Counter "requests" "Requests whose head was taken."
+    panics_total Counter "tasks" "Requests and fills ended by a broken invariant; standard error says where. Report it."
     requests_refused_total Counter "requests" "Requests refused as malformed or too large, then closed."
     responses_2xx_total Counter "responses" "Answers with a status from 200 to 299."
     responses_3xx_total Counter "responses" "Answers with a status from 300 to 399."

@@ -3,6 +3,12 @@
 /// Bytes of an object that one stored block holds (dataplane design: a 6 s media segment is about 7 blocks).
 pub const BLOCK_BYTES: usize = 512 * 1024;
 
+/// An object larger than this is passed on and not stored (64 GiB: a day of 6 Mb/s video, 131,072 blocks).
+pub const OBJECT_BYTES_MAX: u64 = 1 << 36;
+
+/// Blocks that one part fill brings at most, and that one request looks for before it is answered (32 MiB).
+pub const PART_BLOCKS_MAX: u32 = 64;
+
 /// A request head (request line and fields) may have this many bytes; beyond it: 431 (RFC 6585 §5).
 pub const REQUEST_HEAD_BYTES_MAX: usize = 32 * 1024;
 

@@ -45,9 +45,10 @@ impl Geo {
                 return None;
             }
             let network = found.network().ok()?;
-            // IPv4 networks of an IPv6 tree may be told with 96 bits in front.
+            // IPv4 networks of an IPv6 tree may be told with 96 bits in front; fewer hold for all of IPv4.
             let bits = network.prefix();
-            let prefix_bits = if address.is_ipv4() && bits > 32 { bits - 96 } else { bits };
+            let prefix_bits =
+                if address.is_ipv4() && bits > 32 { bits.saturating_sub(96) } else { bits };
             Some(GeoPlace { latitude, longitude, prefix_bits })
         }))
     }

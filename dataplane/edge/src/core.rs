@@ -125,9 +125,10 @@ async fn accept(
         if !open.get() {
             return;
         }
-        let core = core.clone();
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
-        spawn(async move {
+        let theirs = core.clone();
+        core.spawn(async move {
+            let core = theirs;
             let Ok(peer) = stream.peer_addr() else { return }; // gone already
             let _slow = stream.set_nodelay();
             match speaks {

@@ -97,8 +97,11 @@ impl TlsStream {
             return Ok(false);
         }
         let mut rest = &self.received[..];
-        while !rest.is_empty() {
-            self.connection.read_tls(&mut rest)?;
+        // What follows the peer's close_notify is nothing: rustls does not take it.
+        while !rest.is_empty() && !self.ended {
+            if self.connection.read_tls(&mut rest)? == 0 {
+                break;
+            }
             if let Err(error) = self.connection.process_new_packets() {
                 // The alert that says why goes out if it can.
                 self.flush().await?;

@@ -188,9 +188,21 @@ impl Fill {
         state.pieces.retain(|(at, _)| *at >= end);
     }
 
-    /// No more bytes come: all are there, or it failed.
+    /// No more bytes come: all are there, or it failed. Said twice, the first counts.
     pub fn finish(&self, outcome: Result<(), ()>) {
-        self.change(|state| state.ended = Some(outcome));
+        self.change(|state| {
+            state.ended.get_or_insert(outcome);
+        });
+    }
+
+    /// Whoever brought it is gone: what has not ended well has failed, and nobody waits on.
+    pub fn abandon(&self) {
+        self.change(|state| {
+            if matches!(state.head, Head::Waiting) {
+                state.head = Head::Failed { status: 502, detail: "next-hop-failed" };
+            }
+            state.ended.get_or_insert(Err(()));
+        });
     }
 
     /// Whether bytes of `offset` come, or came, by this fill.
@@ -275,6 +287,19 @@ mod tests {
         fill.finish(Err(()));
         assert!(matches!(poll(fill.read(3)), Poll::Ready(Progress::Failed)));
         assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Bytes(_))));
+    }
+
+    #[test]
+    fn an_abandoned_fill_keeps_nobody_waiting() {
+        let fill = Fill::whole();
+        assert!(poll(fill.head()).is_pending());
+        fill.abandon();
+        assert!(matches!(poll(fill.head()), Poll::Ready(Head::Failed { status: 502, .. })));
+        assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Failed)));
+        let whole = Fill::whole();
+        whole.finish(Ok(()));
+        whole.abandon();
+        assert!(matches!(poll(whole.read(0)), Poll::Ready(Progress::End)));
     }
 
     #[test]

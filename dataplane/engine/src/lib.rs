@@ -12,6 +12,7 @@ pub mod client;
 pub mod device;
 pub mod explain;
 pub mod fill;
+pub mod isolate;
 pub mod keeper;
 pub mod node;
 pub mod object;

@@ -1,6 +1,7 @@
 //! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
 
 use crate::device::RingDevice;
+use crate::isolate::isolated;
 use crate::keeper::KeepQueue;
 use crate::ram::RamTier;
 use crate::table::Table;
@@ -8,6 +9,7 @@ use crate::view::View;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -126,6 +128,12 @@ impl Core {
             let count = lost.iter().filter(|b| **b == b'\n').count();
             self.count(|c| &c.log_lines_dropped_total, count as u64);
         }
+    }
+
+    /// Starts a task that serves one client or one fill: should it meet a broken invariant, it ends alone.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let counters = self.counters.clone();
+        tidegate_ring::spawn(isolated(task, move || counters.panics_total.increment()));
     }
 
     /// Adds to one of this core's counters.

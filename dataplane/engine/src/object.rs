@@ -1,6 +1,7 @@
 //! An object: one version of one response, as the table holds it. Its bytes lie elsewhere (RAM tier, store, fill).
 
 use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tidegate_cache::stored::StoredHead;
 use tidegate_types::limits::BLOCK_BYTES;
@@ -15,7 +16,12 @@ pub struct Object {
     pub head: StoredHead,
     total: OnceLock<u64>,
     lines: Mutex<Option<Arc<Lines>>>,
+    /// When it was last looked whether all blocks are here, in unix milliseconds.
+    looked_ms: AtomicU64,
 }
+
+/// How often the blocks of a large object are looked through.
+const LOOK_EVERY_MS: u64 = 10_000;
 
 /// The field lines of this object's answers that do not change from one request to the next, encoded once for each
 /// snapshot generation.
@@ -31,7 +37,7 @@ impl Object {
         if let Some(length) = head.total_length {
             let _first = total.set(length);
         }
-        Object { key, head, total, lines: Mutex::default() }
+        Object { key, head, total, lines: Mutex::default(), looked_ms: AtomicU64::new(0) }
     }
 
     /// The encoded lines for this generation, made by `make` when they are not there.
@@ -43,6 +49,16 @@ impl Object {
         let fresh = Arc::new(Lines { generation, bytes: make() });
         *lines = Some(fresh.clone());
         fresh
+    }
+
+    /// Whether it is time to look whether all blocks are here; then it is not time for a while.
+    pub fn is_look_due(&self, now_ms: u64) -> bool {
+        let last = self.looked_ms.load(Ordering::Relaxed);
+        let due = now_ms.abs_diff(last) > LOOK_EVERY_MS;
+        if due {
+            self.looked_ms.store(now_ms, Ordering::Relaxed);
+        }
+        due
     }
 
     /// Names this version among all of the key's.

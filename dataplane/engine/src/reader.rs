@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_http::RequestHead;
 use tidegate_store::ExtentKey;
-use tidegate_types::limits::BLOCK_BYTES;
+use tidegate_types::limits::{BLOCK_BYTES, PART_BLOCKS_MAX};
 
 /// The rest of the object's bytes cannot be had.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl ObjectReader {
     pub fn has_block(&self, block: u32) -> bool {
         let offset = u64::from(block) * BLOCK_BYTES as u64;
         let version = self.object.version();
-        self.core.node.ram.contains(&(self.object.key, version, block))
-            || self.fill.as_ref().is_some_and(|fill| fill.covers(offset))
+        self.fill.as_ref().is_some_and(|fill| fill.covers(offset))
+            || self.core.node.ram.contains(&(self.object.key, version, block))
             || self.core.node.store.as_ref().is_some_and(|store| {
                 store.reader.contains(&ExtentKey::block(self.object.key, version, block))
             })
@@ -93,7 +93,8 @@ impl ObjectReader {
             let mut end = start;
             let last = self.end.unwrap_or(total).min(total);
             let mut next = block;
-            while end < last && (next == block || !self.has_block(next)) {
+            let full = block.saturating_add(PART_BLOCKS_MAX);
+            while end < last && next < full && (next == block || !self.has_block(next)) {
                 end += Object::block_len(total, next) as u64;
                 next += 1;
             }
@@ -146,13 +147,18 @@ impl ObjectReader {
 
 /// Whether blocks of `object` are nowhere to be had: they are not here, and without a strong validator nobody can be
 /// asked for the rest of just this version. Such an object is no hit; it must be filled anew.
-pub fn is_lost(core: &Core, object: &Object) -> bool {
+///
+/// Large objects are looked through once in a while only: a block that went in between ends one answer short.
+pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
     let total = match (&object.head.validators.etag, object.total()) {
         (Some(tag), _) if !tag.weak => return false,
         (_, Some(total)) => total,
         (_, None) => return false,
     };
     let blocks = total.div_ceil(BLOCK_BYTES as u64) as u32;
+    if blocks > PART_BLOCKS_MAX && !object.is_look_due(now_ms) {
+        return false;
+    }
     let node = &core.node;
     (0..blocks).any(|block| {
         !node.ram.contains(&(object.key, object.version(), block))

@@ -20,6 +20,8 @@ use tidegate_ring::timeout;
 const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
 /// Between requests.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
+/// For the last bytes of a connection that ends.
+const CLOSE_SPAN_MAX: Duration = Duration::from_secs(5);
 /// A request body that nobody wants is read away up to this size; beyond it the connection closes.
 const UNWANTED_BODY_BYTES_MAX: usize = 64 * 1024;
 /// A request body that is passed on is held in memory up to this size; beyond it: 413.
@@ -77,7 +79,8 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
             break;
         }
     }
-    transport.close().await;
+    // A client that takes nothing any more is not waited for.
+    let _closed_or_late = timeout(CLOSE_SPAN_MAX, transport.close()).await;
 }
 
 struct OpenConnection(Rc<Core>);

@@ -106,11 +106,23 @@ async fn steps<T: Transport>(
         target: routed.target.clone(),
         passed: Passed::of(request),
     };
-    let found = obtain(&wanted, request, notes).await;
+    let mut found = obtain(&wanted, request, notes).await;
     notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
+    if let Found::Object { object, fill, upstream } = found {
+        if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
+            return Ok(());
+        }
+        // Its bytes are gone and the next hop has another version: nothing has been sent, so look once more.
+        notes.status = CacheStatus::default();
+        found = obtain(&wanted, request, notes).await;
+    }
     match found {
         Found::Object { object, fill, upstream } => {
-            send_object(&wanted, client, request, object, fill, upstream, notes).await
+            if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
+                return Ok(());
+            }
+            let text = "the object's bytes could not be had; try again shortly";
+            refuse(&wanted, client, 502, text, notes).await
         }
         Found::Private { answer, hop } => {
             notes.fill = Some(hop);
@@ -233,7 +245,7 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
             known.object = recover_object(core, wanted.key).await;
         }
         if known.fill.is_none()
-            && let Some(object) = known.object.take_if(|object| is_lost(core, object))
+            && let Some(object) = known.object.take_if(|object| is_lost(core, object, now))
         {
             table.forget(&object);
         }
@@ -362,7 +374,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
     let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
     let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
     let behaviour = wanted.behaviour.clone();
-    tidegate_ring::spawn(async move {
+    wanted.core.spawn(async move {
         let wanted = Wanted {
             core: &core,
             view: &view,
@@ -376,6 +388,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
     });
 }
 
+/// Sends an object; `false`: its first bytes could not be had, and nothing was sent.
 async fn send_object<T: Transport>(
     wanted: &Wanted<'_>,
     client: &mut Client<'_, T>,
@@ -384,7 +397,7 @@ async fn send_object<T: Transport>(
     fill: Option<Arc<Fill>>,
     upstream: Option<Bytes>,
     notes: &mut Notes,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let core = wanted.core;
     let portion = deliver::portion(request, &object, now_ms());
     let end = match &portion {
@@ -427,8 +440,12 @@ async fn send_object<T: Transport>(
     match deliver::deliver(core, client, &object, portion, &dress, &mut reader).await? {
         Delivered::Complete => {}
         Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
+        Delivered::Unbegun => {
+            notes.error = Some("the object's first bytes could not be had".to_owned());
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Fields that this tier adds to an answer that does not come from an object.

@@ -1,7 +1,7 @@
 //! One request to one next hop and its answer: head first, then the body piece by piece.
 //!
 //! Must stay true: a kept connection that turns out to be closed before a byte of the answer came is replaced by a
-//! new one, once, and only for requests that may be repeated (all of ours: GET and HEAD, or without a body); a
+//! new one, once, and only for requests that may be repeated; a
 //! connection returns to the pool only after a complete body and with no bytes left over.
 
 use crate::error::{FillError, Phase};
@@ -63,7 +63,11 @@ pub async fn ask(
     request: &Request,
     timeouts: Timeouts,
 ) -> Result<Answer, FillError> {
-    if let Some(kept) = pool.take(hop.address) {
+    // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
+    // goes on one (RFC 9110 §9.2.2).
+    if request.method.is_safe()
+        && let Some(kept) = pool.take(hop.address)
+    {
         match exchange(pool, hop, request, timeouts, kept).await {
             Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
             Err(Attempt::Failed(error)) => return Err(error),

@@ -114,12 +114,12 @@ fn is_name(host: &str) -> bool {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
-    let last = host.rsplit('.').next().unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or(host).as_bytes();
     // A last label of digits, or in hexadecimal, is how resolvers read odd spellings of IPv4 addresses.
-    let like_an_address = last.bytes().all(|b| b.is_ascii_digit())
-        || (last.len() > 1
-            && last[..2].eq_ignore_ascii_case("0x")
-            && last[2..].bytes().all(|b| b.is_ascii_hexdigit()));
+    let like_an_address = last.iter().all(u8::is_ascii_digit)
+        || last.split_at_checked(2).is_some_and(|(prefix, digits)| {
+            prefix.eq_ignore_ascii_case(b"0x") && digits.iter().all(u8::is_ascii_hexdigit)
+        });
     host.len() <= 253 && host.split('.').all(label_ok) && !like_an_address
 }
 
@@ -184,6 +184,9 @@ mod tests {
             "a\t",
             "a,b",
             "\u{e9}.example",
+            "a\u{e9}",
+            "\u{20ac}",
+            "0\u{20ac}",
             "a;b",
             "[]",
             &long,

@@ -144,6 +144,7 @@ const ARROWS: &[Row] = &[
     ("loadtest", &["base", "protocols"]),
     ("benches", &["base", "protocols", "dataplane", "loadtest", "tests/e2e"]),
     ("tests", &["base", "protocols", "tests"]),
+    ("tests/fuzz", &["base", "protocols", "dataplane/cache", "controlplane/steer"]),
     ("xtask", &[]),
 ];
 

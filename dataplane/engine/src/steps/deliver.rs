@@ -6,15 +6,15 @@
 use crate::client::{BodyLength, Client, Transport};
 use crate::node::{Core, now_ms};
 use crate::object::Object;
-use crate::reader::ObjectReader;
+use crate::reader::{ObjectReader, Unreadable};
 use bytes::Bytes;
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use tidegate_contract::{Behaviour, HeaderRule};
 use tidegate_http::conditional::{evaluate_in_cache, if_range_allows};
 use tidegate_http::{ContentRange, Fields, Precondition, RangeSpecs, RequestHead, Resolved};
 use tidegate_http1::encode_fields;
-use tidegate_types::limits::BLOCK_BYTES;
+use tidegate_types::limits::{BLOCK_BYTES, PART_BLOCKS_MAX};
 
 /// What part of the object the client gets.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub fn portion(request: &RequestHead, object: &Object, now_ms: u64) -> Portion {
     }
 }
 
-/// Blocks that a portion touches, for the question whether they are here.
+/// The first of a portion's blocks that is not here, as far as [`PART_BLOCKS_MAX`] looks tell: for the log, not for
+/// the bytes.
 pub fn first_missing_block(
     portion: &Portion,
     object: &Object,
@@ -70,6 +71,7 @@ pub fn first_missing_block(
     ranges
         .iter()
         .flat_map(|range| range.start() / BLOCK_BYTES as u64..=range.end() / BLOCK_BYTES as u64)
+        .take(PART_BLOCKS_MAX as usize)
         .map(|block| block as u32)
         .find(|block| !reader.has_block(*block))
 }
@@ -130,6 +132,8 @@ pub enum Delivered {
     Complete,
     /// Bytes could not be had: the connection was ended.
     Broken,
+    /// The first bytes could not be had: nothing has been sent.
+    Unbegun,
 }
 
 /// What an answer's head is made of.
@@ -172,6 +176,21 @@ pub async fn deliver<T: Transport>(
     reader: &mut ObjectReader,
 ) -> io::Result<Delivered> {
     let age = object.head.lifetime.age_seconds(now_ms()).to_string();
+    // Before the head: while nothing is on the wire, another answer can still be given.
+    let begin = match &portion {
+        _ if client.head_only || matches!(object.head.status, 204 | 304) => None,
+        Portion::Whole if object.total() != Some(0) => Some(0),
+        Portion::Single(range) => Some(*range.start()),
+        Portion::Multi(ranges) => ranges.first().map(|range| *range.start()),
+        _ => None,
+    };
+    let first = match begin {
+        Some(at) => match reader.read(at).await {
+            Ok(first) => first,
+            Err(Unreadable) => return Ok(Delivered::Unbegun),
+        },
+        None => None,
+    };
     match portion {
         Portion::NotModified => {
             let mut fields = dress.all(&age);
@@ -202,7 +221,7 @@ pub async fn deliver<T: Transport>(
             client.head_from_lines(object.head.status, &dress.lines(object).bytes, &more, length);
             if !client.head_only && length != BodyLength::Absent {
                 let end = object.total().unwrap_or(u64::MAX);
-                if !send_span(core, client, reader, 0, end).await? {
+                if !send_span(core, client, reader, first, 0..end).await? {
                     return Ok(Delivered::Broken);
                 }
             }
@@ -218,12 +237,12 @@ pub async fn deliver<T: Transport>(
             ];
             let length = BodyLength::Known(end - start);
             client.head_from_lines(206, &dress.lines(object).bytes, &more, length);
-            if !send_span(core, client, reader, start, end).await? {
+            if !send_span(core, client, reader, first, start..end).await? {
                 return Ok(Delivered::Broken);
             }
         }
         Portion::Multi(ranges) => {
-            if !send_parts(core, client, object, ranges, dress.all(&age), reader).await? {
+            if !send_parts(core, client, object, ranges, dress.all(&age), reader, first).await? {
                 return Ok(Delivered::Broken);
             }
         }
@@ -240,6 +259,7 @@ async fn send_parts<T: Transport>(
     ranges: Vec<RangeInclusive<u64>>,
     mut fields: Fields,
     reader: &mut ObjectReader,
+    mut first: Option<Bytes>,
 ) -> io::Result<bool> {
     // Unguessable by whoever made the object: the key is a hash, the version this node's own.
     let boundary = format!("tidegate-{:016x}{:016x}", object.key as u64, object.version());
@@ -267,7 +287,8 @@ async fn send_parts<T: Transport>(
     client.head(206, fields, BodyLength::Known(length));
     for (head, range) in parts {
         client.body(head.as_bytes()).await?;
-        if !send_span(core, client, reader, *range.start(), range.end() + 1).await? {
+        let span = *range.start()..range.end() + 1;
+        if !send_span(core, client, reader, first.take(), span).await? {
             return Ok(false);
         }
     }
@@ -275,14 +296,15 @@ async fn send_parts<T: Transport>(
     Ok(true)
 }
 
+/// Sends the bytes of `span`; `first` are those at its start, when they have been read.
 async fn send_span<T: Transport>(
     core: &Core,
     client: &mut Client<'_, T>,
     reader: &mut ObjectReader,
-    start: u64,
-    end: u64,
+    mut first: Option<Bytes>,
+    span: Range<u64>,
 ) -> io::Result<bool> {
-    let mut at = start;
+    let Range { start: mut at, end } = span;
     let mut in_a_row = 0;
     while at < end {
         // A fast client of a large object in RAM must not keep the core to itself.
@@ -290,7 +312,11 @@ async fn send_span<T: Transport>(
         if in_a_row % PIECES_IN_A_ROW_MAX == 0 {
             tidegate_ring::yield_now().await;
         }
-        let Ok(read) = reader.read(at).await else {
+        let read = match first.take() {
+            Some(bytes) => Ok(Some(bytes)),
+            None => reader.read(at).await,
+        };
+        let Ok(read) = read else {
             client.abort();
             return Ok(false);
         };

@@ -16,9 +16,8 @@ use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
 use tidegate_contract::Behaviour;
 use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
 use tidegate_http::{ContentRange, Fields, Method, RequestHead};
-use tidegate_ring::spawn;
 use tidegate_store::{ExtentKey, Stream};
-use tidegate_types::limits::BLOCK_BYTES;
+use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX};
 
 /// How often a body that broke off is resumed.
 const RESUMES_MAX: u32 = 3;
@@ -183,7 +182,7 @@ impl Drop for LeadGuard {
     fn drop(&mut self) {
         if let Some(fill) = &self.fill {
             self.core.node.table.end_fill(self.key, fill);
-            fill.finish(Err(()));
+            fill.abandon();
         }
     }
 }
@@ -278,7 +277,14 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             wanted.behaviour,
             times,
         );
-        let Storage::Store(lifetime) = storage else {
+        let storage = match answer.body.length() {
+            Some(length) if length > OBJECT_BYTES_MAX => None,
+            _ => match storage {
+                Storage::Store(lifetime) => Some(lifetime),
+                Storage::No(_) => None,
+            },
+        };
+        let Some(lifetime) = storage else {
             node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
             fill.set_head(Head::Refused);
             return Filled::Private(Box::new(answer), hop);
@@ -304,7 +310,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             target: wanted.target.clone(),
             passed: wanted.passed.clone(),
         };
-        spawn(bringing.run(answer.body));
+        core.spawn(bringing.run(answer.body));
         return Filled::Object {
             object,
             fill: Some(fill.clone()),
@@ -373,6 +379,7 @@ impl Drop for Bringing {
     fn drop(&mut self) {
         // Harmless when it ended well; when the task was dropped, nobody may wait for it.
         self.core.node.table.end_fill(self.object.key, &self.fill);
+        self.fill.abandon();
         self.core.counters.fills_open.decrement();
     }
 }
@@ -441,7 +448,7 @@ impl Bringing {
 
     fn take(&self, mut bytes: Bytes, end: Option<u64>) -> Result<(), FillError> {
         self.core.count(|c| &c.bytes_filled_total, bytes.len() as u64);
-        if end.is_some_and(|end| self.fill.watermark() + bytes.len() as u64 > end) {
+        if self.fill.watermark() + bytes.len() as u64 > end.unwrap_or(OBJECT_BYTES_MAX) {
             return Err(wrong_length());
         }
         while !bytes.is_empty() {
@@ -560,7 +567,7 @@ pub fn fill_part(
         target,
         passed: Passed::default(),
     };
-    spawn(async move {
+    core.spawn(async move {
         let end = fill.end;
         let outcome = match ask_rest(&bringing, end).await {
             Ok(body) => bringing.bring(body, end).await,

@@ -23,6 +23,11 @@ pub async fn relay<T: Transport>(
     };
     finish_fields(&mut fields);
     client.head(status, fields, length);
+    if client.head_only {
+        drop(answer.body); // asked for by a GET: nobody wants it, however long it is
+        client.finish().await?;
+        return Ok(true);
+    }
     loop {
         match answer.body.next().await {
             Ok(Some(bytes)) => client.body(&bytes).await?,
