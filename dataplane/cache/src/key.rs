@@ -2,16 +2,17 @@
 //!
 //! Must stay true: the key is made of exactly the bytes that go to the next hop (canonical path and kept
 //! query), so two requests with one key are one request there (reliability design 2.3, 21 and 22); delivery
-//! services never share a key; decoding never changes which parameter is which. The hash is for placing only:
-//! whoever reads by hash compares the text, since a client can make xxh3 collide.
+//! services never share a key; decoding never changes which parameter is which. The hash stands for the text in
+//! every table and on disk, so it must be one that nobody can make collide (docs/decisions/0005-cache-key-hash.md).
 
+use aws_lc_rs::digest::{SHA256, digest};
 use std::fmt::Write;
 use tidegate_contract::snapshot::CacheKeyRule;
-use xxhash_rust::xxh3::xxh3_128;
 
 /// Identity of a stored response before `Vary`. The method is no part: HEAD is answered from GET.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheKey {
+    /// The first 128 bits of the text's SHA-256.
     pub hash: u128,
     /// `<delivery service><path>[?<query>]`, printable ASCII.
     pub text: String,
@@ -20,7 +21,9 @@ pub struct CacheKey {
 impl CacheKey {
     /// The key of this text, as read back from the store.
     pub fn from_text(text: String) -> CacheKey {
-        CacheKey { hash: xxh3_128(text.as_bytes()), text }
+        let digest = digest(&SHA256, text.as_bytes());
+        let first = digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
+        CacheKey { hash: u128::from_le_bytes(*first), text }
     }
 }
 

@@ -262,6 +262,8 @@ pub(crate) fn capture_vary(response: &Fields, request: &Fields) -> Vec<(String, 
     let names = vary_names(response).unwrap_or_default();
     names
         .into_iter()
+        // Made by this node for each fill: the same for all clients, so that no client's own value says anything.
+        .filter(|name| !matches!(name.as_str(), "via" | "cdn-loop"))
         .filter_map(|name| {
             let value = Bytes::from(request.combined(&name)?.into_owned());
             Some((name, value))

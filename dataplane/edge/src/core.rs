@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -22,10 +22,17 @@ const CLIENTS_MAX: usize = 50_000;
 /// How often a core shows that it is alive and hands over its log lines.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often a stopping core looks whether it may leave.
+const STOP_LOOK: Duration = Duration::from_millis(10);
+/// For writing out what the store was given.
+const STORE_STOP: Duration = Duration::from_secs(5);
+
 /// Tells all cores to stop.
 #[derive(Default)]
 pub struct Stop {
     stopped: AtomicBool,
+    /// Cores that have nothing under way any more.
+    quiet: AtomicUsize,
     waiters: Mutex<Vec<Waker>>,
 }
 
@@ -95,6 +102,7 @@ pub async fn run(parts: CoreParts, node: Arc<Node>, device: Option<RingDevice>) 
         loop {
             ticks.fetch_add(1, Ordering::Relaxed);
             ticking.flush_log();
+            ticking.pool.sweep();
             sleep(TICK).await;
         }
     });
@@ -102,11 +110,27 @@ pub async fn run(parts: CoreParts, node: Arc<Node>, device: Option<RingDevice>) 
     open.set(false);
     let quiet = async {
         while core.busy.get() > 0 {
-            sleep(Duration::from_millis(10)).await;
+            sleep(STOP_LOOK).await;
+        }
+        // Clients of other cores may read from this core's fills, and have their extents kept by the first core.
+        parts.stop.quiet.fetch_add(1, Ordering::SeqCst);
+        while parts.stop.quiet.load(Ordering::SeqCst) < core.node.counters.len() {
+            sleep(STOP_LOOK).await;
         }
     };
     // When the time is over, what is left is cut off.
     let _drained = timeout(Duration::from_secs(parts.drain_seconds), quiet).await;
+    if core.index == 0
+        && let Some(store) = &core.node.store
+    {
+        store.queue.close();
+        let written = async {
+            while !store.queue.is_done() {
+                sleep(STOP_LOOK).await;
+            }
+        };
+        let _written_or_late = timeout(STORE_STOP, written).await;
+    }
     core.flush_log();
 }
 
@@ -126,9 +150,9 @@ async fn accept(
             return;
         }
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
-        let theirs = core.clone();
+        let seat = Seat::take(&core);
         core.spawn(async move {
-            let core = theirs;
+            let core = seat.0.clone();
             let Ok(peer) = stream.peer_addr() else { return }; // gone already
             let _slow = stream.set_nodelay();
             match speaks {
@@ -141,6 +165,22 @@ async fn accept(
                 }
             }
         });
+    }
+}
+
+/// Counts a connection from its first moment, handshake included.
+struct Seat(Rc<Core>);
+
+impl Seat {
+    fn take(core: &Rc<Core>) -> Seat {
+        core.clients.set(core.clients.get() + 1);
+        Seat(core.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.clients.set(self.0.clients.get() - 1);
     }
 }
 

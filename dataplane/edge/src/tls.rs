@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_engine::Transport;
+use tidegate_engine::client::SEND_STALL_MAX;
 use tidegate_ring::{TcpStream, timeout};
 
 /// Plain bytes sealed at a time: large sends cost less per byte, and this bounds a slow client's memory.
@@ -87,7 +88,11 @@ impl TlsStream {
         while self.connection.wants_write() {
             self.connection.write_tls(&mut self.sealed)?;
         }
-        if self.sealed.is_empty() { Ok(()) } else { self.tcp.send_all(&[&self.sealed]).await }
+        if self.sealed.is_empty() {
+            Ok(())
+        } else {
+            self.tcp.send_all(&[&self.sealed], SEND_STALL_MAX).await
+        }
     }
 
     /// Receives records and opens them; `false`: the peer has closed.

@@ -10,14 +10,14 @@ use tidegate_http::{Fields, Version};
 use tidegate_http1::{
     LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_status_line,
 };
-use tidegate_ring::{TcpStream, timeout};
+use tidegate_ring::TcpStream;
 
 /// A byte stream to a client: plain or TLS.
 #[allow(async_fn_in_trait, reason = "connections stay on their core; no future crosses threads")]
 pub trait Transport {
     /// Appends what arrives; zero: the client has closed its side.
     async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize>;
-    /// Sends all pieces, in order.
+    /// Sends all pieces, in order; fails when the client takes nothing for [`SEND_STALL_MAX`].
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
     /// Ends the sending side in order.
     async fn close(&mut self);
@@ -31,7 +31,7 @@ impl Transport for TcpStream {
     }
 
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        TcpStream::send_all(self, pieces).await
+        TcpStream::send_all(self, pieces, SEND_STALL_MAX).await
     }
 
     async fn close(&mut self) {
@@ -56,10 +56,8 @@ pub enum BodyLength {
 /// Fields that only the connection's own framing may write.
 pub const FRAMING_FIELDS: [&str; 3] = ["content-length", "transfer-encoding", "connection"];
 
-/// Longest time that a client may take for a send of `bytes`: 30 s, and then 1 KB/s at least.
-fn patience(bytes: usize) -> Duration {
-    Duration::from_secs(30) + Duration::from_millis(bytes as u64)
-}
+/// Longest time without a client taking anything of what is sent to it.
+pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
 
 /// One request's client.
 pub struct Client<'a, T: Transport> {
@@ -176,11 +174,7 @@ impl<'a, T: Transport> Client<'a, T> {
     }
 
     async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let bytes = pieces.iter().map(|p| p.len()).sum();
-        match timeout(patience(bytes), self.transport.send_all(pieces)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
+        self.transport.send_all(pieces).await
     }
 
     /// Sends body bytes.

@@ -4,8 +4,12 @@ use bytes::Bytes;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use tidegate_ring::{Arena, Buf, File};
+use std::time::Duration;
+use tidegate_ring::{Arena, Buf, File, timeout};
 use tidegate_store::{Device, DeviceError, DeviceOperation};
+
+/// A disk that takes longer than this has failed: the next hop answers sooner.
+const READ_SPAN_MAX: Duration = Duration::from_secs(1);
 
 /// One core's handle of a device.
 #[derive(Clone)]
@@ -47,7 +51,11 @@ impl Device for RingDevice {
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes, DeviceError> {
-        let (outcome, buf) = self.file.read_at(self.arena.buffer(len), offset).await;
+        let reading = self.file.read_at(self.arena.buffer(len), offset);
+        let Ok((outcome, buf)) = timeout(READ_SPAN_MAX, reading).await else {
+            let late = io::ErrorKind::TimedOut;
+            return Err(DeviceError::from_kind(DeviceOperation::Read, offset, late));
+        };
         match outcome {
             Ok(n) if n == len => Ok(buf.freeze()),
             Ok(_) => Err(DeviceError::from_kind(

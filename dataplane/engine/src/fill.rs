@@ -16,12 +16,55 @@ use crate::object::Object;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use tidegate_types::limits::BLOCK_BYTES;
 
 /// Finished blocks that a fill keeps beside the RAM tier, for readers close behind it (16 MiB).
 const WINDOW_BLOCKS: usize = 32;
+/// As many are kept when all fills together have used up what [`Windows`] allow.
+const WINDOW_BLOCKS_MIN: usize = 2;
+
+/// Memory of the windows of all fills of a process.
+#[derive(Debug)]
+pub struct Windows {
+    bytes: AtomicU64,
+    bytes_max: u64,
+    fills: AtomicUsize,
+}
+
+/// Fills under way, or still read from, in one process: beyond it, requests that need one are turned away.
+pub const FILLS_MAX: usize = 4096;
+
+impl Windows {
+    /// Up to `bytes_max` are shared by the fills; each may have [`WINDOW_BLOCKS_MIN`] besides.
+    pub fn new(bytes_max: u64) -> Windows {
+        Windows { bytes: AtomicU64::new(0), bytes_max, fills: AtomicUsize::new(0) }
+    }
+
+    /// Bytes in the windows now.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether no fill more may begin.
+    pub fn is_crowded(&self) -> bool {
+        self.fills.load(Ordering::Relaxed) >= FILLS_MAX
+    }
+
+    fn take(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn give(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn are_full(&self) -> bool {
+        self.bytes() > self.bytes_max
+    }
+}
 
 /// What became of the head.
 #[derive(Debug, Clone)]
@@ -75,29 +118,41 @@ pub struct Fill {
     pub start: u64,
     /// Offset behind the last one, when only a part is fetched.
     pub end: Option<u64>,
+    windows: Arc<Windows>,
     state: Mutex<State>,
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.windows.give(state.blocks.iter().map(|(_, bytes)| bytes.len()).sum());
+        self.windows.fills.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Fill {
     /// A fill of the whole object.
-    pub fn whole() -> Fill {
-        Fill::over(0, None, Head::Waiting)
+    pub fn whole(windows: Arc<Windows>) -> Fill {
+        Fill::over(0, None, Head::Waiting, windows)
     }
 
     /// A fill of the bytes from `start` (a block's first) to `end` of `object`.
-    pub fn part(object: Arc<Object>, start: u64, end: u64) -> Fill {
+    pub fn part(object: Arc<Object>, start: u64, end: u64, windows: Arc<Windows>) -> Fill {
         debug_assert!(start.is_multiple_of(BLOCK_BYTES as u64));
         Fill::over(
             start,
             Some(end),
             Head::Ready { object, upstream_status: None, fwd_status: 206, brings_body: true },
+            windows,
         )
     }
 
-    fn over(start: u64, end: Option<u64>, head: Head) -> Fill {
+    fn over(start: u64, end: Option<u64>, head: Head, windows: Arc<Windows>) -> Fill {
+        windows.fills.fetch_add(1, Ordering::Relaxed);
         Fill {
             start,
             end,
+            windows,
             state: Mutex::new(State {
                 head,
                 blocks: VecDeque::new(),
@@ -180,9 +235,12 @@ impl Fill {
     /// The block is in one piece now (and in the RAM tier).
     pub fn settle_block(&self, block: u32, bytes: Bytes) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.windows.take(bytes.len());
         state.blocks.push_back((block, bytes));
-        if state.blocks.len() > WINDOW_BLOCKS {
-            state.blocks.pop_front();
+        let max = if self.windows.are_full() { WINDOW_BLOCKS_MIN } else { WINDOW_BLOCKS };
+        while state.blocks.len() > max {
+            let oldest = state.blocks.pop_front();
+            self.windows.give(oldest.map_or(0, |(_, bytes)| bytes.len()));
         }
         let end = (u64::from(block) + 1) * BLOCK_BYTES as u64;
         state.pieces.retain(|(at, _)| *at >= end);
@@ -258,13 +316,17 @@ mod tests {
     use std::pin::pin;
     use std::task::Context;
 
+    fn windows() -> Arc<Windows> {
+        Arc::new(Windows::new(1 << 30))
+    }
+
     fn poll<F: Future>(future: F) -> Poll<F::Output> {
         pin!(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
     #[test]
     fn readers_see_bytes_as_they_come_and_the_end_only_when_it_came() {
-        let fill = Fill::whole();
+        let fill = Fill::whole(windows());
         assert!(poll(fill.read(0)).is_pending());
         assert!(fill.push(Bytes::from_static(b"abc")).is_none());
         assert!(fill.push(Bytes::from_static(b"defg")).is_none());
@@ -282,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_failed_fill_never_ends() {
-        let fill = Fill::whole();
+        let fill = Fill::whole(windows());
         fill.push(Bytes::from_static(b"abc"));
         fill.finish(Err(()));
         assert!(matches!(poll(fill.read(3)), Poll::Ready(Progress::Failed)));
@@ -291,12 +353,12 @@ mod tests {
 
     #[test]
     fn an_abandoned_fill_keeps_nobody_waiting() {
-        let fill = Fill::whole();
+        let fill = Fill::whole(windows());
         assert!(poll(fill.head()).is_pending());
         fill.abandon();
         assert!(matches!(poll(fill.head()), Poll::Ready(Head::Failed { status: 502, .. })));
         assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Failed)));
-        let whole = Fill::whole();
+        let whole = Fill::whole(windows());
         whole.finish(Ok(()));
         whole.abandon();
         assert!(matches!(poll(whole.read(0)), Poll::Ready(Progress::End)));
@@ -304,7 +366,7 @@ mod tests {
 
     #[test]
     fn full_blocks_leave_the_window_oldest_first() {
-        let fill = Fill::whole();
+        let fill = Fill::whole(windows());
         for block in 0..(WINDOW_BLOCKS as u32 + 3) {
             let (number, pieces) = fill.push(Bytes::from(vec![block as u8; BLOCK_BYTES])).unwrap();
             assert_eq!((number, pieces.len()), (block, 1));
@@ -316,5 +378,32 @@ mod tests {
             Poll::Ready(Progress::Bytes(bytes)) => assert_eq!(bytes.len(), BLOCK_BYTES - 5),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn windows_shrink_when_all_together_are_large_and_are_given_back() {
+        let windows = Arc::new(Windows::new(4 * BLOCK_BYTES as u64));
+        let fill = |blocks: u32| {
+            let fill = Fill::whole(windows.clone());
+            for block in 0..blocks {
+                let (_, pieces) = fill.push(Bytes::from(vec![1; BLOCK_BYTES])).unwrap();
+                fill.settle_block(block, pieces.into_iter().next().unwrap());
+            }
+            fill
+        };
+        let first = fill(4);
+        assert_eq!(windows.bytes(), 4 * BLOCK_BYTES as u64);
+        let second = fill(20);
+        assert_eq!(windows.bytes(), 6 * BLOCK_BYTES as u64);
+        assert!(matches!(
+            poll(second.read(18 * BLOCK_BYTES as u64)),
+            Poll::Ready(Progress::Bytes(_))
+        ));
+        assert!(matches!(
+            poll(second.read(17 * BLOCK_BYTES as u64)),
+            Poll::Ready(Progress::Behind)
+        ));
+        drop((first, second));
+        assert_eq!(windows.bytes(), 0);
     }
 }

@@ -11,8 +11,8 @@ use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
-use tidegate_ring::timeout;
+use std::time::{Duration, Instant};
+use tidegate_ring::{Elapsed, timeout};
 use tidegate_store::{ExpiryClass, ExtentKey, Store, Stream};
 use tidegate_telemetry::Counters;
 
@@ -34,6 +34,8 @@ struct Inner {
     bytes: usize,
     /// Taken by the keeper, not yet written out.
     buffered: usize,
+    closed: bool,
+    done: bool,
     keeper: Option<Waker>,
 }
 
@@ -72,15 +74,35 @@ impl KeepQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).buffered = 0;
     }
 
-    async fn next(&self) -> Keep {
+    /// Nothing more comes: what is there is written out, and the keeper ends.
+    pub fn close(&self) {
+        let keeper = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.closed = true;
+            inner.keeper.take()
+        };
+        keeper.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether the keeper has ended after [`KeepQueue::close`].
+    pub fn is_done(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).done
+    }
+
+    fn finished(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).done = true;
+    }
+
+    async fn next(&self) -> Option<Keep> {
         poll_fn(|cx| {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             match inner.waiting.pop_front() {
                 Some(keep) => {
                     inner.bytes -= keep.payload.len();
                     inner.buffered += 1;
-                    Poll::Ready(keep)
+                    Poll::Ready(Some(keep))
                 }
+                None if inner.closed => Poll::Ready(None),
                 None => {
                     inner.keeper = Some(cx.waker().clone());
                     Poll::Pending
@@ -91,24 +113,35 @@ impl KeepQueue {
     }
 }
 
-/// Writes what comes, for as long as the runtime runs.
+/// Writes what comes, until the queue is closed and empty.
 pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: Arc<Counters>) {
-    let mut pending = false;
+    // The oldest unwritten extent waits no longer than to this moment.
+    let mut flush_at: Option<Instant> = None;
     loop {
-        let next =
-            if pending { timeout(FLUSH_SPAN, queue.next()).await } else { Ok(queue.next().await) };
+        let next = match flush_at {
+            // However much comes.
+            Some(at) if at <= Instant::now() => Err(Elapsed),
+            Some(at) => timeout(at.saturating_duration_since(Instant::now()), queue.next()).await,
+            None => Ok(queue.next().await),
+        };
         match next {
-            Ok(keep) => {
+            Ok(Some(keep)) => {
                 // A refused append costs a later fill, never an answer; the store counts it.
                 let _refused = store
                     .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
                     .await;
-                pending = true;
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH_SPAN);
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;
                 queue.written();
-                pending = false;
+                flush_at = None;
+            }
+            Ok(None) => {
+                let _counted = store.flush_pending().await;
+                queue.written();
+                queue.finished();
+                return;
             }
         }
         let totals = store.counters();

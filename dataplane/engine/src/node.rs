@@ -1,6 +1,7 @@
 //! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
 
 use crate::device::RingDevice;
+use crate::fill::Windows;
 use crate::isolate::isolated;
 use crate::keeper::KeepQueue;
 use crate::ram::RamTier;
@@ -34,6 +35,7 @@ pub struct Node {
     pub view: ArcSwap<View>,
     pub table: Table,
     pub ram: RamTier,
+    pub windows: Arc<Windows>,
     pub store: Option<StoreFace>,
     pub hop_health: HopHealth,
     pub arena: Arc<Arena>,
@@ -58,9 +60,11 @@ impl Node {
         counters: Vec<Arc<Counters>>,
         log: SyncSender<Vec<u8>>,
     ) -> Node {
+        let windows = Arc::new(Windows::new((ram_bytes / 4).max(WINDOWS_BYTES_MIN)));
         Node {
             view: ArcSwap::from_pointee(view),
-            table: Table::new(OBJECTS_MAX),
+            table: Table::new(OBJECTS_MAX, windows.clone()),
+            windows,
             ram: RamTier::new(ram_bytes),
             store,
             hop_health: HopHealth::default(),
@@ -82,6 +86,9 @@ impl Node {
 
 /// Objects that the table holds; the rest is found again in the store. About 1 KiB each.
 const OBJECTS_MAX: usize = 200_000;
+
+/// Memory for the windows of fills: a quarter of the RAM tier's size, beside it, and not less than this.
+const WINDOWS_BYTES_MIN: u64 = 32 << 20;
 
 /// Unix time in milliseconds.
 pub fn now_ms() -> u64 {

@@ -147,13 +147,15 @@ async fn send<T: Transport>(
         };
     if !client.head_only {
         let file = File::from_std(file);
+        let stamp = (meta.len(), meta.mtime(), meta.mtime_nsec());
         let (mut at, end) = (*range.start(), range.end() + 1);
         while at < end {
             let buf = Buf::heap((end - at).min(READ_BYTES) as usize);
             let (outcome, mut buf) = file.read_at(buf, at).await;
             let n = outcome?;
-            if n == 0 {
-                client.abort(); // it was cut short meanwhile
+            // Cut short, or written over in place: bytes of two versions must not pass for one.
+            if n == 0 || file.stamp()? != stamp {
+                client.abort();
                 return Ok(());
             }
             buf.truncate(n);

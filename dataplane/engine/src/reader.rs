@@ -99,6 +99,7 @@ impl ObjectReader {
                 next += 1;
             }
             match self.core.node.table.claim_part(&self.object, offset, start, end) {
+                Claim::Full => return Err(Unreadable),
                 Claim::Changed => {} // whole fills only
                 Claim::Join(fill) => self.fill = Some(fill),
                 Claim::Lead(fill) => {

@@ -38,7 +38,6 @@ pub enum Face {
 
 /// Serves one connection to its end.
 pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketAddr, face: Face) {
-    core.clients.set(core.clients.get() + 1);
     core.count(|c| &c.connections_total, 1);
     core.counters.connections_open.increment();
     let _open = OpenConnection(core.clone());
@@ -87,16 +86,15 @@ struct OpenConnection(Rc<Core>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.clients.set(self.0.clients.get() - 1);
         self.0.counters.connections_open.decrement();
     }
 }
 
-/// Counts a request as under way.
-struct Busy(Rc<Core>);
+/// Counts a request or a fill as under way: a stopping core waits for it.
+pub(crate) struct Busy(Rc<Core>);
 
 impl Busy {
-    fn new(core: &Rc<Core>) -> Busy {
+    pub(crate) fn new(core: &Rc<Core>) -> Busy {
         core.busy.set(core.busy.get() + 1);
         Busy(core.clone())
     }

@@ -4,7 +4,7 @@
 //! Must stay true: at most one whole-object fill per key, and part fills of one version do not overlap; an entry
 //! with a fill is never evicted; the number of entries is bounded (the rest is found again in the store).
 
-use crate::fill::Fill;
+use crate::fill::{Fill, Windows};
 use crate::object::Object;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +42,8 @@ pub struct Known {
 pub enum Claim {
     Lead(Arc<Fill>),
     Join(Arc<Fill>),
+    /// Too many fills are under way.
+    Full,
     /// Another fill has come and gone since the caller looked: look again.
     Changed,
 }
@@ -50,14 +52,16 @@ pub enum Claim {
 pub struct Table {
     shards: Vec<Mutex<Shard>>,
     shard_entries_max: usize,
+    windows: Arc<Windows>,
 }
 
 impl Table {
-    /// A table of about `entries_max` objects.
-    pub fn new(entries_max: usize) -> Table {
+    /// A table of about `entries_max` objects, whose fills share `windows`.
+    pub fn new(entries_max: usize, windows: Arc<Windows>) -> Table {
         Table {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             shard_entries_max: (entries_max / SHARDS).max(16),
+            windows,
         }
     }
 
@@ -102,8 +106,9 @@ impl Table {
             {
                 Claim::Changed
             }
+            None if self.windows.is_crowded() => Claim::Full,
             None => {
-                let fill = Arc::new(Fill::whole());
+                let fill = Arc::new(Fill::whole(self.windows.clone()));
                 entry.fill = Some(fill.clone());
                 Claim::Lead(fill)
             }
@@ -124,7 +129,10 @@ impl Table {
                     end = end.min(fill.start);
                 }
             }
-            let fill = Arc::new(Fill::part(object.clone(), start, end));
+            if self.windows.is_crowded() {
+                return Claim::Full;
+            }
+            let fill = Arc::new(Fill::part(object.clone(), start, end, self.windows.clone()));
             entry.parts.push((version, fill.clone()));
             Claim::Lead(fill)
         })

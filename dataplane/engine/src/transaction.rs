@@ -278,7 +278,17 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
                 notes.status.fwd = Some(why);
                 match table.claim(wanted.key, object.as_ref(), now) {
                     Claim::Changed => continue,
-                    Claim::Lead(fill) => return led(wanted, fill, object, notes).await,
+                    Claim::Full => {
+                        return match object {
+                            Some(object) if may_serve_stale_on_error(&object.head, now) => {
+                                stale(core, notes, object, now)
+                            }
+                            _ => {
+                                Found::Synth(503, "too many fills are under way; try again shortly")
+                            }
+                        };
+                    }
+                    Claim::Lead(fill) => return led(wanted, request, fill, object, notes).await,
                     Claim::Join(fill) => {
                         notes.status.collapsed = true;
                         core.count(|c| &c.collapsed_total, 1);
@@ -303,9 +313,30 @@ fn stale(core: &Core, notes: &mut Notes, object: Arc<Object>, now: u64) -> Found
     Found::Object { object, fill: None, upstream: None }
 }
 
+/// Whether an answer for one client may depend on this field of its request, which a fill does not carry. (What says
+/// how an answer is wanted, and what hops write, is not meant.)
+fn is_own_word(name: &str) -> bool {
+    const OTHERS: [&str; 12] = [
+        "host",
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "cache-control",
+        "via",
+        "cdn-loop",
+        "connection",
+        "x-forwarded-for",
+    ];
+    !OTHERS.contains(&name)
+}
+
 /// This request does the fill.
 async fn led(
     wanted: &Wanted<'_>,
+    request: &RequestHead,
     fill: Arc<Fill>,
     old: Option<Arc<Object>>,
     notes: &mut Notes,
@@ -320,6 +351,10 @@ async fn led(
             notes.status.fwd_status = Some(fwd_status);
             notes.status.stored = !revalidated;
             Found::Object { object, fill, upstream }
+        }
+        // The fill asked without the client's own fields: what came is nobody's answer, least of all a Set-Cookie.
+        Filled::Private(..) if request.fields.iter().any(|(name, _)| is_own_word(name)) => {
+            Found::Pass(Forward::UriMiss)
         }
         Filled::Private(answer, hop) => {
             notes.status.fwd_status = Some(answer.head.status);
@@ -506,9 +541,7 @@ async fn pass_on<T: Transport>(
     for name in ["host", "content-length", "expect"] {
         fields.remove(name);
     }
-    for (name, value) in
-        fill_fields(wanted.view, &wanted.passed).iter().filter(|(name, _)| *name != "accept")
-    {
+    for (name, value) in fill_fields(wanted.view, &wanted.passed).iter() {
         let _left_out = fields.set(name.to_owned(), value.to_vec());
     }
     let _left_out = fields.set("x-forwarded-for", client.address.ip().to_string());
@@ -524,7 +557,7 @@ async fn pass_on<T: Transport>(
     };
     // What is not safe to repeat is sent once.
     let tries = if request.method.is_safe() { 3 } else { 1 };
-    ask_any(wanted.core, wanted.view, service, wanted.key as u64, &passed, tries).await
+    ask_any(wanted.core, wanted.view, service, wanted.key as u64, &passed, tries, None).await
 }
 
 fn finish<T: Transport>(

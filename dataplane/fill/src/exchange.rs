@@ -10,7 +10,7 @@ use crate::select::Hop;
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
@@ -66,7 +66,7 @@ pub async fn ask(
     // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
     // goes on one (RFC 9110 §9.2.2).
     if request.method.is_safe()
-        && let Some(kept) = pool.take(hop.address)
+        && let Some(kept) = pool.take(hop.address, &request.authority)
     {
         match exchange(pool, hop, request, timeouts, kept).await {
             Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
@@ -114,15 +114,15 @@ async fn exchange(
             what: "its target or authority holds forbidden bytes",
         })
     })?;
-    match timeout(timeouts.idle, stream.send_all(&[&head, &request.body])).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Attempt::Silent(failed(hop, Phase::Send, &error))),
-        Err(_) => {
+    match stream.send_all(&[&head, &request.body], timeouts.idle).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             return Err(Attempt::Failed(FillError::Timeout {
                 hop: hop.id.clone(),
                 phase: Phase::Send,
             }));
         }
+        Err(error) => return Err(Attempt::Silent(failed(hop, Phase::Send, &error))),
     }
     let mut received = Vec::with_capacity(16 * 1024);
     let reading = read_head(&stream, hop, &request.method, &mut received);
@@ -146,11 +146,13 @@ async fn exchange(
     let mut body = Body {
         stream: Some(stream),
         pool: pool.clone(),
+        authority: request.authority.clone(),
         hop: hop.clone(),
         keep_alive: parsed.keep_alive,
         received,
         framing,
         idle: timeouts.idle,
+        pace: Pace { since: Instant::now(), bytes: 0 },
         length: match parsed.body {
             ResponseBody::None => Some(0),
             ResponseBody::Length(length) => Some(length),
@@ -217,15 +219,45 @@ enum Framing {
 pub struct Body {
     stream: Option<TcpStream>,
     pool: Rc<Pool>,
+    authority: String,
     hop: Hop,
     keep_alive: bool,
     received: Vec<u8>,
     framing: Framing,
     idle: Duration,
+    pace: Pace,
     length: Option<u64>,
 }
 
+/// Notices a body that comes, but hardly.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+}
+
+/// A body must bring [`PACE_BYTES`] in each such span (1 KiB/s): less, and another next hop does better.
+const PACE_SPAN: Duration = Duration::from_secs(30);
+const PACE_BYTES: usize = 30 * 1024;
+
+impl Pace {
+    /// Counts `n` bytes at `now`; `false`: too few have come in the last span.
+    fn keeps_up(&mut self, n: usize, now: Instant) -> bool {
+        self.bytes += n;
+        if now.duration_since(self.since) < PACE_SPAN {
+            return true;
+        }
+        let enough = self.bytes >= PACE_BYTES;
+        *self = Pace { since: now, bytes: 0 };
+        enough
+    }
+}
+
 impl Body {
+    /// Id of the server that it comes from.
+    pub fn hop(&self) -> &str {
+        &self.hop.id
+    }
+
     /// Length of the whole body, when the head told it.
     pub fn length(&self) -> Option<u64> {
         self.length
@@ -263,7 +295,15 @@ impl Body {
                 Ok(Ok(0)) => {
                     return Err(self.broken("it closed the connection before the end of the body"));
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(n)) => {
+                    if !self.pace.keeps_up(n, Instant::now()) {
+                        self.stream = None;
+                        return Err(FillError::Timeout {
+                            hop: self.hop.id.clone(),
+                            phase: Phase::Body,
+                        });
+                    }
+                }
                 Ok(Err(error)) => return Err(self.broken(&error.to_string())),
                 Err(_) => {
                     self.stream = None;
@@ -335,8 +375,26 @@ impl Body {
                 && self.keep_alive
                 && self.received.is_empty()
             {
-                self.pool.put(self.hop.address, stream);
+                self.pool.put(self.hop.address, &self.authority, stream);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_that_hardly_comes_is_given_up() {
+        let start = Instant::now();
+        let mut pace = Pace { since: start, bytes: 0 };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(pace.keeps_up(1, at(8)) && pace.keeps_up(1, at(29)));
+        assert!(!pace.keeps_up(1, at(31)));
+        let mut pace = Pace { since: start, bytes: 0 };
+        assert!(pace.keeps_up(PACE_BYTES, at(31)), "slow, but on its way");
+        assert!(pace.keeps_up(1, at(60)));
+        assert!(!pace.keeps_up(1, at(61)));
     }
 }

@@ -1,29 +1,34 @@
 //! Idle connections of one core to next hops, the most recently used first.
 //!
 //! Must stay true: a connection in the pool has no exchange under way and no bytes unread. The peer may close it at
-//! any moment; the one who takes it must be ready to try again on a new one (`exchange.rs` does).
+//! any moment; one authority's connections are not used for another's requests (what one origin sends unasked must
+//! not reach another's clients); the one who takes it must be ready to try again on a new one (`exchange.rs` does).
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tidegate_ring::TcpStream;
+use tidegate_types::rendezvous::identity;
 
 /// Idle connections kept per next hop and core.
 const IDLE_MAX: usize = 64;
 /// An idle connection older than this is closed instead of used (peers close theirs after 60 s).
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(30);
 
+/// Next hop, and the authority asked for there.
+type Place = (SocketAddr, u64);
+
 /// Idle connections of one core.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<(Instant, TcpStream)>>>,
+    idle: RefCell<HashMap<Place, Vec<(Instant, TcpStream)>>>,
 }
 
 impl Pool {
-    pub(crate) fn take(&self, address: SocketAddr) -> Option<TcpStream> {
+    pub(crate) fn take(&self, address: SocketAddr, authority: &str) -> Option<TcpStream> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(&address)?;
+        let list = idle.get_mut(&(address, identity(authority.as_bytes())))?;
         while let Some((since, stream)) = list.pop() {
             if since.elapsed() > IDLE_SPAN_MAX {
                 list.clear(); // the others have been idle for longer
@@ -37,9 +42,17 @@ impl Pool {
         None
     }
 
-    pub(crate) fn put(&self, address: SocketAddr, stream: TcpStream) {
+    /// Closes what has been idle for too long, also to next hops that nobody asks any more.
+    pub fn sweep(&self) {
+        self.idle.borrow_mut().retain(|_, list| {
+            list.retain(|(since, _)| since.elapsed() <= IDLE_SPAN_MAX);
+            !list.is_empty()
+        });
+    }
+
+    pub(crate) fn put(&self, address: SocketAddr, authority: &str, stream: TcpStream) {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(address).or_default();
+        let list = idle.entry((address, identity(authority.as_bytes()))).or_default();
         if list.len() < IDLE_MAX {
             list.push((Instant::now(), stream));
         }

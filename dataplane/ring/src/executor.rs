@@ -215,7 +215,9 @@ impl Local {
     }
 
     fn run_ready(&self) {
-        for _ in 0..POLLS_PER_TURN {
+        // Only what is ready now: whoever yields waits for the completions of this turn.
+        let batch = self.ready.borrow().len().min(POLLS_PER_TURN);
+        for _ in 0..batch {
             let Some(index) = self.ready.borrow_mut().pop_front() else { return };
             let (mut future, waker) = {
                 let mut tasks = self.tasks.borrow_mut();
@@ -357,6 +359,12 @@ struct ResetCurrent;
 impl Drop for ResetCurrent {
     fn drop(&mut self) {
         let local = CURRENT.with(|current| current.borrow_mut().take());
+        if std::thread::panicking()
+            && let Some(local) = &local
+        {
+            // Nobody waits for completions any more: what the kernel may still write to is never given back.
+            std::mem::forget(local.driver.clone());
+        }
         drop(local);
     }
 }

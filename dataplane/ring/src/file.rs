@@ -9,7 +9,7 @@ use io_uring::{opcode, types};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -60,6 +60,12 @@ impl File {
         // SAFETY: BLKGETSIZE64 writes one u64 to the address given.
         let outcome = unsafe { libc::ioctl(self.file.as_raw_fd(), BLKGETSIZE64, &mut bytes) };
         if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
+    }
+
+    /// Length and time of the last change (seconds, nanoseconds): another one is another content.
+    pub fn stamp(&self) -> io::Result<(u64, i64, i64)> {
+        let meta = self.file.metadata()?;
+        Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
     }
 
     /// Whether the length is zero.

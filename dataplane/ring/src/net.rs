@@ -7,7 +7,7 @@
 use crate::driver::AcceptStream;
 use crate::executor::current;
 use crate::receive_ring;
-use crate::time::sleep;
+use crate::time::{sleep, timeout};
 use io_uring::{opcode, squeue, types};
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
@@ -253,12 +253,14 @@ impl TcpStream {
         if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
     }
 
-    /// Sends all of the pieces, in order, waiting while the socket is full. Small messages are copied and go out with
-    /// the next turn of the ring, many at a time; larger ones are sent at once from the caller's memory.
-    pub async fn send_all(&self, pieces: &[&[u8]]) -> io::Result<()> {
+    /// Sends all of the pieces, in order, waiting while the socket is full: no longer than `stall` for the other end to
+    /// take anything (then `TimedOut`). Small messages are copied and go out with the next turn of the ring, many at a
+    /// time; larger ones are sent at once from the caller's memory.
+    pub async fn send_all(&self, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
+        let late = |_| Err(io::ErrorKind::TimedOut.into());
         let total: usize = pieces.iter().map(|piece| piece.len()).sum();
         if (1..=COPIED_BYTES_MAX).contains(&total) {
-            return self.send_copied(pieces).await;
+            return timeout(stall, self.send_copied(pieces)).await.unwrap_or_else(late);
         }
         let (mut piece, mut offset) = (0, 0);
         loop {
@@ -280,7 +282,7 @@ impl TcpStream {
                         }
                     }
                 }
-                None => self.ready(libc::POLLOUT).await?,
+                None => timeout(stall, self.ready(libc::POLLOUT)).await.unwrap_or_else(late)?,
             }
         }
     }

@@ -6,6 +6,9 @@
 use std::io::{Read, Write};
 use tidegate_ring::{Options, Runtime, TcpListener, bound_listener, spawn, stats};
 
+/// For sends: far beyond what a slow machine needs.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 #[test]
 fn accept_survives_descriptor_exhaustion() {
     if let Ok(address) = std::env::var("TIDEGATE_RING_PEER") {
@@ -35,7 +38,7 @@ fn accept_survives_descriptor_exhaustion() {
                 spawn(async move {
                     let mut buf = Vec::new();
                     while stream.receive(&mut buf).await.is_ok_and(|n| n > 0) {
-                        if stream.send_all(&[&buf]).await.is_err() {
+                        if stream.send_all(&[&buf], PATIENCE).await.is_err() {
                             return;
                         }
                         buf.clear();

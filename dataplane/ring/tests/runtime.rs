@@ -16,6 +16,9 @@ use tidegate_ring::{
 };
 use tidegate_ring::{TcpListener, TcpStream};
 
+/// For sends: far beyond what a slow machine needs.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
 fn local(host: u8) -> SocketAddr {
     (Ipv4Addr::new(127, 0, 9, host), 0).into()
 }
@@ -23,7 +26,7 @@ fn local(host: u8) -> SocketAddr {
 async fn echo(stream: TcpStream) {
     let mut buf = Vec::new();
     while let Ok(n) = stream.receive(&mut buf).await {
-        if n == 0 || stream.send_all(&[&buf]).await.is_err() {
+        if n == 0 || stream.send_all(&[&buf], PATIENCE).await.is_err() {
             return;
         }
         buf.clear();
@@ -126,7 +129,7 @@ fn dropped_operations_give_their_memory_and_descriptors_back() {
                     .await
                     .is_err()
             );
-            server.send_all(&[b"late"]).await.unwrap();
+            server.send_all(&[b"late"], PATIENCE).await.unwrap();
             let reads: Vec<_> = (0..3)
                 .map(|i| {
                     let (file, buf) = (file.clone(), arena.buffer(256 * 1024));
@@ -176,7 +179,7 @@ fn many_connections_share_few_receive_buffers() {
                 spawn(async move {
                     let stream = TcpStream::connect(address).await.unwrap();
                     let sent: Vec<u8> = (0..20_000u32).map(|i| (i * 31 + n) as u8).collect();
-                    stream.send_all(&[&sent[..7], &[], &sent[7..]]).await.unwrap();
+                    stream.send_all(&[&sent[..7], &[], &sent[7..]], PATIENCE).await.unwrap();
                     let mut back = Vec::new();
                     while back.len() < sent.len() {
                         assert!(stream.receive(&mut back).await.unwrap() > 0);
@@ -206,7 +209,10 @@ fn a_slow_reader_makes_the_sender_wait_and_gets_every_byte() {
     Runtime::new(Options::default()).unwrap().block_on(async move {
         let listener = TcpListener::from_std(listener).unwrap();
         let stream = listener.accept().await;
-        stream.send_all(&[&sent[..1], &sent[1..5_000_000], &sent[5_000_000..]]).await.unwrap();
+        stream
+            .send_all(&[&sent[..1], &sent[1..5_000_000], &sent[5_000_000..]], PATIENCE)
+            .await
+            .unwrap();
         stream.shutdown_write();
     });
     assert!(reader.join().unwrap() == data);

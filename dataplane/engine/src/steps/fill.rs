@@ -7,6 +7,7 @@ use crate::fill::{Fill, Head};
 use crate::keeper::Keep;
 use crate::node::{Core, now_ms};
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::session::Busy;
 use crate::view::{ServiceView, View};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -69,11 +70,10 @@ pub enum Filled {
 /// Fields of a request that this node makes by itself: no word of a client's gets into a shared answer. Only the
 /// tiers that `passed` names go along (RFC 9110 §7.6.3, RFC 8586), so that a loop is seen by whoever closes it.
 pub fn fill_fields(view: &View, passed: &Passed) -> Fields {
-    let mut fields = Fields::with_capacity(6);
+    let mut fields = Fields::with_capacity(5);
     let me = &view.me.id;
     let made = fields
-        .append("accept", "*/*")
-        .and_then(|()| fields.append("via", joined(&passed.via, format!("1.1 {me}"))))
+        .append("via", joined(&passed.via, format!("1.1 {me}")))
         .and_then(|()| fields.append("cdn-loop", joined(&passed.cdn_loop, me.clone())));
     debug_assert!(made.is_ok(), "parsed values and server ids are well-formed");
     fields
@@ -108,21 +108,22 @@ pub async fn ask_any(
     key: u64,
     request: &Request,
     tries_max: usize,
+    avoid: Option<&str>,
 ) -> Result<(Answer, String), FillError> {
     let mut last = FillError::NoNextHop;
-    let ordered = order(view.me.role, &service.hops, key, &core.node.hop_health, now_ms());
+    let mut refused_by = None;
+    let mut ordered = order(view.me.role, &service.hops, key, &core.node.hop_health, now_ms());
+    ordered.sort_by_key(|index| avoid == Some(service.hops[*index].id.as_str()));
     // With one next hop only, it gets a second chance: its connection may have been about to close.
     let again = ordered.first().copied().filter(|_| ordered.len() == 1);
-    for index in ordered.iter().copied().chain(again).take(tries_max) {
+    let tries = ordered.len().min(tries_max);
+    for (number, index) in ordered.iter().copied().chain(again).take(tries_max).enumerate() {
         let hop = &service.hops[index];
         match ask(&core.pool, hop, request, core.node.timeouts).await {
-            Ok(answer) if is_own_error(&answer) && ordered.len() > 1 && last_is_none(&last) => {
+            Ok(answer) if is_own_error(&answer) && number + 1 < tries && refused_by.is_none() => {
                 // An overloaded or broken parent: the next one may do better, and this one may be right.
                 core.node.hop_health.note_failure(&hop.id, false, now_ms());
-                last = FillError::BadResponse {
-                    hop: hop.id.clone(),
-                    what: "it answered with an error status",
-                };
+                refused_by = Some((answer, hop.id.clone()));
             }
             Ok(answer) => {
                 core.node.hop_health.note_success(&hop.id);
@@ -139,7 +140,8 @@ pub async fn ask_any(
             }
         }
     }
-    Err(last)
+    // Nobody did better.
+    refused_by.ok_or(last)
 }
 
 /// An error of the next hop itself, not one that it passes on: asking another parent for what the origin refuses
@@ -154,10 +156,6 @@ fn is_own_error(answer: &Answer) -> bool {
 }
 
 const FWD_STATUS: &[u8] = b"fwd-status=5";
-
-fn last_is_none(last: &FillError) -> bool {
-    matches!(last, FillError::NoNextHop)
-}
 
 /// Leads the fill of a key: asks, judges, and lets everybody else know.
 pub async fn lead(wanted: &Wanted<'_>, fill: Arc<Fill>, stale: Option<Arc<Object>>) -> Filled {
@@ -206,7 +204,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     };
     for round in 0..2 {
         let request_ms = now_ms();
-        let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3).await;
+        let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3, None).await;
         let (answer, hop) = match asked {
             Ok(answered) => answered,
             Err(error) => {
@@ -309,6 +307,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             fill: fill.clone(),
             target: wanted.target.clone(),
             passed: wanted.passed.clone(),
+            _busy: Busy::new(core),
         };
         core.spawn(bringing.run(answer.body));
         return Filled::Object {
@@ -373,6 +372,8 @@ struct Bringing {
     fill: Arc<Fill>,
     target: String,
     passed: Passed,
+    /// A stop waits for it: clients of other cores may read along.
+    _busy: Busy,
 }
 
 impl Drop for Bringing {
@@ -440,7 +441,9 @@ impl Bringing {
                     if resumes > RESUMES_MAX {
                         return Err(error);
                     }
-                    body = ask_rest(self, end).await?;
+                    let broken = body.hop().to_owned();
+                    self.core.node.hop_health.note_failure(&broken, false, now_ms());
+                    body = ask_rest(self, end, Some(&broken)).await?;
                 }
             }
         }
@@ -497,7 +500,12 @@ fn wrong_length() -> FillError {
 }
 
 /// Asks for the bytes from the fill's watermark on, of the same version or not at all.
-async fn ask_rest(bringing: &Bringing, end: Option<u64>) -> Result<Body, FillError> {
+/// A next hop to `avoid` has just broken off.
+async fn ask_rest(
+    bringing: &Bringing,
+    end: Option<u64>,
+    avoid: Option<&str>,
+) -> Result<Body, FillError> {
     let changed = || FillError::BadResponse {
         hop: String::new(),
         what: "the object changed while it was fetched",
@@ -527,7 +535,8 @@ async fn ask_rest(bringing: &Bringing, end: Option<u64>) -> Result<Body, FillErr
         body: Bytes::new(),
     };
     let key = object.key as u64;
-    let (answer, _) = ask_any(&bringing.core, &bringing.view, service, key, &request, 3).await?;
+    let (core, view) = (&bringing.core, &bringing.view);
+    let (answer, _) = ask_any(core, view, service, key, &request, 3, avoid).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
         |range| {
@@ -566,10 +575,11 @@ pub fn fill_part(
         fill: fill.clone(),
         target,
         passed: Passed::default(),
+        _busy: Busy::new(core),
     };
     core.spawn(async move {
         let end = fill.end;
-        let outcome = match ask_rest(&bringing, end).await {
+        let outcome = match ask_rest(&bringing, end, None).await {
             Ok(body) => bringing.bring(body, end).await,
             Err(error) => Err(error),
         };
