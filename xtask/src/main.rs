@@ -6,6 +6,7 @@
 
 mod demo;
 mod docs;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -15,11 +16,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Verbs, and what each does.
-const VERBS: [(&str, &str); 6] = [
+const VERBS: [(&str, &str); 7] = [
     ("setup", "install what is missing: `setup demo`, `setup test`, `setup bench`"),
     ("demo", "build and run the demo; options are those of `tidegate demo`"),
     ("test", "everything that must pass: format, lints, tidy, tests, end to end, browser"),
     ("bench", "the side-by-side benchmark against nginx"),
+    ("fuzz", "run the fuzz targets by libFuzzer; names of targets and --seconds N may follow"),
     ("docs", "render docs/reference; with --check, fail where it is out of date"),
     ("tidy", "check what a program can check of architecture, sources and papers"),
 ];
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(rest),
         "test" => test::run(),
         "bench" => demo::bench(rest),
+        "fuzz" => fuzz::run(rest),
         "docs" => docs::run(rest.iter().any(|a| a == "--check")),
         "tidy" => tidy::run(),
         _ => {

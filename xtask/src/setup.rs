@@ -15,8 +15,13 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench"];
-const NEEDS: [Need; 9] = [
-    Need { package: "gcc", present: || on_path("cc"), why: "links Rust programs", verbs: ALL },
+const NEEDS: [Need; 10] = [
+    Need {
+        package: "gcc",
+        present: || on_path("cc"),
+        why: "links Rust programs",
+        verbs: &["demo", "test", "bench", "fuzz"],
+    },
     Need {
         package: "libc6-dev",
         present: || Path::new("/usr/include/stdio.h").is_file(),
@@ -53,6 +58,7 @@ const NEEDS: [Need; 9] = [
         why: "plays the film in tests",
         verbs: &["test"],
     },
+    Need { package: "g++", present: || on_path("c++"), why: "builds libFuzzer", verbs: &["fuzz"] },
     Need {
         package: "nginx-light",
         present: || on_path("nginx"),
@@ -75,8 +81,8 @@ const NPM: [(&str, &[&str]); 2] = [("demo/pages", &["demo", "test"]), ("tests/br
 /// # Errors
 /// Something is missing and cannot be installed; the message holds the command that would.
 pub fn run(verb: &str) -> Result<(), String> {
-    if !ALL.contains(&verb) {
-        return Err(format!("there is no `{verb}` to set up; one of {}", ALL.join(", ")));
+    if !NEEDS.iter().any(|need| need.verbs.contains(&verb)) {
+        return Err(format!("there is no `{verb}` to set up; one of {}, fuzz", ALL.join(", ")));
     }
     let missing: Vec<&Need> =
         NEEDS.iter().filter(|n| n.verbs.contains(&verb) && !(n.present)()).collect();
