@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tidegate_contract::{Heartbeat, HeartbeatKey, Load, Role, ServingState, Snapshot, Stamp};
-use tidegate_engine::node::now_ms;
+use tidegate_engine::clock::wall_ms;
 use tidegate_engine::{Node, View};
 use tidegate_ring::signal::{self, Signal};
 use tidegate_telemetry::{Counters, Totals};
@@ -199,7 +199,7 @@ impl Beats {
             targets: Vec::new(),
             socket: bind("0.0.0.0:0"),
             socket6: bind("[::]:0"),
-            boot: now_ms(),
+            boot: wall_ms(),
             sequence: 0,
             last: (Instant::now(), 0, 0),
         };
@@ -246,7 +246,7 @@ impl Beats {
         };
         self.last = (Instant::now(), requests, bytes);
         self.sequence += 1;
-        let stamp = Stamp { boot: self.boot, sequence: self.sequence, unix_ms: now_ms() };
+        let stamp = Stamp { boot: self.boot, sequence: self.sequence, unix_ms: wall_ms() };
         let beat = Heartbeat {
             server: view.me.id.clone(),
             stamp,

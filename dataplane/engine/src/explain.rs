@@ -1,6 +1,7 @@
 //! `/explain`: what this node would do with a request, by the same functions that do it.
 
-use crate::node::{Core, now_ms};
+use crate::clock::now_ms;
+use crate::node::Core;
 use crate::reader::recover_object;
 use crate::transaction::{role_name, route};
 use serde_json::{Value, json};

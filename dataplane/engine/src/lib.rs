@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod clock;
 pub mod device;
 pub mod explain;
 pub mod fill;

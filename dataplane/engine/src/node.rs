@@ -1,5 +1,6 @@
 //! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
 
+use crate::clock::wall_ms;
 use crate::device::RingDevice;
 use crate::fill::Windows;
 use crate::isolate::isolated;
@@ -16,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 use tidegate_fill::{HopHealth, Pool, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::Reader;
@@ -74,7 +75,7 @@ impl Node {
             timeouts: Timeouts::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
-            versions: AtomicU64::new(now_ms() << 20),
+            versions: AtomicU64::new(wall_ms() << 20),
         }
     }
 
@@ -89,11 +90,6 @@ const OBJECTS_MAX: usize = 200_000;
 
 /// Memory for the windows of fills: a quarter of the RAM tier's size, beside it, and not less than this.
 const WINDOWS_BYTES_MIN: u64 = 32 << 20;
-
-/// Unix time in milliseconds.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
 
 /// What one core has for itself.
 pub struct Core {

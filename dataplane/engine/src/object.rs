@@ -1,5 +1,6 @@
 //! An object: one version of one response, as the table holds it. Its bytes lie elsewhere (RAM tier, store, fill).
 
+use crate::clock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -86,6 +87,7 @@ impl Object {
     pub fn encode(&self, body: Option<&[u8]>) -> Vec<u8> {
         let mut head = self.head.clone();
         head.total_length = self.total();
+        head.lifetime.response_ms = clock::to_disk(head.lifetime.response_ms);
         let mut out = vec![0; 4];
         head.encode(&mut out);
         let head_bytes = (out.len() - 4) as u32;
@@ -100,7 +102,8 @@ impl Object {
     pub fn decode(key: u128, payload: &Bytes) -> Option<(Object, Option<Bytes>)> {
         let head_bytes = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
         let end = head_bytes.checked_add(4)?;
-        let head = StoredHead::decode(payload.get(4..end)?).ok()?;
+        let mut head = StoredHead::decode(payload.get(4..end)?).ok()?;
+        head.lifetime.response_ms = clock::from_disk(head.lifetime.response_ms);
         let body = payload.slice(end..);
         let inline = head.total_length == Some(body.len() as u64) && !body.is_empty();
         Some((Object::new(key, head), inline.then_some(body)))

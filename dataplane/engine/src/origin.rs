@@ -5,7 +5,8 @@
 //! link out of it is not followed either. A file that changes while it is sent ends the answer short.
 
 use crate::client::{BodyLength, Client, Transport};
-use crate::node::{Core, now_ms};
+use crate::clock::wall_ms;
+use crate::node::Core;
 use crate::steps::synth;
 use crate::view::View;
 use std::fs::{self, Metadata};
@@ -86,7 +87,7 @@ async fn send<T: Transport>(
     meta: &Metadata,
     path: &Path,
 ) -> io::Result<()> {
-    let now = now_ms() / 1000;
+    let now = wall_ms() / 1000;
     let modified = u64::try_from(meta.mtime()).unwrap_or(0);
     let total = meta.len();
     // Inode and nanoseconds tell apart what a rename put in place within one second.

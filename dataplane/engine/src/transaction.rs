@@ -4,8 +4,9 @@
 //! exactly one answer (or a closed connection) and exactly one event for log and counters.
 
 use crate::client::{BodyLength, Client, Transport};
+use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
-use crate::node::{Core, now_ms};
+use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
@@ -584,7 +585,7 @@ fn finish<T: Transport>(
         service.zip(notes.routed).map(|(s, (_, behaviour))| &s.service.behaviours[behaviour]);
     let host = request.authority.as_ref().map(ToString::to_string).unwrap_or_default();
     let event = TransactionEnd {
-        unix_ms: now_ms().saturating_sub(duration_us / 1000),
+        unix_ms: wall_ms().saturating_sub(duration_us / 1000),
         node: &view.me.id,
         tier: role_name(view.me.role),
         client: Some(client.address),

@@ -4,7 +4,8 @@
 //! had the connection ends short instead of going on with anything else.
 
 use crate::client::{BodyLength, Client, Transport};
-use crate::node::{Core, now_ms};
+use crate::clock::now_ms;
+use crate::node::Core;
 use crate::object::Object;
 use crate::reader::{ObjectReader, Unreadable};
 use bytes::Bytes;

@@ -3,9 +3,10 @@
 //! Must stay true: the head is judged once, by the request that leads; a body that breaks off is resumed only with
 //! bytes of the same strong validator, and fails for its readers otherwise; nothing of a failed fill is marked whole.
 
+use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::keeper::Keep;
-use crate::node::{Core, now_ms};
+use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
 use crate::session::Busy;
 use crate::view::{ServiceView, View};
@@ -203,7 +204,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         body: Bytes::new(),
     };
     for round in 0..2 {
-        let request_ms = now_ms();
+        let request_ms = wall_ms();
         let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3, None).await;
         let (answer, hop) = match asked {
             Ok(answered) => answered,
@@ -213,7 +214,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 return Filled::Failed { status, error: Some(error), answer: None };
             }
         };
-        let times = Times { request_ms, response_ms: now_ms() };
+        let (times, arrived_ms) = (Times { request_ms, response_ms: wall_ms() }, now_ms());
         let status = answer.head.status;
         let upstream =
             answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
@@ -222,6 +223,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         {
             match merge_304(&object.head, &answer.head, &request.fields, wanted.behaviour, times) {
                 Merged::Updated(mut head) => {
+                    head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     let object = Arc::new(Object::new(wanted.key, head));
                     core.count(|c| &c.revalidated_total, 1);
@@ -238,6 +240,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     };
                 }
                 Merged::SendOnce(mut head, _) => {
+                    head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     node.table.forget(object);
                     fill.set_head(Head::Refused);
@@ -288,13 +291,14 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             return Filled::Private(Box::new(answer), hop);
         };
         let version = node.next_version();
-        let head = tidegate_cache::StoredHead::new(
+        let mut head = tidegate_cache::StoredHead::new(
             &answer.head,
             &request.fields,
             lifetime,
             answer.body.length(),
             version,
         );
+        head.lifetime.response_ms = arrived_ms;
         let object = Arc::new(Object::new(wanted.key, head));
         node.table.publish(object.clone());
         fill.set_head(ready(&object, &upstream, status, true));
