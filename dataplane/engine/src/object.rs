@@ -32,6 +32,17 @@ pub struct Lines {
     pub bytes: Vec<u8>,
 }
 
+/// What a head extent says.
+#[derive(Debug)]
+pub enum Stored {
+    /// The object, and its body when that is small.
+    Object(Box<Object>, Option<Bytes>),
+    /// Versions up to this one were made invalid.
+    Gone(u64),
+}
+
+const TOMBSTONE: &[u8; 4] = b"TGGO";
+
 impl Object {
     pub fn new(key: u128, head: StoredHead) -> Object {
         let total = OnceLock::new();
@@ -98,14 +109,23 @@ impl Object {
         out
     }
 
-    /// Reads what `encode` wrote: the object and its inline body. `None`: not ours, or not readable.
-    pub fn decode(key: u128, payload: &Bytes) -> Option<(Object, Option<Bytes>)> {
+    /// The payload of a head extent that says: what came before `version` is not valid any more.
+    pub fn tombstone(version: u64) -> Vec<u8> {
+        [&[0; 4], &TOMBSTONE[..], &version.to_le_bytes()].concat()
+    }
+
+    /// Reads what `encode` or `tombstone` wrote. `None`: not ours, or not readable.
+    pub fn decode(key: u128, payload: &Bytes) -> Option<Stored> {
         let head_bytes = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
         let end = head_bytes.checked_add(4)?;
+        if head_bytes == 0 {
+            let version = payload.get(4..)?.strip_prefix(TOMBSTONE)?.first_chunk()?;
+            return Some(Stored::Gone(u64::from_le_bytes(*version)));
+        }
         let mut head = StoredHead::decode(payload.get(4..end)?).ok()?;
         head.lifetime.response_ms = clock::from_disk(head.lifetime.response_ms);
         let body = payload.slice(end..);
         let inline = head.total_length == Some(body.len() as u64) && !body.is_empty();
-        Some((Object::new(key, head), inline.then_some(body)))
+        Some(Stored::Object(Box::new(Object::new(key, head)), inline.then_some(body)))
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::fill::{Fill, Progress};
 use crate::node::Core;
-use crate::object::Object;
+use crate::object::{Object, Stored};
 use crate::steps::fill::fill_part;
 use crate::table::Claim;
 use crate::view::View;
@@ -180,11 +180,18 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
             return None;
         }
     };
-    let Some((object, body)) = Object::decode(key, &extent.payload) else {
-        store.reader.count_bad();
-        return None;
+    let (object, body) = match Object::decode(key, &extent.payload) {
+        Some(Stored::Object(object, body)) => (object, body),
+        Some(Stored::Gone(version)) => {
+            core.node.table.forget_key(key, version);
+            return None;
+        }
+        None => {
+            store.reader.count_bad();
+            return None;
+        }
     };
-    let object = Arc::new(object);
+    let object: Arc<Object> = object.into();
     if let Some(body) = body {
         core.remember((key, object.version(), 0), body);
     }

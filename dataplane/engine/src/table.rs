@@ -48,6 +48,15 @@ pub enum Claim {
     Changed,
 }
 
+/// What was known of a key before it was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgot {
+    Object,
+    /// No object; there may be one in the store.
+    Unknown,
+    Nothing,
+}
+
 /// The table of one process.
 pub struct Table {
     shards: Vec<Mutex<Shard>>,
@@ -185,11 +194,16 @@ impl Table {
     }
 
     /// Forgets whatever version of `key` is known or stored, up to `version`.
-    pub fn forget_key(&self, key: u128, version: u64) {
+    pub fn forget_key(&self, key: u128, version: u64) -> Forgot {
         self.entry(key, |entry| {
-            entry.forgotten = entry.forgotten.max(version);
-            entry.object = None;
-        });
+            let before = entry.forgotten;
+            entry.forgotten = before.max(version);
+            match (entry.object.take(), before) {
+                (Some(_), _) => Forgot::Object,
+                (None, 0) => Forgot::Unknown,
+                (None, _) => Forgot::Nothing,
+            }
+        })
     }
 
     /// Entries now.

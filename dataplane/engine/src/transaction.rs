@@ -11,7 +11,7 @@ use crate::object::Object;
 use crate::origin;
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
-use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, lead};
+use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead};
 use crate::steps::{pass, synth};
 use crate::table::Claim;
 use crate::view::View;
@@ -136,7 +136,7 @@ async fn steps<T: Transport>(
             match pass_on(&wanted, request, &exchange.body, client).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
-                        core.node.table.forget_key(wanted.key, core.node.next_version());
+                        invalidate(core, wanted.key);
                     }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(asked.elapsed().as_micros() as u64);

@@ -439,7 +439,7 @@ fn a_post_that_goes_well_makes_what_is_stored_invalid() {
         _ => (200, "Cache-Control: max-age=3600\r\nETag: \"v\"\r\n"),
     });
     let first = edge(&fleet, "/a", "").body;
-    let post = |body: &str| {
+    let post = |fleet: &Fleet, body: &str| {
         let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
         let length = body.len();
         client
@@ -452,13 +452,26 @@ fn a_post_that_goes_well_makes_what_is_stored_invalid() {
             .unwrap();
         client.response(false).unwrap().status
     };
-    assert_eq!(post("bad"), 403);
+    assert_eq!(post(&fleet, "bad"), 403);
     assert!(edge(&fleet, "/a", "").body == first);
-    assert_eq!(post("good"), 200);
+    assert_eq!(post(&fleet, "good"), 200);
     let second = edge(&fleet, "/a", "");
     assert!(second.body != first, "both tiers have forgotten it");
     assert!(edge(&fleet, "/a", "").body == second.body);
     assert_eq!(origin.count_of("/a"), 4);
+    // The object lies in the stores when it is made invalid: it stays so over a restart.
+    let mut fleet = fleet;
+    for id in ["edge-1", "parent-1"] {
+        fleet.settle(id);
+    }
+    assert_eq!(post(&fleet, "good"), 200);
+    for id in ["edge-1", "parent-1"] {
+        fleet.settle(id);
+        fleet.restart(id);
+    }
+    let third = edge(&fleet, "/a", "");
+    assert!(third.body != second.body, "{}", edge_status(&third));
+    assert_eq!(origin.count_of("/a"), 6);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::keeper::Keep;
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
 use crate::session::Busy;
+use crate::table::Forgot;
 use crate::view::{ServiceView, View};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -365,6 +366,24 @@ fn keep_head_again(core: &Core, object: &Object) {
     }
     let payload = object.encode(body.as_deref().filter(|_| inline));
     keep(core, Stream::Small, ExtentKey::head_of(object.key, object.version()), payload.into());
+}
+
+/// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
+pub fn invalidate(core: &Core, key: u128) {
+    let version = core.node.next_version();
+    let Some(store) = &core.node.store else {
+        core.node.table.forget_key(key, version);
+        return;
+    };
+    let stored = match core.node.table.forget_key(key, version) {
+        Forgot::Object => true,
+        Forgot::Unknown => store.reader.contains(&ExtentKey::head(key)),
+        Forgot::Nothing => false,
+    };
+    if stored {
+        let payload = Object::tombstone(version);
+        keep(core, Stream::Small, ExtentKey::head_of(key, version), payload.into());
+    }
 }
 
 /// Brings a body in: to the readers at once, to the RAM tier and the store block by block.
