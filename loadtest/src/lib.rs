@@ -1,0 +1,21 @@
+//! The load harness: asks for URLs on a fixed schedule and says how long the answers took.
+//!
+//! Must stay true: time is counted from the moment a request was due, never from the moment there was room
+//! to send it; every request of the plan is accounted for in exactly one class. The pure parts (`schedule`,
+//! `pick`, `answer`, `tally`, `report`, `assertion`) take the time as a parameter; only `client`, `pacer`
+//! and `run` wait.
+#![forbid(unsafe_code)]
+
+pub mod answer;
+pub mod assertion;
+pub mod client;
+pub mod options;
+mod pacer;
+pub mod pick;
+pub mod report;
+pub mod run;
+pub mod schedule;
+pub mod tally;
+pub mod tls;
+pub mod units;
+pub mod url;

@@ -1,0 +1,184 @@
+//! What a run is asked to do. Must stay true: every number has a limit, and a run that would never end is
+//! refused.
+
+use crate::assertion::Assertion;
+use crate::pick::Order;
+use crate::schedule::{BACKLOG_REQUESTS_MAX, Plan, Rate};
+use crate::tls::Trust;
+use crate::units::nanos;
+use crate::url::{URLS_MAX, Url, UrlError};
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Users of one run: a client address has no more ports for one server.
+pub const CONNECTIONS_MAX: usize = 60_000;
+/// Threads of one run.
+pub const THREADS_MAX: usize = 256;
+/// Fields that `--header` may add.
+pub const HEADERS_MAX: usize = 64;
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub urls: Vec<String>,
+    pub order: Order,
+    pub seed: u64,
+    /// `None`: closed loop.
+    pub rate: Option<Rate>,
+    /// Requests that can be under way at once.
+    pub connections: usize,
+    pub threads: usize,
+    pub duration: Option<Duration>,
+    pub requests: Option<u64>,
+    pub warmup: Duration,
+    /// From sending a request to the end of its answer; the same for opening a connection.
+    pub timeout: Duration,
+    /// After the last due moment: what waits is still sent and answered for this long.
+    pub drain: Duration,
+    /// Due requests that may wait.
+    pub backlog_max: u64,
+    /// `Name: value`.
+    pub headers: Vec<String>,
+    /// Send there, whatever the URLs say.
+    pub connect: Option<SocketAddr>,
+    pub trust: Trust,
+    pub assertions: Vec<Assertion>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            urls: Vec::new(),
+            order: Order::Cycle,
+            seed: 1,
+            rate: None,
+            connections: 10,
+            threads: 1,
+            duration: None,
+            requests: None,
+            warmup: Duration::ZERO,
+            timeout: Duration::from_secs(10),
+            drain: Duration::from_secs(5),
+            backlog_max: BACKLOG_REQUESTS_MAX,
+            headers: Vec::new(),
+            connect: None,
+            trust: Trust::System,
+            assertions: Vec::new(),
+        }
+    }
+}
+
+/// Why a run cannot begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OptionsError {
+    NoUrl,
+    TooManyUrls,
+    /// Which one (from 1), its text, what is wrong.
+    Url(usize, String, UrlError),
+    NoEnd,
+    /// Name of the option, its limits.
+    OutOfRange(&'static str, u64, u64),
+    /// Name of the option.
+    NoTime(&'static str),
+    TooManyHeaders,
+    Header(String, &'static str),
+    /// Host and port, what the resolver said.
+    Resolve(String, String),
+    TooManyEndpoints(usize),
+    Tls(crate::tls::TlsError),
+    Request(String, tidegate_http1::EncodeError),
+}
+
+impl fmt::Display for OptionsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OptionsError::NoUrl => f.write_str("there is no URL to ask for: give --url or --urls"),
+            OptionsError::TooManyUrls => write!(f, "there are more than {URLS_MAX} URLs"),
+            OptionsError::Url(number, text, error) => {
+                let text: String = text.chars().take(SHOWN_CHARS_MAX).collect();
+                write!(f, "URL {number} ('{}'): {error}", text.escape_debug())
+            }
+            OptionsError::NoEnd => {
+                f.write_str("the run would never end: give --duration, --requests or both")
+            }
+            OptionsError::OutOfRange(name, from, to) => write!(f, "{name} is from {from} to {to}"),
+            OptionsError::NoTime(name) => write!(f, "{name} is longer than nothing, as in 10s"),
+            OptionsError::TooManyHeaders => {
+                write!(f, "--header is given more than {HEADERS_MAX} times")
+            }
+            OptionsError::Header(text, what) => {
+                write!(f, "--header '{}': {what}", text.escape_debug())
+            }
+            OptionsError::Resolve(host, error) => {
+                write!(f, "no address for {host} ({error}); --connect IP:PORT does without")
+            }
+            OptionsError::TooManyEndpoints(max) => {
+                write!(f, "the URLs name more than {max} hosts; --connect IP:PORT sends all to one")
+            }
+            OptionsError::Tls(error) => write!(f, "{error}"),
+            OptionsError::Request(url, error) => write!(f, "{url}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for OptionsError {}
+
+const SHOWN_CHARS_MAX: usize = 200;
+
+impl Options {
+    /// The run as numbers.
+    ///
+    /// # Errors
+    /// When a number is outside its limits or nothing ends the run.
+    pub fn plan(&self) -> Result<Plan, OptionsError> {
+        let within = |name, value: u64, from, to| {
+            if (from..=to).contains(&value) {
+                Ok(())
+            } else {
+                Err(OptionsError::OutOfRange(name, from, to))
+            }
+        };
+        within("--connections", self.connections as u64, 1, CONNECTIONS_MAX as u64)?;
+        within("--threads", self.threads as u64, 1, THREADS_MAX as u64)?;
+        within("--backlog", self.backlog_max, 1, BACKLOG_REQUESTS_MAX)?;
+        if self.timeout.is_zero() {
+            return Err(OptionsError::NoTime("--timeout"));
+        }
+        if let Some(requests) = self.requests {
+            within("--requests", requests, 1, REQUESTS_MAX)?;
+        }
+        if self.duration.is_some_and(|duration| duration.is_zero()) {
+            return Err(OptionsError::NoTime("--duration"));
+        }
+        if self.duration.is_none() && self.requests.is_none() {
+            return Err(OptionsError::NoEnd);
+        }
+        Ok(Plan {
+            rate: self.rate,
+            warmup_ns: nanos(self.warmup),
+            duration_ns: self.duration.map(nanos),
+            requests: self.requests,
+        })
+    }
+
+    /// The URLs, cut up.
+    ///
+    /// # Errors
+    /// When there is none, there are too many, or one is wrong.
+    pub fn parsed_urls(&self) -> Result<Vec<Url>, OptionsError> {
+        if self.urls.is_empty() {
+            return Err(OptionsError::NoUrl);
+        }
+        if self.urls.len() > URLS_MAX {
+            return Err(OptionsError::TooManyUrls);
+        }
+        let parse = |(index, text): (usize, &String)| {
+            Url::parse(text).map_err(|error| OptionsError::Url(index + 1, text.clone(), error))
+        };
+        self.urls.iter().enumerate().map(parse).collect()
+    }
+}
+
+/// Requests of one run: so many that nobody waits for the end.
+pub const REQUESTS_MAX: u64 = 1_000_000_000_000;
