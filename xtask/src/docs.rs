@@ -11,11 +11,20 @@ use std::fmt::Write as _;
 /// # Errors
 /// A program cannot be built or asked; with `check`, the page is out of date.
 pub fn run(check: bool) -> Result<(), String> {
-    finish(&mut cargo(&["build", "--release", "-p", "tidegate-edge", "-p", "tidegate"]))?;
+    finish(&mut cargo(&[
+        "build",
+        "--release",
+        "-p",
+        "tidegate-edge",
+        "-p",
+        "tidegate",
+        "-p",
+        "tidegate-load",
+    ]))?;
     let mut text = String::from(
         "# Commands\n\nRendered by `make docs` from the programs' own help; do not edit.\n",
     );
-    for program in ["tidegate", "tidegated"] {
+    for program in ["tidegate", "tidegated", "tidegate-load"] {
         let path = target().join("release").join(program).display().to_string();
         describe(&mut text, &path, program, &mut Vec::new())?;
     }
