@@ -155,6 +155,19 @@ impl Table {
         });
     }
 
+    /// Makes `object` the current one, of which bytes `start..end` are on their way; gives the fill that brings them.
+    /// The fill that asked has done its work.
+    pub fn publish_part(&self, object: Arc<Object>, start: u64, end: u64) -> Arc<Fill> {
+        let fill = Arc::new(Fill::part(object.clone(), start, end, self.windows.clone()));
+        self.entry(object.key, |entry| {
+            entry.fill = None;
+            entry.parts.push((object.version(), fill.clone()));
+            entry.object = Some(object);
+            entry.pass_until_ms = 0;
+        });
+        fill
+    }
+
     /// Makes `object` (read from the store) the current one unless there is one already, or its version was given
     /// up; gives the current one.
     pub fn publish_recovered(&self, object: Arc<Object>) -> Option<Arc<Object>> {

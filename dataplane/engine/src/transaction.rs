@@ -11,7 +11,7 @@ use crate::object::Object;
 use crate::origin;
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
-use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead};
+use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead, span_of};
 use crate::steps::{pass, synth};
 use crate::table::Claim;
 use crate::view::View;
@@ -106,6 +106,7 @@ async fn steps<T: Transport>(
         key: routed.key.hash,
         target: routed.target.clone(),
         passed: Passed::of(request),
+        span: span_of(request),
     };
     let mut found = obtain(&wanted, request, notes).await;
     notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
@@ -357,6 +358,7 @@ async fn led(
         Filled::Private(..) if request.fields.iter().any(|(name, _)| is_own_word(name)) => {
             Found::Pass(Forward::UriMiss)
         }
+        Filled::Pass => Found::Pass(Forward::UriMiss),
         Filled::Private(answer, hop) => {
             notes.status.fwd_status = Some(answer.head.status);
             Found::Private { answer, hop }
@@ -419,6 +421,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             key,
             target,
             passed,
+            span: None,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });

@@ -339,6 +339,17 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
+        // Isolated or not, a broken invariant is a failure.
+        let broken: Vec<String> = (self.members.iter())
+            .filter(|member| member.child.is_some() && !std::thread::panicking())
+            .filter(|member| {
+                let status = get(member.admin(), "x", "/status", "").map(|r| r.body);
+                let status: Option<serde_json::Value> =
+                    status.ok().and_then(|body| serde_json::from_slice(&body).ok());
+                status.is_some_and(|s| s["counters"]["panics_total"].as_u64() > Some(0))
+            })
+            .map(|member| format!("{} said:\n{}", member.server.id, self.said(&member.server.id)))
+            .collect();
         for member in &mut self.members {
             if let Some(mut child) = member.child.take() {
                 let _ended = child.kill();
@@ -353,6 +364,7 @@ impl Drop for Fleet {
             }
         }
         let _left = fs::remove_dir_all(&self.dir);
+        assert!(broken.is_empty(), "panics: {}", broken.join("\n"));
     }
 }
 

@@ -1,5 +1,8 @@
 //! Step 7, fill: ask the next hop, decide what its answer is good for, and bring its body in for everyone.
 //!
+//! A fill of something unknown asks for what its request needs: everything, or the blocks of a range (RFC 9110 §14);
+//! then the object is there and other parts come by part fills.
+//!
 //! Must stay true: the head is judged once, by the request that leads; a body that breaks off is resumed only with
 //! bytes of the same strong validator, and fails for its readers otherwise; nothing of a failed fill is marked whole.
 
@@ -12,15 +15,17 @@ use crate::session::Busy;
 use crate::table::Forgot;
 use crate::view::{ServiceView, View};
 use bytes::Bytes;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
 use tidegate_contract::Behaviour;
 use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
-use tidegate_http::{ContentRange, Fields, Method, RequestHead};
+use tidegate_http::range::RangeSpec;
+use tidegate_http::{ContentRange, EntityTag, Fields, Method, RangeSpecs, RequestHead};
 use tidegate_store::{ExtentKey, Stream};
-use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX};
+use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX, PART_BLOCKS_MAX};
 
 /// How often a body that broke off is resumed.
 const RESUMES_MAX: u32 = 3;
@@ -38,6 +43,32 @@ pub struct Wanted<'a> {
     pub target: String,
     /// Tiers that the request has passed.
     pub passed: Passed,
+    /// First and last byte that a fill of something unknown asks for; `None`: everything.
+    pub span: Option<(u64, u64)>,
+}
+
+/// The bytes to ask for when nothing is known of the object yet: the blocks of the range that the client wants, and at
+/// most [`PART_BLOCKS_MAX`] of them; the first block when only the object's length can tell (a suffix), or no byte
+/// is wanted (HEAD).
+pub fn span_of(request: &RequestHead) -> Option<(u64, u64)> {
+    let block = BLOCK_BYTES as u64;
+    let first_block = (0, block - 1);
+    if request.method == Method::Head {
+        return Some(first_block);
+    }
+    let specs = match request.fields.get("range") {
+        Some(value) if request.method == Method::Get => RangeSpecs::parse(value)?.specs,
+        _ => return None,
+    };
+    let (first, last) = match specs.first() {
+        Some(RangeSpec::From(0)) => return None,
+        Some(RangeSpec::From(first)) => (*first, u64::MAX),
+        Some(RangeSpec::Closed(first, last)) => (*first, *last),
+        Some(RangeSpec::Suffix(_)) | None => return Some(first_block),
+    };
+    let first = first / block;
+    let last = (last / block).min(first + u64::from(PART_BLOCKS_MAX) - 1);
+    Some((first * block, last.saturating_add(1).saturating_mul(block) - 1))
 }
 
 impl Wanted<'_> {
@@ -65,6 +96,8 @@ pub enum Filled {
     },
     /// For this client only.
     Private(Box<Answer>, String),
+    /// For nobody: the client's own request must go to the next hop.
+    Pass,
     /// No usable answer.
     Failed { status: u16, error: Option<FillError>, answer: Option<Box<Answer>> },
 }
@@ -191,20 +224,25 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     let core = wanted.core;
     let node = &core.node;
     let service = wanted.service();
-    let mut fields = fill_fields(wanted.view, &wanted.passed);
-    let revalidating =
+    let mut revalidating =
         stale.as_ref().filter(|object| object.head.can_revalidate() && object.head.status == 200);
-    if let Some(object) = revalidating {
-        set_revalidation_fields(&object.head, &mut fields);
-    }
+    let mut span = wanted.span;
     let mut request = Request {
         method: Method::Get,
         target: wanted.target.clone(),
         authority: service.next_authority.clone(),
-        fields,
+        fields: Fields::new(),
         body: Bytes::new(),
     };
-    for round in 0..2 {
+    for _ in 0..ASKS_MAX {
+        request.fields = fill_fields(wanted.view, &wanted.passed);
+        if let Some(object) = revalidating {
+            set_revalidation_fields(&object.head, &mut request.fields);
+        }
+        if let Some((first, last)) = span {
+            let made = request.fields.append("range", format!("bytes={first}-{last}"));
+            debug_assert!(made.is_ok(), "digits are a field value");
+        }
         let request_ms = wall_ms();
         let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3, None).await;
         let (answer, hop) = match asked {
@@ -255,18 +293,39 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                         hop,
                     };
                 }
-                Merged::OtherVersion if round == 0 => {
-                    request.fields = fill_fields(wanted.view, &wanted.passed);
-                    continue; // ask again, without conditions
+                Merged::OtherVersion => {
+                    revalidating = None;
+                    continue;
                 }
-                Merged::OtherVersion => {}
             }
+        }
+        let mut part = None;
+        match (span, status) {
+            (Some((first, last)), 206) => match part_of(&answer, first, last) {
+                Some((_, total)) if total > OBJECT_BYTES_MAX => {
+                    node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
+                    fill.set_head(Head::Refused);
+                    return Filled::Pass;
+                }
+                Some(found) => part = Some(found),
+                // Its pieces could not be put together: one whole fill does it.
+                None => {
+                    span = None;
+                    continue;
+                }
+            },
+            // Beyond the end, wherever that is: the first block tells; if there is none, the whole is empty.
+            (Some((first, _)), 416) => {
+                span = (first > 0).then_some((0, BLOCK_BYTES as u64 - 1));
+                continue;
+            }
+            _ => {}
         }
         if is_next_hop_error(status) {
             fill.set_head(Head::Failed { status, detail: "next-hop-error" });
             return Filled::Failed { status, error: None, answer: Some(Box::new(answer)) };
         }
-        if status == 206 || status == 304 {
+        if (status == 206 && part.is_none()) || status == 304 {
             // Not asked for: an answer that breaks the rules is not stored and not passed on.
             fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
             return Filled::Failed { status: 502, error: None, answer: None };
@@ -289,20 +348,34 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         let Some(lifetime) = storage else {
             node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
             fill.set_head(Head::Refused);
-            return Filled::Private(Box::new(answer), hop);
+            return match part {
+                Some(_) => Filled::Pass, // the range that was asked for is not the client's
+                None => Filled::Private(Box::new(answer), hop),
+            };
         };
         let version = node.next_version();
         let mut head = tidegate_cache::StoredHead::new(
             &answer.head,
             &request.fields,
             lifetime,
-            answer.body.length(),
+            part.as_ref().map_or(answer.body.length(), |(_, total)| Some(*total)),
             version,
         );
         head.lifetime.response_ms = arrived_ms;
         let object = Arc::new(Object::new(wanted.key, head));
-        node.table.publish(object.clone());
-        fill.set_head(ready(&object, &upstream, status, true));
+        let fill = match &part {
+            None => {
+                node.table.publish(object.clone());
+                fill.set_head(ready(&object, &upstream, status, true));
+                fill.clone()
+            }
+            Some((range, _)) => {
+                let part = node.table.publish_part(object.clone(), range.start, range.end);
+                fill.set_head(ready(&object, &upstream, status, false));
+                fill.finish(Ok(()));
+                part
+            }
+        };
         core.counters.fills_open.increment();
         let bringing = Bringing {
             core: core.clone(),
@@ -314,10 +387,13 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             passed: wanted.passed.clone(),
             _busy: Busy::new(core),
         };
-        core.spawn(bringing.run(answer.body));
+        match part {
+            None => core.spawn(bringing.run(answer.body)),
+            Some(_) => core.spawn(bringing.run_part(answer.body)),
+        }
         return Filled::Object {
             object,
-            fill: Some(fill.clone()),
+            fill: Some(fill),
             revalidated: false,
             fwd_status: status,
             upstream,
@@ -327,6 +403,26 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
     Filled::Failed { status: 502, error: None, answer: None }
 }
+
+/// What a 206 brings, when it is what was asked for (blocks from `first` to `last`, or to the object's end) and can be
+/// put together with other parts: its bytes and the length of the whole.
+fn part_of(answer: &Answer, first: u64, last: u64) -> Option<(Range<u64>, u64)> {
+    let strong = |tag: EntityTag| !tag.weak;
+    if !answer.head.fields.get("etag").and_then(EntityTag::parse).is_some_and(strong) {
+        return None;
+    }
+    let found = answer.head.fields.get("content-range").and_then(ContentRange::parse)?;
+    let (range, total) = (found.range?, found.length?);
+    let end = range.end() + 1;
+    if *range.start() != first || end != total.min(last.saturating_add(1)) {
+        return None;
+    }
+    let whole = answer.body.length().is_none_or(|length| length == end - first);
+    whole.then_some((first..end, total))
+}
+
+/// A fill asks at most this often: by condition and range, without the condition, for the first block, for everything.
+const ASKS_MAX: usize = 4;
 
 /// How long requests for an uncacheable key do not wait for each other.
 const PASS_MS: u64 = 10_000;
@@ -439,6 +535,30 @@ impl Bringing {
                 self.fill.finish(Err(()));
             }
         }
+    }
+
+    /// Brings the part that `fill` is about, of an object of which nothing was here yet.
+    async fn run_part(self, body: Body) {
+        let inline = self.object.total().is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
+        if !inline {
+            self.keep_head(None);
+        }
+        let outcome = self.bring(body, self.fill.end).await;
+        self.end_part(outcome, inline);
+    }
+
+    /// What there is of a part is settled, and its readers are told.
+    fn end_part(&self, outcome: Result<(), FillError>, inline: bool) {
+        if outcome.is_ok() {
+            let last = self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
+            if inline {
+                self.keep_head(last.as_deref()); // it is all of the object
+            }
+        } else {
+            self.core.count(|c| &c.fill_errors_total, 1);
+        }
+        self.core.node.table.end_fill(self.object.key, &self.fill);
+        self.fill.finish(outcome.map_err(|_| ()));
     }
 
     /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
@@ -606,15 +726,6 @@ pub fn fill_part(
             Ok(body) => bringing.bring(body, end).await,
             Err(error) => Err(error),
         };
-        if outcome.is_ok()
-            && let Some((block, pieces)) = fill.rest()
-        {
-            bringing.settle(block, pieces, false);
-        }
-        if outcome.is_err() {
-            bringing.core.count(|c| &c.fill_errors_total, 1);
-        }
-        bringing.core.node.table.end_fill(bringing.object.key, &fill);
-        fill.finish(outcome.map_err(|_| ()));
+        bringing.end_part(outcome, false);
     });
 }
