@@ -1,0 +1,94 @@
+//! What is waited for, and for how long: these tests wait for the node's own deadlines, all at the same time.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::{Connection, Fleet, FleetOptions, HandOrigin, content, range_of, reply};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+#[test]
+fn a_body_that_hardly_comes_is_fetched_from_elsewhere() {
+    // Goal: a trickling next hop is given up after its span (30 s) and the rest comes from another one. Method: the
+    // first origin sends a little and then a byte now and then; the second one has the same version.
+    const TOTAL: usize = 1_500_000;
+    let bytes = Arc::new(content("trickle", TOTAL));
+    let fields = "ETag: \"t\"\r\nCache-Control: max-age=600\r\n";
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, body) = (stop.clone(), bytes.clone());
+    let first = HandOrigin::start(LOCAL, move |_, stream| {
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {TOTAL}\r\n\r\n");
+        let _gone =
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..10_000]));
+        let mut at = 10_000;
+        // A byte now and then is what is tested: far below the pace, far from silence.
+        while !stopped.load(Ordering::Relaxed) && stream.write_all(&body[at..=at]).is_ok() {
+            at += 1;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
+    let body = bytes.clone();
+    let second = HandOrigin::start(LOCAL, move |asked, stream| match range_of(asked, TOTAL) {
+        Some((first, last)) => reply(
+            stream,
+            206,
+            &format!("{fields}Content-Range: bytes {first}-{last}/{TOTAL}\r\n"),
+            &body[first..=last],
+        ),
+        None => reply(stream, 200, fields, &body),
+    });
+    static SECOND: std::sync::Mutex<Option<std::net::SocketAddr>> = std::sync::Mutex::new(None);
+    *SECOND.lock().unwrap() = Some(second.address);
+    let fleet = Fleet::start(
+        "trickle",
+        &FleetOptions {
+            edges: 1,
+            parents: 1,
+            origin: Some(first.address),
+            adjust: |snapshot| {
+                let address = SECOND.lock().unwrap().unwrap();
+                let mut other = snapshot.servers[0].clone();
+                other.id = "origin-2".to_owned();
+                other.admin_port = 9; // nothing is started for it
+                other.addresses = vec![address.ip()];
+                other.http_port = Some(address.port());
+                snapshot.servers.push(other);
+                snapshot.delivery_services[0].origins.push("origin-2".to_owned());
+            },
+            ..FleetOptions::default()
+        },
+    );
+    let response = fleet.get("edge-1", "/t.mp4", "").unwrap();
+    assert!(response.body == *bytes, "{} bytes", response.body.len());
+    assert_eq!((first.count(), second.count()), (1, 1));
+    let asked = second.all();
+    assert_eq!(asked[0].field("if-range"), "\"t\"");
+    stop.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn clients_that_take_nothing_are_let_go() {
+    // Goal: a stalled reader holds its connection for the stall limit (30 s), however large the answer. Method:
+    // readers over TCP and TLS that never read; the count of connections tells when they are gone.
+    let fleet = Fleet::start(
+        "stalled",
+        &FleetOptions { edges: 1, parents: 1, https: true, ..FleetOptions::default() },
+    );
+    fleet.put("large.mp4", 48 << 20);
+    let request = format!("GET /large.mp4 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let edge = fleet.member("edge-1");
+    let mut stalled: Vec<Connection> = (0..3)
+        .map(|_| Connection::open(edge.http()).unwrap())
+        .chain(
+            (0..3).map(|_| Connection::open_tls(edge.https(), fleet.tls.clone().unwrap()).unwrap()),
+        )
+        .collect();
+    for client in &mut stalled {
+        client.send(request.as_bytes()).unwrap();
+    }
+    fleet.until("they are being served", |f| f.counter("edge-1", "connections_open") >= 6);
+    fleet.until("they are let go", |f| f.counter("edge-1", "connections_open") <= 1);
+}
