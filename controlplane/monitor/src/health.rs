@@ -13,7 +13,7 @@
 //! the monitor then costs a part of the edges and not the CDN, and a lost PoP still leaves the answers, by
 //! steps.
 //!
-//! Must stay true: time only moves by the `now` of the callers (since any fixed moment, not going back);
+//! Must stay true: the silence of one who could not listen is no silence; time only moves by the `now` of the callers (since any fixed moment, not going back);
 //! memory is bounded by the servers of the snapshot; replayed heartbeats change nothing.
 
 use serde::Serialize;
@@ -163,6 +163,14 @@ impl HealthTable {
         Ok(transition(&beat.server, from, entry.word))
     }
 
+    /// The one who listens has stood still for `gap` (no processor, a stopped machine): nobody was silent for that long.
+    pub fn stood_still(&mut self, now: Duration, gap: Duration) {
+        for entry in self.servers.values_mut() {
+            entry.heard = entry.heard.map(|heard| (heard + gap).min(now));
+            entry.run_since = (entry.run_since + gap).min(now);
+        }
+    }
+
     /// Lets time pass: who has been silent for too long falls, or is held.
     pub fn tick(&mut self, now: Duration) -> Vec<Transition> {
         while self.falls.front().is_some_and(|(when, _)| now.saturating_sub(*when) > FALL_WINDOW) {
@@ -286,6 +294,8 @@ fn transition(server: &str, from: Word, to: Word) -> Option<Transition> {
     (from != to).then(|| Transition { server: server.to_owned(), from, to })
 }
 
+/// A listener whose own rounds are further apart than this has stood still.
+pub const STOOD_STILL: Duration = Duration::from_millis(150);
 /// Silence after which a server is down: three heartbeats, and half of one for the delays of a busy host.
 pub const DOWN_AFTER: Duration = Duration::from_millis(
     HEARTBEATS_MISSED_MAX * HEARTBEAT_INTERVAL_MS + HEARTBEAT_INTERVAL_MS / 2,

@@ -12,7 +12,7 @@ pub mod health;
 pub mod listen;
 mod serve;
 
-pub use health::{HealthTable, Refusal, ServerView, Transition, Word};
+pub use health::{HealthTable, Refusal, STOOD_STILL, ServerView, Transition, Word};
 pub use serve::{
     Monitor, MonitorOptions, Sockets, StartError, bind_admin, bind_tcp, bind_udp, keys, open,
     start, unix_ms,

@@ -3,7 +3,7 @@
 //! Must stay true: a verdict goes out with every change at once, and every 200 ms in any case, so that
 //! routers can tell a silent monitor from an unchanged world.
 
-use crate::health::{HealthTable, Refusal, Transition};
+use crate::health::{HealthTable, Refusal, STOOD_STILL, Transition};
 use crate::listen::Limited;
 use arc_swap::ArcSwap;
 use axum::extract::State;
@@ -212,9 +212,19 @@ async fn receive(
 
 async fn judge(shared: Arc<Shared>, changed: tokio::sync::mpsc::Sender<()>) {
     let mut timer = tokio::time::interval(TICK);
+    let mut before = shared.now();
     loop {
         timer.tick().await;
-        let transitions = shared.table().tick(shared.now());
+        let now = shared.now();
+        let gap = now.saturating_sub(before);
+        before = now;
+        let transitions = {
+            let mut table = shared.table();
+            if gap > STOOD_STILL {
+                table.stood_still(now, gap);
+            }
+            table.tick(now)
+        };
         told(&shared, &transitions, &changed);
     }
 }

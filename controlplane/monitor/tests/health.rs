@@ -115,6 +115,19 @@ fn replays_and_strangers_are_refused() {
 }
 
 #[test]
+fn who_stood_still_himself_takes_nobody_for_silent() {
+    // A stopped machine goes on after 54 s: edges are as they were, and one that is dead still falls in time.
+    let mut table = HealthTable::new(&fleet(2, 2));
+    let all = ["e0-0", "e0-1", "e1-0", "e1-1"];
+    run(&mut table, &all, 0, 2000);
+    table.stood_still(ms(56_000), ms(54_000));
+    table.tick(ms(56_000));
+    assert_eq!(words(&table, &all), [Word::Up; 4]);
+    run(&mut table, &all[1..], 56_000, 57_000);
+    assert_eq!(words(&table, &all), [Word::Down, Word::Up, Word::Up, Word::Up]);
+}
+
+#[test]
 fn one_of_two_goes_out_and_so_does_the_other() {
     let mut table = HealthTable::new(&fleet(2, 2));
     let all = ["e0-0", "e0-1", "e1-0", "e1-1"];

@@ -16,7 +16,7 @@ use tidegate_contract::heartbeat::DATAGRAM_BYTES_MAX;
 use tidegate_contract::{Datagram, HeartbeatKey, Server, Snapshot};
 use tidegate_dns::Rcode;
 use tidegate_monitor::listen::{Limited, Peer};
-use tidegate_monitor::{StartError, Transition, bind_admin, bind_tcp, bind_udp};
+use tidegate_monitor::{STOOD_STILL, StartError, Transition, bind_admin, bind_tcp, bind_udp};
 use tidegate_steer::{Decision, Detail, Geo, Health, Reason, State, Table};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
@@ -205,12 +205,18 @@ async fn receive(shared: Arc<Shared>, socket: UdpSocket) {
 /// Lets time pass for the view, and renews what requests see when a state changed.
 async fn judge(shared: Arc<Shared>) {
     let mut timer = tokio::time::interval(TICK);
+    let mut before = shared.now();
     let mut seen: Vec<(String, State)> = Vec::new();
     loop {
         timer.tick().await;
         let now = shared.now();
+        let gap = now.saturating_sub(before);
+        before = now;
         let changed = {
             let mut view = shared.view();
+            if gap > STOOD_STILL {
+                view.stood_still(now, gap);
+            }
             tell(&view.tick(now));
             let states = view.states(now);
             let changed =

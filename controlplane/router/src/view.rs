@@ -72,6 +72,11 @@ impl RouterView {
         Ok(())
     }
 
+    /// See [`HealthTable::stood_still`].
+    pub fn stood_still(&mut self, now: Duration, gap: Duration) {
+        self.own.stood_still(now, gap);
+    }
+
     pub fn tick(&mut self, now: Duration) -> Vec<Transition> {
         self.own.tick(now)
     }
