@@ -7,7 +7,10 @@
 
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startDemo } from './demo.mjs';
@@ -164,6 +167,57 @@ async function warmStart(demo) {
   assert.ok(answers.some((a) => /^edge-a\d; hit/.test(a)), `no edge was warm: ${JSON.stringify(answers)}`);
 }
 
+// Goal: every byte of the film through the chain is the origin's. Method: each file below the origin's directory, from
+// each edge, over HTTP and HTTPS (trusting only the demo's CA), whole and in random ranges, by SHA-256.
+async function everyByte(demo) {
+  const root = path.join(dir, 'origin');
+  const files = readdirSync(root, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
+    .map((entry) => path.relative(root, path.join(entry.parentPath ?? entry.path, entry.name)));
+  assert.ok(files.filter((name) => name.endsWith('.m4s')).length >= 4 * FILM_SECONDS / 6, `${files.length} files`);
+  const plain = new http.Agent({ keepAlive: true });
+  const sealed = new https.Agent({ keepAlive: true, ca: readFileSync(path.join(dir, 'tls', 'ca.pem')) });
+  const ask = (base, name, range) => new Promise((resolve, reject) => {
+    const [get, agent] = base.startsWith('https') ? [https.get, sealed] : [http.get, plain];
+    const headers = range ? { range: `bytes=${range[0]}-${range[1]}` } : {};
+    get(`${base}/${name}`, { agent, headers }, (answer) => {
+      const pieces = [];
+      answer.on('data', (piece) => pieces.push(piece));
+      answer.on('end', () => resolve({ status: answer.statusCode, bytes: Buffer.concat(pieces) }));
+      answer.on('error', reject);
+    }).on('error', reject);
+  });
+  const hash = (bytes) => createHash('sha256').update(bytes).digest('hex');
+  let seed = 20261121;
+  const below = (bound) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+    return seed % bound;
+  };
+  let answers = 0;
+  for (const edge of ['edge-a1', 'edge-a2', 'edge-b1', 'edge-b2']) {
+    const { address } = demo.facts.nodes[edge];
+    for (const base of [`http://${address}:8080`, `https://${address}:8443`]) {
+      for (const name of files) {
+        const file = readFileSync(path.join(root, name));
+        const whole = await ask(base, name);
+        assert.equal(whole.status, 200, `${base}/${name}`);
+        assert.equal(hash(whole.bytes), hash(file), `${base}/${name}`);
+        for (let n = 0; n < 2 && file.length > 1; n++) {
+          const first = below(file.length);
+          const last = first + below(file.length - first);
+          const part = await ask(base, name, [first, last]);
+          assert.equal(part.status, 206, `${base}/${name} ${first}-${last}`);
+          assert.equal(hash(part.bytes), hash(file.subarray(first, last + 1)), `${base}/${name} ${first}-${last}`);
+        }
+        answers += 3;
+      }
+    }
+  }
+  plain.destroy();
+  sealed.destroy();
+  return `${files.length} files, ${answers} answers`;
+}
+
 // Goal: one command says why. Method: the line that the demo prints, against the running router and edge.
 function explain(demo) {
   const result = spawnSync(program, ['explain', '--client', '127.0.0.1', '--snapshot', path.join(dir, 'snapshot'),
@@ -204,6 +258,7 @@ await test('plays to the end through DNS name and 302, and from warm caches the 
 try {
   await withDemo(['--net', '78', '--restart-after', '0'], async (demo) => {
     await test('a second start finds its caches warm', () => warmStart(demo));
+    await test('every byte of the film is the origin\'s, over HTTP and HTTPS, whole and in ranges', () => everyByte(demo));
     await test('explain names the edge, the rule and the parent', () => explain(demo));
     const browser = await launch(chromium);
     try {

@@ -1,6 +1,6 @@
 //! A fleet of `tidegated` processes on one snapshot.
 
-use crate::client::{Response, get};
+use crate::client::{Connection, Response, get};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -27,6 +27,8 @@ pub struct FleetOptions {
     pub https: bool,
     /// Use this origin instead of one of ours.
     pub origin: Option<SocketAddr>,
+    /// The first parents are these servers instead of ours.
+    pub hand_parents: Vec<SocketAddr>,
     /// Changes the snapshot before it is signed.
     pub adjust: fn(&mut Snapshot),
     /// Changes the fleet's directory before anything is started.
@@ -45,6 +47,7 @@ impl Default for FleetOptions {
             store_bytes: Some(256 << 20),
             https: false,
             origin: None,
+            hand_parents: Vec::new(),
             adjust: |_| {},
             prepare: |_| {},
             drain_seconds: 2,
@@ -301,6 +304,48 @@ impl Fleet {
         self.status(id)["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
     }
 
+    /// CPU time that a member's process has used, to 10 ms.
+    pub fn cpu_time(&self, id: &str) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.member(id).pid()))
+            .expect("the process runs");
+        // Behind the name in brackets; user and system time are fields 14 and 15, in 1/100 s.
+        let (_, rest) = stat.rsplit_once(')').expect("its name is in brackets");
+        let ticks: u64 =
+            rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().unwrap_or(0)).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Which core of a member serves this connection: the thread that works when much is asked on it. `path` must be
+    /// a small hit.
+    pub fn core_of(&self, id: &str, connection: &mut Connection, path: &str) -> String {
+        const REQUESTS: usize = 200;
+        let before = self.core_times(id);
+        for _ in 0..REQUESTS {
+            let response = connection.get(HOST, path, "").expect("the member answers");
+            assert_eq!(response.status, 200, "{path}");
+        }
+        let worked = |(core, now): &(String, u64)| {
+            now - before.iter().find(|(name, _)| name == core).map_or(0, |(_, then)| *then)
+        };
+        let busiest = self.core_times(id).into_iter().max_by_key(worked);
+        busiest.expect("a member has cores").0
+    }
+
+    /// Names of a member's core threads, with their CPU time in nanoseconds.
+    fn core_times(&self, id: &str) -> Vec<(String, u64)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.member(id).pid()));
+        tasks
+            .expect("the process runs")
+            .flatten()
+            .filter_map(|task| {
+                let name = fs::read_to_string(task.path().join("comm")).ok()?;
+                let times = fs::read_to_string(task.path().join("schedstat")).ok()?;
+                let run = times.split(' ').next()?.parse().ok()?;
+                name.starts_with("core-").then(|| (name.trim().to_owned(), run))
+            })
+            .collect()
+    }
+
     /// A member's `/status`.
     pub fn status(&self, id: &str) -> serde_json::Value {
         let response =
@@ -413,6 +458,12 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
     servers.extend(
         (1..=options.parents).map(|n| server(format!("parent-{n}"), Role::Parent, Some("parents"))),
     );
+    let parents = servers.iter_mut().filter(|server| server.role == Role::Parent);
+    for (parent, address) in parents.zip(&options.hand_parents) {
+        parent.addresses = vec![address.ip()];
+        parent.http_port = Some(address.port());
+        parent.machine.cores = 0; // not started by the fleet
+    }
     servers.extend(
         (1..=options.edges).map(|n| server(format!("edge-{n}"), Role::Edge, Some("edges"))),
     );
