@@ -6,9 +6,10 @@
 use crate::decision_log::Line;
 use crate::limit::{Limiter, Permission};
 use crate::serve::Shared;
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_dns::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,20 +49,62 @@ fn slip(out: &mut Vec<u8>) {
 
 pub(crate) async fn tcp(shared: Arc<Shared>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
+    let peers: Peers = Arc::default();
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // One network that holds many silent connections does not keep the others out.
+                let Some(seat) = Seat::take(&peers, peer.ip()) else { continue };
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    let _permit = permit;
+                    let (_permit, _seat) = (permit, seat);
                     let _ = connection(&shared, stream, peer.ip()).await;
                 });
             }
             // Out of file descriptors, mostly: let some connections end first.
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// Open connections by network.
+type Peers = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// One connection of a network.
+struct Seat {
+    peers: Peers,
+    network: IpAddr,
+}
+
+impl Seat {
+    /// `None`: this network has as many as it may.
+    fn take(peers: &Peers, peer: IpAddr) -> Option<Seat> {
+        let network = match peer.to_canonical() {
+            // A /64 is what one customer has.
+            IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
+            v4 => v4,
+        };
+        let mut open = peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(network).or_default();
+        if *count >= TCP_CONNECTIONS_OF_ONE_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Seat { peers: peers.clone(), network })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut open = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.network);
+            }
         }
     }
 }
@@ -114,7 +157,34 @@ fn answer(
 }
 
 const TCP_CONNECTIONS_MAX: usize = 256;
+const TCP_CONNECTIONS_OF_ONE_MAX: usize = 32;
 const TCP_QUESTIONS_MAX: usize = 100;
 const TCP_QUESTION_BYTES_MAX: usize = 4096;
 const TCP_IDLE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_network_has_its_share_and_no_more() {
+        let peers: Peers = Arc::default();
+        let take = |peer: &str| Seat::take(&peers, peer.parse().expect("an address"));
+        let mut seats: Vec<Seat> =
+            (0..TCP_CONNECTIONS_OF_ONE_MAX).filter_map(|_| take("192.0.2.1")).collect();
+        assert_eq!(seats.len(), TCP_CONNECTIONS_OF_ONE_MAX);
+        assert!(take("192.0.2.1").is_none());
+        assert!(take("::ffff:192.0.2.1").is_none(), "the same address");
+        assert!(take("192.0.2.2").is_some());
+        let six: Vec<Seat> = (0..TCP_CONNECTIONS_OF_ONE_MAX)
+            .filter_map(|n| take(&format!("2001:db8::{n:x}")))
+            .collect();
+        assert!(take("2001:db8::ffff").is_none(), "the same /64");
+        assert!(take("2001:db8:0:1::1").is_some());
+        seats.pop();
+        assert!(take("192.0.2.1").is_some(), "one has left");
+        drop((seats, six));
+        assert!(peers.lock().expect("no test thread panics").is_empty());
+    }
+}
