@@ -8,7 +8,9 @@ use std::fmt;
 
 use crate::device::DeviceError;
 use crate::health::DeviceState;
-use crate::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN};
+use crate::layout::{
+    JOURNAL_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN,
+};
 
 /// Why a record (superblock, segment header, summary) cannot be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,47 @@ impl std::error::Error for ReadFault {
     }
 }
 
+/// Why the purge journal did not take records. They may be on the device or not: whoever issued them must try
+/// again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalError {
+    Device(DeviceError),
+    /// No page is free, and no record could be retired.
+    Full {
+        records: usize,
+    },
+    /// The device said that it wrote, and did not.
+    NotThere {
+        offset: u64,
+    },
+    /// The device no longer takes writes.
+    Refused(DeviceState),
+}
+
+impl fmt::Display for JournalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JournalError::Device(error) => {
+                write!(f, "the purge journal could not be written ({error}); replace the device")
+            }
+            JournalError::Full { records } => write!(
+                f,
+                "the purge journal is full ({records} records); purge whole delivery services, which one \
+                 record each says"
+            ),
+            JournalError::NotThere { offset } => write!(
+                f,
+                "the device lost what was written at byte {offset} of the purge journal; replace it"
+            ),
+            JournalError::Refused(state) => {
+                write!(f, "the device is {state} and takes no writes; replace it or let it rejoin")
+            }
+        }
+    }
+}
+
+impl std::error::Error for JournalError {}
+
 /// Why an extent was not taken. None of these reaches a viewer: the object is served without being stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendError {
@@ -154,7 +197,10 @@ impl fmt::Display for GeometryError {
                 write!(f, "the device has blocks of {found} bytes; the store needs 512 or 4096")
             }
             GeometryError::JournalBytes { found } => {
-                write!(f, "journal_bytes is {found}; it must be a multiple of 4096 and not zero")
+                write!(
+                    f,
+                    "journal_bytes is {found}; it must be a multiple of 4096, at least {JOURNAL_BYTES_MIN}"
+                )
             }
             GeometryError::SegmentBytes { found } => write!(
                 f,

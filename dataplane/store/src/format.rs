@@ -6,8 +6,11 @@
 
 use crate::device::Device;
 use crate::error::{FormatError, GeometryError};
-use crate::layout::{Geometry, JOURNAL_BYTES_DEFAULT, JOURNAL_OFFSET, SEGMENT_BYTES_DEFAULT, SLOT};
+use crate::layout::{Geometry, JOURNAL_BYTES_DEFAULT, JOURNAL_OFFSET, SEGMENT_BYTES_DEFAULT};
 use crate::superblock::{CopyState, Superblock, first_data, read_copies, write_copy};
+
+/// One write of zeros.
+const ZEROS_BYTES: usize = 1 << 20;
 
 /// How to format a device.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +58,16 @@ pub async fn format<D: Device>(
     let superblock = Superblock { uuid: options.uuid, geometry, epoch: 0 };
     // The second copy is wiped first: two sound superblocks of two stores never stand side by side.
     write_copy(device, 1, None).await.map_err(FormatError::Device)?;
-    let mut journal = device.buffer(SLOT);
-    journal.as_mut().fill(0);
-    device.write(JOURNAL_OFFSET, journal).await.0.map_err(FormatError::Device)?;
+    // All of it: pages of a store that was here before would look like damaged ones of this store.
+    let journal_bytes = geometry.journal_bytes as usize;
+    let mut at = 0;
+    while at < journal_bytes {
+        let mut zeros = device.buffer(ZEROS_BYTES.min(journal_bytes - at));
+        zeros.as_mut().fill(0);
+        let offset = JOURNAL_OFFSET + at as u64;
+        at += zeros.as_ref().len();
+        device.write(offset, zeros).await.0.map_err(FormatError::Device)?;
+    }
     for copy in [0, 1] {
         write_copy(device, copy, Some(&superblock)).await.map_err(FormatError::Device)?;
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! 0            superblock, first copy (4 KiB)
 //! 32 KiB       superblock, second copy (4 KiB); apart, so that one misdirected write hits one of them
-//! 64 KiB       purge journal, reserved (8 MiB by default): zeros today, replayed at start once purge exists
+//! 64 KiB       purge journal (8 MiB by default), read at start; its pages are in `journal.rs`
 //! ...          zeros up to a multiple of 64 KiB
 //! S            store segment 0, 1, 2 ...   (128 MiB each by default, a power of two)
 //!
@@ -29,9 +29,11 @@ use crate::error::GeometryError;
 pub const SLOT_BYTES: u32 = 4096;
 /// Where the two superblocks are.
 pub const SUPERBLOCK_OFFSETS: [u64; 2] = [0, 32 * 1024];
-/// Where the area reserved for the purge journal begins.
+/// Where the purge journal begins.
 pub const JOURNAL_OFFSET: u64 = 64 * 1024;
 pub const JOURNAL_BYTES_DEFAULT: u32 = 8 << 20;
+/// Four pages, each twice: one open, one to move it to, and some that are full.
+pub const JOURNAL_BYTES_MIN: u32 = 8 * SLOT_BYTES;
 /// Large enough that summaries are few (22 k on 3 TB) and that a flush per seal is cheap.
 pub const SEGMENT_BYTES_DEFAULT: u32 = 128 << 20;
 /// Small segments are for tests and small files; an extent may have at most a quarter of its segment.
@@ -118,7 +120,8 @@ impl Geometry {
         {
             return Err(GeometryError::SegmentBytes { found: self.segment_bytes });
         }
-        if self.journal_bytes == 0 || !self.journal_bytes.is_multiple_of(SLOT_BYTES) {
+        if self.journal_bytes < JOURNAL_BYTES_MIN || !self.journal_bytes.is_multiple_of(SLOT_BYTES)
+        {
             return Err(GeometryError::JournalBytes { found: self.journal_bytes });
         }
         Ok(())

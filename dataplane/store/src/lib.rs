@@ -12,7 +12,7 @@
 //!    back, so bytes of an older life of a store segment are never taken for new ones.
 //! 4. One writer ([`Store`]), any number of readers ([`Reader`]), no lock between them.
 //!
-//! Does not do: admission, RAM tier, freshness, purge (its journal area is reserved in the layout).
+//! Does not do: admission, RAM tier, freshness; what a purge means (it keeps the journal, `journal.rs`).
 //!
 //! Where to start reading: `layout.rs` (the map of a device), `writer.rs` (append and seal), `reader.rs`
 //! (the argument why a lock-free read is never wrong), `recover.rs`.
@@ -25,6 +25,7 @@ mod format;
 mod health;
 mod index;
 mod inspect;
+mod journal;
 mod layout;
 mod reader;
 mod reclaim;
@@ -38,17 +39,19 @@ mod writer;
 
 pub use device::{Device, DeviceError, DeviceOperation};
 pub use error::{
-    AppendError, BadExtent, BadRecord, FormatError, GeometryError, OpenError, ReadFault,
+    AppendError, BadExtent, BadRecord, FormatError, GeometryError, JournalError, OpenError,
+    ReadFault,
 };
 pub use extent::{ExpiryClass, Extent, ExtentHeader, ExtentKey, ExtentKind, HEAD_BLOCK};
 pub use format::{FormatOptions, format};
 pub use health::DeviceState;
 pub use index::{Index, IndexEntry, Place};
 pub use inspect::{Inspection, SegmentReport, SegmentState, VerifyReport, inspect, verify};
+pub use journal::{JournalRecord, JournalReport, RECORD_PAYLOAD_BYTES, decode_page};
 pub use layout::{
-    EXTENT_HEADER_BYTES, Geometry, JOURNAL_BYTES_DEFAULT, JOURNAL_OFFSET, PAYLOAD_BYTES_MAX,
-    SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX, SEGMENTS_MIN,
-    SLOT_BYTES, SUPERBLOCK_OFFSETS,
+    EXTENT_HEADER_BYTES, Geometry, JOURNAL_BYTES_DEFAULT, JOURNAL_BYTES_MIN, JOURNAL_OFFSET,
+    PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX,
+    SEGMENTS_MIN, SLOT_BYTES, SUPERBLOCK_OFFSETS,
 };
 pub use reader::{Location, Reader, read, verify_extent};
 pub use recover::RecoveryReport;

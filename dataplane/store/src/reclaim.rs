@@ -53,10 +53,7 @@ impl<D: Device> Store<D> {
         let mut copied = false;
         for row in &summary.rows {
             let len = row.slots() * SLOT_BYTES;
-            if len > budget
-                || !self.is_used(segment, row)
-                || self.keep.as_ref().is_some_and(|keep| !keep(row))
-            {
+            if len > budget || !self.is_used(segment, row) {
                 continue;
             }
             let Some(location) = self.location_of(segment, row) else { return };
@@ -64,6 +61,9 @@ impl<D: Device> Store<D> {
                 continue;
             };
             let Ok(extent) = verify_extent(&row.key, &location, bytes) else { continue };
+            if self.keep.as_ref().is_some_and(|keep| !keep(&extent.header, &extent.payload)) {
+                continue;
+            }
             let stream = if row.key.is_head() { stream } else { Stream::VodKept };
             let header = extent.header;
             let payload: [&[u8]; 1] = [&extent.payload];

@@ -17,9 +17,10 @@ use crate::device::{Device, DeviceError};
 use crate::error::{GeometryError, OpenError};
 use crate::health::{DeviceState, Health};
 use crate::index::{Index, Place};
+use crate::journal::{Journal, JournalReport};
 use crate::layout::device_seed;
 use crate::reader::Shared;
-use crate::segment::SegmentHeader;
+use crate::segment::{SegmentHeader, Stream};
 use crate::store::{Counters, OpenOptions, Store};
 use crate::summary::{Summary, SummaryRow, summary_slots};
 use crate::superblock::{CopyState, Superblock, choose, read_copies, write_copy};
@@ -48,6 +49,7 @@ pub struct RecoveryReport {
     /// Extents in walked segments whose payload did not match.
     pub extents_bad: u64,
     pub read_errors: u64,
+    pub journal: JournalReport,
 }
 
 impl<D: Device> Store<D> {
@@ -80,6 +82,8 @@ impl<D: Device> Store<D> {
         };
         let seed = device_seed(superblock.uuid);
         let map = Map { geometry, uuid: superblock.uuid, seed };
+        let (journal, journal_report) = Journal::recover(&device, &geometry, seed).await;
+        report.journal = journal_report;
         let capacity = usize::try_from(options.index_capacity(&geometry)).unwrap_or(usize::MAX);
         let shared = Arc::new(Shared {
             index: Index::new(capacity, geometry.segment_count),
@@ -107,8 +111,13 @@ impl<D: Device> Store<D> {
             sealed: VecDeque::new(),
             streams: [const { None }; 4],
             segment_streams: vec![None; geometry.segment_count as usize],
+            head_lives: vec![u64::MAX; geometry.segment_count as usize],
+            journal,
             counters: Counters::default(),
         };
+        // Its records order the extents that come; none of them may get a sequence from before.
+        let newest = store.journal_records().map(|record| record.sequence).max();
+        store.sequence_next = store.sequence_next.max(newest.map_or(0, |newest| newest + 1));
         store.recover_segments(&mut report).await;
         Ok((store, report))
     }
@@ -166,14 +175,21 @@ impl<D: Device> Store<D> {
         let found = in_flight(self.options.reads_in_flight as usize, reads).await;
         let mut headers = Vec::new();
         for (segment, found) in (0..).zip(found) {
-            match found {
+            match &found {
                 Ok(Ok(header)) => {
-                    headers.push(header);
+                    if header.stream == Stream::Small {
+                        self.head_lives[segment as usize] = header.sequence;
+                    }
+                    headers.push(*header);
                     continue;
                 }
                 Ok(Err(Elsewhere | Zero)) => {}
                 Ok(Err(_)) => report.headers_bad += 1,
                 Err(_) => report.read_errors += 1,
+            }
+            if !matches!(found, Ok(Err(Elsewhere | Zero))) {
+                // Another opening may read it after all, and find heads of any age.
+                self.head_lives[segment as usize] = 0;
             }
             self.free.push_back(segment);
         }

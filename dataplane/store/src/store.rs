@@ -9,15 +9,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use crate::device::{Device, DeviceError};
 use crate::error::OpenError;
-use crate::extent::ExtentKey;
+use crate::extent::{ExtentHeader, ExtentKey};
 use crate::health::DeviceState;
 use crate::index::{ENTRY_BYTES, Index};
+use crate::journal::Journal;
 use crate::layout::{Geometry, SEGMENTS_MIN, SLOT_BYTES};
 use crate::reader::{Reader, Shared};
 use crate::segment::Stream;
-use crate::summary::SummaryRow;
 use crate::superblock::{Superblock, write_copy};
 use crate::walk::Map;
 use crate::writer::OpenSegment;
@@ -125,7 +127,7 @@ pub struct Counters {
 }
 
 /// The owner's say at reclaim: whether an extent that was used is worth copying.
-pub(crate) type Keep = Box<dyn Fn(&SummaryRow) -> bool>;
+pub(crate) type Keep = Box<dyn Fn(&ExtentHeader, &Bytes) -> bool>;
 
 /// The one writer of a device. Not shared: the core that owns the device holds it.
 pub struct Store<D: Device> {
@@ -143,6 +145,10 @@ pub struct Store<D: Device> {
     pub(crate) streams: [Option<OpenSegment<D::WriteBuffer>>; 4],
     /// For each segment the stream of its present life.
     pub(crate) segment_streams: Vec<Option<Stream>>,
+    /// For each segment the sequence at which the life that a recovery would find began, if that life holds
+    /// heads; else `u64::MAX`.
+    pub(crate) head_lives: Vec<u64>,
+    pub(crate) journal: Journal,
     pub(crate) counters: Counters,
 }
 
@@ -187,9 +193,9 @@ impl<D: Device> Store<D> {
         Ok(())
     }
 
-    /// Asks `keep` before an extent that was used is appended again at reclaim: expired and purged ones
-    /// should not be.
-    pub fn keep_if(&mut self, keep: impl Fn(&SummaryRow) -> bool + 'static) {
+    /// Asks `keep`, with the payload, before an extent that was used is appended again at reclaim: a head that
+    /// was purged must not be (see `journal.rs`), one that has expired should not.
+    pub fn keep_if(&mut self, keep: impl Fn(&ExtentHeader, &Bytes) -> bool + 'static) {
         self.keep = Some(Box::new(keep));
     }
 

@@ -236,6 +236,8 @@ impl<D: Device> Store<D> {
             self.sealed.push_back(segment);
             return Err(AppendError::Write(error));
         }
+        self.head_lives[segment as usize] =
+            if stream == Stream::Small { sequence } else { u64::MAX };
         self.shared.index.begin_life(segment, sequence);
         self.segment_streams[segment as usize] = Some(stream);
         self.streams[stream.number()] = Some(OpenSegment {
@@ -378,7 +380,7 @@ impl<D: Device> Store<D> {
         self.streams[stream.number()].as_mut().expect("callers opened the stream's segment first")
     }
 
-    async fn write(
+    pub(crate) async fn write(
         &mut self,
         offset: u64,
         data: D::WriteBuffer,
@@ -392,7 +394,7 @@ impl<D: Device> Store<D> {
         (written, data)
     }
 
-    async fn flush(&mut self) -> Result<(), DeviceError> {
+    pub(crate) async fn flush(&mut self) -> Result<(), DeviceError> {
         let flushed = self.device.flush().await;
         self.shared.health.note_flush(flushed.is_ok());
         flushed

@@ -9,6 +9,7 @@ mod decoders;
 mod device;
 mod faults;
 mod index;
+mod journal;
 mod model;
 mod opening;
 mod oracle;

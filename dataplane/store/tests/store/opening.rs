@@ -87,11 +87,11 @@ fn a_shrunk_device_and_impossible_options_are_refused_by_name() {
 #[test]
 fn geometry_is_refused_outside_its_limits() {
     let plan = |device, segment, journal| Geometry::plan(device, segment, journal);
-    assert!(matches!(plan(1 << 30, 100_000, 4096), Err(GeometryError::SegmentBytes { .. })));
-    assert!(matches!(plan(1 << 30, 1 << 28, 4096), Err(GeometryError::SegmentBytes { .. })));
+    assert!(matches!(plan(1 << 30, 100_000, 32 << 10), Err(GeometryError::SegmentBytes { .. })));
+    assert!(matches!(plan(1 << 30, 1 << 28, 32 << 10), Err(GeometryError::SegmentBytes { .. })));
     assert!(matches!(plan(1 << 30, 1 << 20, 5), Err(GeometryError::JournalBytes { .. })));
-    assert!(matches!(plan(1 << 20, 1 << 20, 4096), Err(GeometryError::TooFewSegments { .. })));
-    assert!(matches!(plan(1 << 40, 1 << 16, 4096), Err(GeometryError::TooManySegments { .. })));
+    assert!(matches!(plan(1 << 20, 1 << 20, 32 << 10), Err(GeometryError::TooFewSegments { .. })));
+    assert!(matches!(plan(1 << 40, 1 << 16, 32 << 10), Err(GeometryError::TooManySegments { .. })));
     let geometry = plan(3 << 40, 128 << 20, 8 << 20).expect("a 3 TiB drive with the defaults");
     assert!(geometry.end() <= 3 << 40 && geometry.segment_count == 24_575);
 }

@@ -57,7 +57,11 @@ pub fn check(asked: &ExtentKey, extent: &Extent) {
 }
 
 pub fn small_format(uuid: u128) -> FormatOptions {
-    FormatOptions { segment_bytes: SEGMENT_BYTES, journal_bytes: 4096, ..FormatOptions::new(uuid) }
+    FormatOptions {
+        segment_bytes: SEGMENT_BYTES,
+        journal_bytes: 32 << 10,
+        ..FormatOptions::new(uuid)
+    }
 }
 
 pub fn small_options() -> OpenOptions {

@@ -102,8 +102,11 @@ fn too_large_a_payload_is_refused_and_the_largest_is_taken() {
 #[test]
 fn a_segment_is_sealed_before_its_summary_would_not_fit() {
     let device = MemoryDevice::new(9 << 20, 1);
-    let options =
-        FormatOptions { segment_bytes: 1 << 20, journal_bytes: 4096, ..FormatOptions::new(UUID) };
+    let options = FormatOptions {
+        segment_bytes: 1 << 20,
+        journal_bytes: 32 << 10,
+        ..FormatOptions::new(UUID)
+    };
     block_on(format(&device, options)).expect("blank");
     let mut store = open(&device);
     let keys: Vec<_> = (0..600).map(|key| ExtentKey::block(key, 1, 0)).collect();
@@ -215,7 +218,7 @@ fn an_append_that_is_dropped_while_writing_costs_its_segment_only() {
 fn the_owner_can_veto_what_is_kept() {
     let device = small_device(1);
     let mut store = open(&device);
-    store.keep_if(|row| row.class != ExpiryClass(3));
+    store.keep_if(|header, _| header.class != ExpiryClass(3));
     let reader = store.reader();
     let key = ExtentKey::block(1, 1, 0);
     append(&mut store, Stream::VodNew, key).expect("a sound device");
