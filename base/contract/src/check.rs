@@ -152,6 +152,16 @@ impl<'a> Checker<'a> {
             1,
             DNS_ANSWERS_MAX,
         );
+        if let Some(admin) = &snapshot.keys.admin_hex
+            && crate::hex::decode::<32>(admin).is_none()
+        {
+            self.tell(
+                Object::Cdn,
+                "admin_hex",
+                "an admin key is 64 hexadecimal digits",
+                "write keys/admin.key with `tidegate snapshot keygen`, or remove it",
+            );
+        }
         if crate::hex::decode::<32>(&snapshot.keys.heartbeat_hex).is_none() {
             self.tell(
                 Object::Cdn,

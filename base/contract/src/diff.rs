@@ -67,8 +67,13 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Vec<Change> {
     let cdn = |s: &Snapshot| Value::from_iter([("cdn", s.cdn.clone()), ("zone", s.zone.clone())]);
     fields(&mut changes, "cdn", &cdn(old), &cdn(new));
     fields(&mut changes, "steering", &json(&old.steering), &json(&new.steering));
-    if old.keys != new.keys {
+    if old.keys.heartbeat_hex != new.keys.heartbeat_hex {
         changes.push(change("keys", "heartbeat_hex", Some("(not shown)"), Some("(not shown)")));
+    }
+    if old.keys.admin_hex != new.keys.admin_hex {
+        let shown = |key: &Option<String>| key.as_ref().map(|_| "(not shown)");
+        let (before, after) = (shown(&old.keys.admin_hex), shown(&new.keys.admin_hex));
+        changes.push(change("keys", "admin_hex", before, after));
     }
     objects(
         &mut changes,

@@ -154,7 +154,7 @@ impl PublicKey {
 }
 
 /// A random 32-byte key for heartbeats, in hexadecimal.
-pub fn heartbeat_key_generate() -> Result<String, KeyError> {
+pub fn random_key_hex() -> Result<String, KeyError> {
     let mut key = [0u8; 32];
     rand::SecureRandom::fill(&SystemRandom::new(), &mut key)
         .map_err(|_| KeyError("the system's random source failed; try again"))?;

@@ -6,6 +6,7 @@
 //! Must stay true: a [`Snapshot`] from [`verify`] or [`source::compile`] has passed [`check::check`].
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod check;
 pub mod diff;
 pub mod envelope;
@@ -15,9 +16,10 @@ mod nearest;
 pub mod snapshot;
 pub mod source;
 
+pub use admin::{AdminKey, AdminKeyError, Order, OrderError};
 pub use diff::{Change, diff};
 pub use envelope::{
-    EnvelopeError, KeyError, PublicKey, SigningKey, heartbeat_key_generate, inspect, sign, verify,
+    EnvelopeError, KeyError, PublicKey, SigningKey, inspect, random_key_hex, sign, verify,
 };
 pub use heartbeat::{
     Datagram, DatagramError, HEARTBEAT_INTERVAL_MS, HEARTBEATS_MISSED_MAX, Heartbeat, HeartbeatKey,

@@ -207,6 +207,9 @@ pub struct CoverageZone {
 pub struct Keys {
     /// HMAC-SHA256 key of heartbeats and verdicts, 32 bytes in hexadecimal.
     pub heartbeat_hex: String,
+    /// HMAC-SHA256 key of orders to the nodes' admin ports, 32 bytes in hexadecimal; `None`: no orders are taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_hex: Option<String>,
 }
 
 impl std::fmt::Debug for Keys {

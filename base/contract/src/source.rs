@@ -1,7 +1,8 @@
 //! The source tree of a CDN's configuration, compiled into a [`Snapshot`].
 //!
 //! The tree: `cdn.toml`; `servers.toml` or `servers/*.toml`; `delivery-services/*.toml`, one service per
-//! file; the coverage zone file that `cdn.toml` names, in Traffic Control's JSON; `keys/heartbeat.key`.
+//! file; the coverage zone file that `cdn.toml` names, in Traffic Control's JSON; `keys/heartbeat.key`;
+//! `keys/admin.key` when orders shall be taken.
 //! `docs/reference/example-config/` is an annotated one.
 //!
 //! Must stay true: [`compile`] either gives a snapshot that [`crate::check`] passes, or all problems it
@@ -58,7 +59,11 @@ pub fn compile(files: &[(String, String)], generation: u64) -> Result<Snapshot, 
 
 /// Whether `name` can be part of a source tree; callers that read a folder pass on only such files.
 pub fn is_source_file(name: &str) -> bool {
-    name == HEARTBEAT_KEY_FILE || name.ends_with(".toml") || name.ends_with(".json")
+    is_key_file(name) || name.ends_with(".toml") || name.ends_with(".json")
+}
+
+fn is_key_file(name: &str) -> bool {
+    name == HEARTBEAT_KEY_FILE || name == ADMIN_KEY_FILE
 }
 
 /// A byte of a file.
@@ -96,7 +101,7 @@ impl<'a> Compiler<'a> {
         let files = self.files;
         for (index, (name, _)) in files.iter().enumerate() {
             let name = name.as_str();
-            if name == CDN_FILE || name == HEARTBEAT_KEY_FILE || Some(index) == self.coverage_file {
+            if name == CDN_FILE || is_key_file(name) || Some(index) == self.coverage_file {
                 continue;
             } else if name == "servers.toml" || in_folder(name, "servers/") {
                 self.servers_file(index, &mut snapshot);
@@ -136,7 +141,7 @@ impl<'a> Compiler<'a> {
                 dns_answers_max: DNS_ANSWERS_DEFAULT,
                 location: LocationStyle::Name,
             },
-            keys: Keys { heartbeat_hex: self.heartbeat_key() },
+            keys: Keys { heartbeat_hex: self.heartbeat_key(), admin_hex: self.admin_key() },
         };
         let Some(index) = self.file(CDN_FILE) else {
             self.tell_missing_file(
@@ -194,6 +199,12 @@ impl<'a> Compiler<'a> {
         self.places
             .insert((Object::Cdn, "heartbeat_hex".to_owned()), At { file: index, offset: 0 });
         self.files[index].1.trim().to_owned()
+    }
+
+    fn admin_key(&mut self) -> Option<String> {
+        let index = self.file(ADMIN_KEY_FILE)?;
+        self.places.insert((Object::Cdn, "admin_hex".to_owned()), At { file: index, offset: 0 });
+        Some(self.files[index].1.trim().to_owned())
     }
 
     fn servers_file(&mut self, file: usize, snapshot: &mut Snapshot) {
@@ -459,6 +470,8 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
 pub const CDN_FILE: &str = "cdn.toml";
 /// The MAC key of heartbeats, 64 hexadecimal digits.
 pub const HEARTBEAT_KEY_FILE: &str = "keys/heartbeat.key";
+/// The MAC key of orders to admin ports, 64 hexadecimal digits.
+pub const ADMIN_KEY_FILE: &str = "keys/admin.key";
 const DNS_TTL_SECONDS_DEFAULT: u32 = 20;
 const DNS_ANSWERS_DEFAULT: usize = 2;
 const RAM_BYTES_DEFAULT: u64 = 256 << 20;

@@ -31,6 +31,8 @@ enum Verb {
     Run(verbs::run::Run),
     /// Say which edge a client gets for a URL, and why.
     Explain(verbs::explain::Explain),
+    /// Take a URL, path, tag or delivery service out of every cache.
+    Purge(verbs::purge::Purge),
     /// Run the whole CDN on this machine: film, origin, parents, edges, router, monitor, viewer page.
     Demo(Box<demo::DemoArgs>),
     /// Make certificates for tests and small installations.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Run(verb) => verb.run(),
         Verb::Explain(verb) => verb.run(),
+        Verb::Purge(verb) => verb.run(),
         Verb::Demo(arguments) => demo::run(*arguments).map_err(failure::Failure::from),
         Verb::Tls(verb) => verb.run(),
     };

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub mod explain;
+pub mod purge;
 pub mod run;
 pub mod snapshot;
 pub mod tls;

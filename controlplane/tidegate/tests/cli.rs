@@ -97,7 +97,7 @@ fn a_snapshot_is_built_shown_and_compared() {
     assert!(good(&["check", "--source", &source]).contains("good: 1 delivery services"));
     assert_eq!(
         good(&["snapshot", "keygen", "--out", &keys]).matches("kept").count(),
-        3,
+        4,
         "no key is overwritten"
     );
     let first = build(&folder, &source, &keys);

@@ -12,6 +12,7 @@ pub mod behaviour;
 pub mod blocks;
 pub mod key;
 pub mod lookup;
+pub mod purge;
 pub mod storable;
 pub mod stored;
 

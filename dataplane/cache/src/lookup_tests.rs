@@ -12,7 +12,7 @@ fn stored(lines: &str) -> StoredHead {
     else {
         panic!("not stored: {lines}");
     };
-    StoredHead::new(&head, &Fields::new(), lifetime, Some(5), 1)
+    StoredHead::new(&head, &Fields::new(), lifetime, Some(5), 1, &[7])
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn rfc_9111_4_1_another_alternate_is_a_vary_miss() {
         panic!("stored");
     };
     let judge = |sent: &str, asked: &str| {
-        let entry = StoredHead::new(&head, &fields(sent), lifetime, None, 1);
+        let entry = StoredHead::new(&head, &fields(sent), lifetime, None, 1, &[7]);
         lookup(Some(&entry), &request(Method::Get, asked), &behaviour(), NOW)
     };
     let hit = Verdict::Hit { age_seconds: 0 };

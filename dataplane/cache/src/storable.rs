@@ -46,6 +46,8 @@ pub enum NoStore {
     SetCookie,
     /// `Vary: *`, or a `Vary` that is no list of names.
     Vary,
+    /// So many tags that a purge might not reach it.
+    Tags,
     /// Neither the response nor the behaviour gives a lifetime.
     NoLifetime,
     /// It would be stale at once and could not be revalidated.
@@ -64,6 +66,7 @@ impl NoStore {
             NoStore::Authorization => "authorization",
             NoStore::SetCookie => "set-cookie",
             NoStore::Vary => "vary",
+            NoStore::Tags => "tags",
             NoStore::NoLifetime => "no-lifetime",
             NoStore::NoUse => "no-use",
         }
@@ -206,6 +209,9 @@ pub fn judge_storage(
     if crate::stored::vary_names(&response.fields).is_none_or(|names| names.len() > VARY_NAMES_MAX)
     {
         return Storage::No(NoStore::Vary);
+    }
+    if crate::purge::tags_of(&response.fields).is_none() {
+        return Storage::No(NoStore::Tags);
     }
     match lifetime(response, &directives, behaviour, times) {
         None => Storage::No(NoStore::NoLifetime),

@@ -2,26 +2,30 @@
 //!
 //! Byte map of a head, all numbers little-endian:
 //! ```text
-//!  0  4  magic "TGH1" (the digit is the format)
+//!  0  4  magic "TGH2" (the digit is the format)
 //!  4  4  bytes of the whole head, these included
 //!  8  8  version id
 //! 16  2  status
 //! 18  1  flags: 1 total length known, 2 must revalidate, 4 immutable
 //! 19  1  count of Vary entries
 //! 20  2  count of fields
-//! 22  2  zero
+//! 22  2  count of purge handles
 //! 24  8  total length (0 when not known)
 //! 32 40  response_ms, initial_age_ms, freshness_ms, stale_while_revalidate_ms, stale_if_error_ms
-//! 72  .. Vary entries: u16 name bytes, u32 value bytes, name, value
+//! 72  8  confirmed
+//! 80  .. purge handles, 8 bytes each
+//!     .. Vary entries: u16 name bytes, u32 value bytes, name, value
 //!     .. fields: u16 name bytes, u32 value bytes, name, value
 //! ```
 //! Must stay true: decoding any bytes gives a head or an error, never a panic, and never more memory than the
 //! input has bytes times a small constant; a decoded head has passed the same checks as a parsed one. Bytes
 //! after the head are ignored (extents are padded); their checksum is the store's business.
 
+use crate::purge::{PREFIX_SEGMENTS_MAX, TAGS_MAX};
 use crate::storable::{Lifetime, VARY_NAMES_MAX};
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 use tidegate_http::{
     CacheControl, Fields, ResponseHead, Validators, date, hop_by_hop, is_token, list_members,
 };
@@ -30,8 +34,14 @@ use tidegate_types::limits::{FIELDS_MAX, RESPONSE_HEAD_BYTES_MAX};
 /// A stored response without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredHead {
-    /// Tells one fill of a key from the next: blocks of different versions are never put together.
+    /// Tells one fill of a key from the next: blocks of different versions are never put together. Taken before
+    /// the next hop was asked, from the sequence that purges number themselves by.
     pub version: u64,
+    /// The number of the question that the next hop last answered with this version: the version itself, or a
+    /// later number when it was revalidated.
+    pub confirmed: u64,
+    /// What purges reach it (see [`crate::purge`]).
+    pub handles: Arc<[u64]>,
     /// 200 for content (also when it was filled by 206 answers), else what was answered.
     pub status: u16,
     /// Fields to send, without hop-by-hop fields, lengths, `Age` and `Cache-Status`.
@@ -60,7 +70,7 @@ pub enum StoredError {
 impl fmt::Display for StoredError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            StoredError::Format => "stored head: not of format TGH1; treat the entry as absent",
+            StoredError::Format => "stored head: not of format TGH2; treat the entry as absent",
             StoredError::Short => "stored head: bytes are missing; treat the entry as absent",
             StoredError::Content => {
                 "stored head: content that is never written; treat the entry as absent"
@@ -80,12 +90,23 @@ impl StoredHead {
         lifetime: Lifetime,
         total_length: Option<u64>,
         version: u64,
+        handles: &[u64],
     ) -> StoredHead {
         let fields = kept_fields(&response.fields, lifetime.response_ms);
         let status = if response.status == 206 { 200 } else { response.status };
         let validators = Validators::from_fields(&fields, lifetime.response_ms / 1000);
         let vary = capture_vary(&fields, request_fields);
-        StoredHead { version, status, fields, total_length, validators, lifetime, vary }
+        StoredHead {
+            version,
+            confirmed: version,
+            handles: handles.into(),
+            status,
+            fields,
+            total_length,
+            validators,
+            lifetime,
+            vary,
+        }
     }
 
     /// Whether a request with these fields may have this alternate (RFC 9111 §4.1).
@@ -117,6 +138,7 @@ impl StoredHead {
         let start = out.len();
         let vary = &self.vary[..self.vary.len().min(VARY_NAMES_MAX)];
         let field_count = self.fields.len().min(FIELDS_STORED_MAX);
+        let handles = &self.handles[..self.handles.len().min(HANDLES_MAX)];
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&self.version.to_le_bytes());
@@ -127,7 +149,7 @@ impl StoredHead {
         out.push(flags);
         out.push(vary.len() as u8);
         out.extend_from_slice(&(field_count as u16).to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&(handles.len() as u16).to_le_bytes());
         out.extend_from_slice(&self.total_length.unwrap_or(0).to_le_bytes());
         for number in [
             self.lifetime.response_ms,
@@ -135,7 +157,11 @@ impl StoredHead {
             self.lifetime.freshness_ms,
             self.lifetime.stale_while_revalidate_ms,
             self.lifetime.stale_if_error_ms,
-        ] {
+            self.confirmed,
+        ]
+        .iter()
+        .chain(handles)
+        {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for (name, value) in vary {
@@ -166,11 +192,11 @@ impl StoredHead {
         let status = reader.u16()?;
         let [flags, vary_count] = reader.array::<2>()?;
         let field_count = usize::from(reader.u16()?);
-        let zero = reader.u16()?;
+        let handle_count = usize::from(reader.u16()?);
         let total_length = reader.u64()?;
         let good = (200..=599).contains(&status)
             && flags < 8
-            && zero == 0
+            && handle_count <= HANDLES_MAX
             && usize::from(vary_count) <= VARY_NAMES_MAX
             && field_count <= FIELDS_STORED_MAX
             && (flags & FLAG_LENGTH != 0 || total_length == 0);
@@ -186,6 +212,11 @@ impl StoredHead {
             must_revalidate: flags & FLAG_MUST_REVALIDATE != 0,
             immutable: flags & FLAG_IMMUTABLE != 0,
         };
+        let confirmed = reader.u64()?;
+        if confirmed < version || reader.rest.len() < handle_count * 8 {
+            return Err(StoredError::Content);
+        }
+        let handles = (0..handle_count).map(|_| reader.u64()).collect::<Result<Arc<[u64]>, _>>()?;
         let mut vary = Vec::with_capacity(usize::from(vary_count));
         for _ in 0..vary_count {
             let (name, value) = reader.pair()?;
@@ -210,7 +241,17 @@ impl StoredHead {
         }
         let validators = Validators::from_fields(&fields, lifetime.response_ms / 1000);
         let total_length = (flags & FLAG_LENGTH != 0).then_some(total_length);
-        Ok(StoredHead { version, status, fields, total_length, validators, lifetime, vary })
+        Ok(StoredHead {
+            version,
+            confirmed,
+            handles,
+            status,
+            fields,
+            total_length,
+            validators,
+            lifetime,
+            vary,
+        })
     }
 }
 
@@ -276,12 +317,14 @@ fn same_members(a: &[u8], b: &[u8]) -> bool {
     a == b || list_members(a).eq(list_members(b))
 }
 
-const MAGIC: &[u8; 4] = b"TGH1";
+const MAGIC: &[u8; 4] = b"TGH2";
 const FLAG_LENGTH: u8 = 1;
 const FLAG_MUST_REVALIDATE: u8 = 2;
 const FLAG_IMMUTABLE: u8 = 4;
 /// A parsed head may have `FIELDS_MAX`; `Date` may have been added.
 const FIELDS_STORED_MAX: usize = FIELDS_MAX + 1;
+/// Of a request (service, URL, root, prefixes, path), and of tags.
+const HANDLES_MAX: usize = 4 + PREFIX_SEGMENTS_MAX + TAGS_MAX;
 /// A parsed head of the greatest size with Vary values of the greatest size, with room for the lengths.
 const HEAD_BYTES_MAX: usize = 16 * RESPONSE_HEAD_BYTES_MAX;
 

@@ -30,6 +30,7 @@ fn sample() -> StoredHead {
         lifetime(),
         Some(9),
         7,
+        &[3, 4],
     )
 }
 
@@ -82,7 +83,7 @@ fn a_head_comes_back_and_every_cut_is_refused() {
 fn what_no_writer_makes_is_refused() {
     let mut good = Vec::new();
     sample().encode(&mut good);
-    for (at, value) in [(4, 0xff), (7, 0xff), (17, 0xff), (18, 0x80), (19, 9), (20, 0xff), (22, 1)]
+    for (at, value) in [(4, 0xff), (7, 0xff), (17, 0xff), (18, 0x80), (19, 9), (20, 0xff), (23, 9)]
     {
         let mut bytes = good.clone();
         bytes[at] = value;
@@ -98,6 +99,8 @@ proptest! {
     #[test]
     fn any_head_comes_back(
         version: u64,
+        later: u32,
+        handles in proptest::collection::vec(any::<u64>(), 0..40),
         status in 200u16..=599,
         total_length: Option<u64>,
         numbers: [u64; 5],
@@ -120,7 +123,17 @@ proptest! {
         };
         let validators = Validators::from_fields(&fields, numbers[0] / 1000);
         let vary = vary.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
-        let head = StoredHead { version, status, fields, total_length, validators, lifetime, vary };
+        let head = StoredHead {
+            version,
+            confirmed: version.saturating_add(later.into()),
+            handles: handles.into(),
+            status,
+            fields,
+            total_length,
+            validators,
+            lifetime,
+            vary,
+        };
         let mut bytes = Vec::new();
         head.encode(&mut bytes);
         prop_assert_eq!(StoredHead::decode(&bytes), Ok(head));
@@ -149,7 +162,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_survived(tail in proptest::collection::vec(any::<u8>(), 0..200)) {
-        let mut bytes = b"TGH1".to_vec();
+        let mut bytes = b"TGH2".to_vec();
         bytes.extend_from_slice(&((tail.len() + 8) as u32).to_le_bytes());
         bytes.extend_from_slice(&tail);
         let _ = StoredHead::decode(&bytes);

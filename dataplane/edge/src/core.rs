@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tidegate_engine::device::RingDevice;
+use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
 use tidegate_engine::{Core, Node};
 use tidegate_fill::Pool;
@@ -103,6 +104,9 @@ pub async fn run(parts: CoreParts, node: Arc<Node>, device: Option<RingDevice>) 
             ticks.fetch_add(1, Ordering::Relaxed);
             ticking.flush_log();
             ticking.pool.sweep();
+            if ticking.index == 0 {
+                purge::sweep(&ticking);
+            }
             sleep(TICK).await;
         }
     });

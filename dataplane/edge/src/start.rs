@@ -21,6 +21,7 @@ use tidegate_contract::{Role, Server};
 use tidegate_engine::device::RingDevice;
 use tidegate_engine::keeper::{self, KeepQueue};
 use tidegate_engine::node::StoreFace;
+use tidegate_engine::purge::Purges;
 use tidegate_engine::{Node, View};
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
@@ -241,7 +242,25 @@ async fn open_store(
         report.segments_walked,
         report.extents_bad,
     );
-    let face = StoreFace { path, reader: store.reader(), queue: queue.clone() };
-    tidegate_ring::spawn(keeper::run(store, queue.clone(), counters.clone()));
+    let purges = Arc::new(Purges::default());
+    purges.load(store.journal_records());
+    if report.journal.pairs_lost > 0 {
+        eprintln!(
+            "tidegated {}: store {}: {} page(s) of the purge journal are damaged: all that is stored is asked about \
+             again before it is served\n    mend: look at the device; purge again what was purged lately",
+            me.id,
+            path.display(),
+            report.journal.pairs_lost,
+        );
+        purges.distrust(report.version_max.max(purges.newest()) + 1);
+    }
+    let face = StoreFace {
+        path,
+        reader: store.reader(),
+        queue: queue.clone(),
+        version_max: report.version_max,
+        purges: purges.clone(),
+    };
+    tidegate_ring::spawn(keeper::run(store, queue.clone(), purges, counters.clone()));
     Ok(Some(face))
 }

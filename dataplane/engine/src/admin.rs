@@ -1,8 +1,10 @@
-//! What operators ask a node: health, status, metrics, explain. On the admin port only.
+//! What operators ask a node: health, status, metrics, explain. On the admin port only; what they order is in
+//! `orders.rs`.
 
 use crate::client::{BodyLength, Client, Transport};
 use crate::explain;
 use crate::node::Core;
+use crate::orders;
 use crate::steps::synth;
 use crate::transaction::{Exchange, role_name};
 use serde_json::json;
@@ -15,7 +17,9 @@ use tidegate_telemetry::{Counters, render_prometheus, to_json};
 /// Answers one admin request.
 pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
     let request = &exchange.request;
-    let outcome = if matches!(request.method, Method::Get | Method::Head) {
+    let outcome = if request.path == "/purge" {
+        orders::purge_order(core, client, &exchange).await
+    } else if matches!(request.method, Method::Get | Method::Head) {
         match request.path.as_str() {
             "/health" => health(core, client).await,
             "/status" => text(client, "application/json", status(core)).await,
@@ -27,12 +31,13 @@ pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exch
                 }
             }
             _ => {
-                let known = "this port answers /health, /status, /metrics and /explain?host=&path=";
+                let known = "this port answers /health, /status, /metrics, /explain?host=&path= and POST /purge";
                 synth::answer(client, 404, known, Fields::new()).await
             }
         }
     } else {
-        synth::answer(client, 405, "this port answers GET and HEAD", Fields::new()).await
+        synth::answer(client, 405, "this port answers GET and HEAD, and POST /purge", Fields::new())
+            .await
     };
     if outcome.is_err() {
         client.keep_alive = false;
@@ -46,7 +51,7 @@ async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Re
     text(client, "text/plain; charset=utf-8", "ok\n".to_owned()).await
 }
 
-async fn text<T: Transport>(
+pub(crate) async fn text<T: Transport>(
     client: &mut Client<'_, T>,
     media_type: &'static str,
     body: String,
@@ -105,6 +110,7 @@ fn refresh_gauges(core: &Core) {
     if let Some(store) = &node.store {
         first.store_bad_extents_total.set(store.reader.bad_extents());
     }
+    first.purge_rules.set(node.purges.len() as u64);
     first.snapshot_generation.set(node.view.load().generation);
     first.plain_buffer_fallback_total.set(node.arena.exhausted());
     let ring = tidegate_ring::stats();

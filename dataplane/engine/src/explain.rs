@@ -5,6 +5,7 @@ use crate::node::Core;
 use crate::reader::recover_object;
 use crate::transaction::{role_name, route};
 use serde_json::{Value, json};
+use tidegate_cache::purge::Judgement;
 use tidegate_cache::{Verdict, lookup};
 use tidegate_fill::order;
 use tidegate_http::{Authority, Fields, Method, RequestHead, Version};
@@ -28,16 +29,7 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
         return Err("path must start with /".to_owned());
     }
     let host = parameter("host").unwrap_or_else(|| view.me.addresses[0].to_string());
-    let authority = Authority::parse(host.as_bytes()).map_err(|e| format!("host: {e}"))?;
-    let request = RequestHead {
-        method: Method::Get,
-        path,
-        query: parameter("query").or(path_query),
-        authority: Some(authority),
-        scheme_in_target: None,
-        version: Version::Http11,
-        fields: Fields::new(),
-    };
+    let request = plain_get(&host, path, parameter("query").or(path_query))?;
     let node = json!({ "node": view.me.id, "role": role_name(view.me.role), "generation": view.generation });
     let routed = match route(&view, &request) {
         None => {
@@ -70,6 +62,7 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
             "stale_while_revalidate_s": lifetime.stale_while_revalidate_ms / 1000,
             "stale_if_error_s": lifetime.stale_if_error_ms / 1000,
             "must_revalidate": lifetime.must_revalidate,
+            "purge": purge_text(core.node.purges.check(object)),
             "etag": object.head.fields.get_str("etag"),
         })
     });
@@ -94,6 +87,31 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
         "next_target": routed.target,
         "next_host": service.next_authority,
     }))
+}
+
+/// A GET of this host, path and query with no fields.
+///
+/// # Errors
+/// What is wrong with the host.
+pub fn plain_get(host: &str, path: String, query: Option<String>) -> Result<RequestHead, String> {
+    let authority = Authority::parse(host.as_bytes()).map_err(|e| format!("host: {e}"))?;
+    Ok(RequestHead {
+        method: Method::Get,
+        path,
+        query,
+        authority: Some(authority),
+        scheme_in_target: None,
+        version: Version::Http11,
+        fields: Fields::new(),
+    })
+}
+
+fn purge_text(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Kept => "none reaches it",
+        Judgement::Soft { .. } => "soft: stale until it is confirmed",
+        Judgement::Hard => "hard: gone at the next request",
+    }
 }
 
 fn verdict_text(verdict: &Verdict) -> String {

@@ -16,7 +16,7 @@ use crate::object::Object;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use tidegate_types::limits::BLOCK_BYTES;
@@ -118,6 +118,10 @@ pub struct Fill {
     pub start: u64,
     /// Offset behind the last one, when only a part is fetched.
     pub end: Option<u64>,
+    /// Purges with a greater number came after its question.
+    pub number: u64,
+    /// It was purged while it ran: nothing of it is kept.
+    purged: AtomicBool,
     windows: Arc<Windows>,
     state: Mutex<State>,
 }
@@ -132,8 +136,8 @@ impl Drop for Fill {
 
 impl Fill {
     /// A fill of the whole object.
-    pub fn whole(windows: Arc<Windows>) -> Fill {
-        Fill::over(0, None, Head::Waiting, windows)
+    pub fn whole(number: u64, windows: Arc<Windows>) -> Fill {
+        Fill::over(0, None, number, Head::Waiting, windows)
     }
 
     /// A fill of the bytes from `start` (a block's first) to `end` of `object`.
@@ -142,16 +146,19 @@ impl Fill {
         Fill::over(
             start,
             Some(end),
+            object.version(),
             Head::Ready { object, upstream_status: None, fwd_status: 206, brings_body: true },
             windows,
         )
     }
 
-    fn over(start: u64, end: Option<u64>, head: Head, windows: Arc<Windows>) -> Fill {
+    fn over(start: u64, end: Option<u64>, number: u64, head: Head, windows: Arc<Windows>) -> Fill {
         windows.fills.fetch_add(1, Ordering::Relaxed);
         Fill {
             start,
             end,
+            number,
+            purged: AtomicBool::new(false),
             windows,
             state: Mutex::new(State {
                 head,
@@ -190,6 +197,16 @@ impl Fill {
     pub fn is_of(&self, version: u64) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(&state.head, Head::Ready { object, brings_body: true, .. } if object.version() == version)
+    }
+
+    /// A purge reached it: its readers of before go on, its head is not kept.
+    pub fn set_purged(&self) {
+        self.purged.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a purge reached it.
+    pub fn is_purged(&self) -> bool {
+        self.purged.load(Ordering::SeqCst)
     }
 
     /// Waits until the head's fate is known.
@@ -326,7 +343,7 @@ mod tests {
 
     #[test]
     fn readers_see_bytes_as_they_come_and_the_end_only_when_it_came() {
-        let fill = Fill::whole(windows());
+        let fill = Fill::whole(1, windows());
         assert!(poll(fill.read(0)).is_pending());
         assert!(fill.push(Bytes::from_static(b"abc")).is_none());
         assert!(fill.push(Bytes::from_static(b"defg")).is_none());
@@ -344,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_failed_fill_never_ends() {
-        let fill = Fill::whole(windows());
+        let fill = Fill::whole(1, windows());
         fill.push(Bytes::from_static(b"abc"));
         fill.finish(Err(()));
         assert!(matches!(poll(fill.read(3)), Poll::Ready(Progress::Failed)));
@@ -353,12 +370,12 @@ mod tests {
 
     #[test]
     fn an_abandoned_fill_keeps_nobody_waiting() {
-        let fill = Fill::whole(windows());
+        let fill = Fill::whole(1, windows());
         assert!(poll(fill.head()).is_pending());
         fill.abandon();
         assert!(matches!(poll(fill.head()), Poll::Ready(Head::Failed { status: 502, .. })));
         assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Failed)));
-        let whole = Fill::whole(windows());
+        let whole = Fill::whole(1, windows());
         whole.finish(Ok(()));
         whole.abandon();
         assert!(matches!(poll(whole.read(0)), Poll::Ready(Progress::End)));
@@ -366,7 +383,7 @@ mod tests {
 
     #[test]
     fn full_blocks_leave_the_window_oldest_first() {
-        let fill = Fill::whole(windows());
+        let fill = Fill::whole(1, windows());
         for block in 0..(WINDOW_BLOCKS as u32 + 3) {
             let (number, pieces) = fill.push(Bytes::from(vec![block as u8; BLOCK_BYTES])).unwrap();
             assert_eq!((number, pieces.len()), (block, 1));
@@ -384,7 +401,7 @@ mod tests {
     fn windows_shrink_when_all_together_are_large_and_are_given_back() {
         let windows = Arc::new(Windows::new(4 * BLOCK_BYTES as u64));
         let fill = |blocks: u32| {
-            let fill = Fill::whole(windows.clone());
+            let fill = Fill::whole(1, windows.clone());
             for block in 0..blocks {
                 let (_, pieces) = fill.push(Bytes::from(vec![1; BLOCK_BYTES])).unwrap();
                 fill.settle_block(block, pieces.into_iter().next().unwrap());

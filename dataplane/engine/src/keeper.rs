@@ -2,9 +2,13 @@
 //!
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
-//! killed process loses little of its warmth and none of its correctness.
+//! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
+//! after it, nor written again at reclaim.
 
+use crate::clock;
 use crate::device::RingDevice;
+use crate::object::{Object, Stored};
+use crate::purge::{Purges, Receipt};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -12,8 +16,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
+use tidegate_cache::purge::{Judgement, Mode, Purge};
 use tidegate_ring::{Elapsed, timeout};
-use tidegate_store::{ExpiryClass, ExtentKey, Store, Stream};
+use tidegate_store::{ExpiryClass, ExtentKey, JournalError, Store, Stream};
 use tidegate_telemetry::Counters;
 
 /// Bytes that may wait for the writer.
@@ -26,11 +31,33 @@ pub struct Keep {
     pub stream: Stream,
     pub key: ExtentKey,
     pub payload: Bytes,
+    /// For a head: its object, which may be purged before it is written.
+    pub head_of: Option<Arc<Object>>,
+}
+
+/// Extents that take up room for nothing.
+pub struct Remove {
+    pub key: u128,
+    pub version: u64,
+    /// Blocks from the first on.
+    pub blocks: u32,
+}
+
+/// Removals that may wait; more are left to the end of their store segment.
+const REMOVALS_MAX: usize = 1024;
+
+enum Work {
+    Keep(Keep),
+    Remove(Remove),
+    Purges(Vec<(Purge, Arc<Receipt>)>),
 }
 
 #[derive(Default)]
 struct Inner {
     waiting: VecDeque<Keep>,
+    removals: VecDeque<Remove>,
+    /// Before all others: somebody waits for them.
+    purges: Vec<(Purge, Arc<Receipt>)>,
     bytes: usize,
     /// Taken by the keeper, not yet written out.
     buffered: usize,
@@ -63,6 +90,34 @@ impl KeepQueue {
         true
     }
 
+    /// Hands a purge to the keeper, who tells `receipt` when it is on disk.
+    pub fn push_purge(&self, purge: Purge, receipt: Arc<Receipt>) {
+        let waker = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.done {
+                drop(inner);
+                receipt.give(Err("the store is closed; this node is stopping".to_owned()));
+                return;
+            }
+            inner.purges.push((purge, receipt));
+            inner.keeper.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Extents that need not be there any more.
+    pub fn push_remove(&self, remove: Remove) {
+        let waker = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.removals.len() >= REMOVALS_MAX {
+                return;
+            }
+            inner.removals.push_back(remove);
+            inner.keeper.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Extents that a crash would lose now.
     pub fn unwritten(&self) -> usize {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +127,12 @@ impl KeepQueue {
     /// All that the keeper has taken is written out.
     fn written(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).buffered = 0;
+    }
+
+    /// What was taken last is not kept after all.
+    fn left_out(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.buffered = inner.buffered.saturating_sub(1);
     }
 
     /// Nothing more comes: what is there is written out, and the keeper ends.
@@ -93,14 +154,20 @@ impl KeepQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).done = true;
     }
 
-    async fn next(&self) -> Option<Keep> {
+    async fn next(&self) -> Option<Work> {
         poll_fn(|cx| {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if !inner.purges.is_empty() {
+                return Poll::Ready(Some(Work::Purges(std::mem::take(&mut inner.purges))));
+            }
+            if let Some(remove) = inner.removals.pop_front() {
+                return Poll::Ready(Some(Work::Remove(remove)));
+            }
             match inner.waiting.pop_front() {
                 Some(keep) => {
                     inner.bytes -= keep.payload.len();
                     inner.buffered += 1;
-                    Poll::Ready(Some(keep))
+                    Poll::Ready(Some(Work::Keep(keep)))
                 }
                 None if inner.closed => Poll::Ready(None),
                 None => {
@@ -114,7 +181,16 @@ impl KeepQueue {
 }
 
 /// Writes what comes, until the queue is closed and empty.
-pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: Arc<Counters>) {
+pub async fn run(
+    mut store: Store<RingDevice>,
+    queue: Arc<KeepQueue>,
+    purges: Arc<Purges>,
+    counters: Arc<Counters>,
+) {
+    let judge = purges.clone();
+    store.keep_if(move |header, payload| {
+        !header.key.is_head() || is_worth_keeping(&judge, header.key.key, payload)
+    });
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     loop {
@@ -125,7 +201,22 @@ pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: 
             None => Ok(queue.next().await),
         };
         match next {
-            Ok(Some(keep)) => {
+            Ok(Some(Work::Purges(asked))) => {
+                write_purges(&mut store, &purges, asked, &counters).await
+            }
+            Ok(Some(Work::Remove(remove))) => {
+                store.remove(&ExtentKey::head(remove.key));
+                for block in 0..remove.blocks {
+                    store.remove(&ExtentKey::block(remove.key, remove.version, block));
+                }
+            }
+            // The journal forgets a purge once all heads on the device are younger: so none that it reaches may follow.
+            Ok(Some(Work::Keep(keep)))
+                if keep.head_of.as_ref().is_some_and(|o| !is_kept(&purges, o)) =>
+            {
+                queue.left_out()
+            }
+            Ok(Some(Work::Keep(keep))) => {
                 // A refused append costs a later fill, never an answer; the store counts it.
                 let _refused = store
                     .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
@@ -148,4 +239,70 @@ pub async fn run(mut store: Store<RingDevice>, queue: Arc<KeepQueue>, counters: 
         counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
     }
+}
+
+fn is_kept(purges: &Purges, object: &Object) -> bool {
+    let head = &object.head;
+    purges.judge(&head.handles, head.version, head.confirmed) == Judgement::Kept
+}
+
+/// Whether a head that was read again since it was written shall be written once more.
+fn is_worth_keeping(purges: &Purges, key: u128, payload: &Bytes) -> bool {
+    match Object::decode(key, payload) {
+        Some(Stored::Object(object, _)) => {
+            let useful = object.head.lifetime.useful_until_ms() > clock::now_ms();
+            (useful || object.head.can_revalidate()) && is_kept(purges, &object)
+        }
+        Some(Stored::Gone(_)) => true,
+        None => false,
+    }
+}
+
+/// Writes purges to the journal, tells those who wait, and forgets what is not needed any more.
+async fn write_purges(
+    store: &mut Store<RingDevice>,
+    purges: &Purges,
+    asked: Vec<(Purge, Arc<Receipt>)>,
+    counters: &Counters,
+) {
+    let records: Vec<_> = asked
+        .iter()
+        .map(|(purge, _)| Purge { at_ms: clock::to_disk(purge.at_ms), ..*purge }.encode())
+        .collect();
+    let covered = |record: &tidegate_store::JournalRecord| {
+        Purge::decode(&record.payload).is_some_and(|old| {
+            asked.iter().any(|(new, _)| new.covers(&old) && new.number > old.number)
+        })
+    };
+    // One whole service, hard: what was purged of it before needs no record of its own.
+    let sums_up = asked.iter().any(|(new, _)| new.mode == Mode::Hard && new.handle == new.service);
+    let mut written = store.journal(&records).await;
+    if sums_up && matches!(written, Err(JournalError::Full { .. })) {
+        written = store.journal_last(&records).await;
+    }
+    let outcome = match written {
+        Ok(retired) => {
+            purges.retire(retired.iter().filter_map(decode));
+            Ok(())
+        }
+        Err(error) => {
+            counters.purge_journal_errors_total.add(asked.len() as u64);
+            Err(error.to_string())
+        }
+    };
+    if sums_up
+        && outcome.is_ok()
+        && let Ok(dropped) = store.journal_drop(covered).await
+    {
+        purges.forget(dropped.iter().filter_map(decode));
+    }
+    for (_, receipt) in asked {
+        receipt.give(outcome.clone());
+    }
+}
+
+fn decode(record: &tidegate_store::JournalRecord) -> Option<Purge> {
+    let mut purge = Purge::decode(&record.payload)?;
+    purge.at_ms = clock::from_disk(purge.at_ms);
+    Some(purge)
 }

@@ -5,6 +5,7 @@ use crate::device::RingDevice;
 use crate::fill::Windows;
 use crate::isolate::isolated;
 use crate::keeper::KeepQueue;
+use crate::purge::Purges;
 use crate::ram::RamTier;
 use crate::table::Table;
 use crate::view::View;
@@ -29,6 +30,10 @@ pub struct StoreFace {
     pub path: PathBuf,
     pub reader: Reader,
     pub queue: Arc<KeepQueue>,
+    /// The greatest version that was found in it at start.
+    pub version_max: u64,
+    /// What its journal says was purged.
+    pub purges: Arc<Purges>,
 }
 
 /// State of one data plane process.
@@ -38,6 +43,7 @@ pub struct Node {
     pub ram: RamTier,
     pub windows: Arc<Windows>,
     pub store: Option<StoreFace>,
+    pub purges: Arc<Purges>,
     pub hop_health: HopHealth,
     pub arena: Arc<Arena>,
     /// One set per core, summed when read.
@@ -61,13 +67,16 @@ impl Node {
         counters: Vec<Arc<Counters>>,
         log: SyncSender<Vec<u8>>,
     ) -> Node {
+        let purges = store.as_ref().map(|store| store.purges.clone()).unwrap_or_default();
         let windows = Arc::new(Windows::new((ram_bytes / 4).max(WINDOWS_BYTES_MIN)));
         Node {
             view: ArcSwap::from_pointee(view),
             table: Table::new(OBJECTS_MAX, windows.clone()),
             windows,
             ram: RamTier::new(ram_bytes),
+            versions: AtomicU64::new(first_version(store.as_ref(), &purges)),
             store,
+            purges,
             hop_health: HopHealth::default(),
             arena,
             counters,
@@ -75,7 +84,6 @@ impl Node {
             timeouts: Timeouts::default(),
             started: Instant::now(),
             draining: AtomicBool::new(false),
-            versions: AtomicU64::new(wall_ms() << 20),
         }
     }
 
@@ -83,6 +91,12 @@ impl Node {
     pub fn next_version(&self) -> u64 {
         self.versions.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Above all that lies in the store and all that was purged, also when the clock was set back between two runs.
+fn first_version(store: Option<&StoreFace>, purges: &Purges) -> u64 {
+    let stored = store.map_or(0, |store| store.version_max);
+    (wall_ms() << 20).max(stored + 1).max(purges.newest() + 1)
 }
 
 /// Objects that the table holds; the rest is found again in the store. About 1 KiB each.

@@ -4,6 +4,7 @@ use crate::clock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tidegate_cache::storable::Lifetime;
 use tidegate_cache::stored::StoredHead;
 use tidegate_types::limits::BLOCK_BYTES;
 
@@ -19,6 +20,8 @@ pub struct Object {
     lines: Mutex<Option<Arc<Lines>>>,
     /// When it was last looked whether all blocks are here, in unix milliseconds.
     looked_ms: AtomicU64,
+    /// The purges' stamp at which it was found not to be purged.
+    judged: AtomicU64,
 }
 
 /// How often the blocks of a large object are looked through.
@@ -49,7 +52,30 @@ impl Object {
         if let Some(length) = head.total_length {
             let _first = total.set(length);
         }
-        Object { key, head, total, lines: Mutex::default(), looked_ms: AtomicU64::new(0) }
+        Object {
+            key,
+            head,
+            total,
+            lines: Mutex::default(),
+            looked_ms: AtomicU64::new(0),
+            judged: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// The same version with another lifetime.
+    pub fn with_lifetime(&self, lifetime: Lifetime) -> Object {
+        let total_length = self.total();
+        Object::new(self.key, StoredHead { lifetime, total_length, ..self.head.clone() })
+    }
+
+    /// Whether no purge has come since it was judged.
+    pub fn judged_at(&self, stamp: u64) -> bool {
+        self.judged.load(Ordering::Relaxed) == stamp
+    }
+
+    /// Judged, and not purged.
+    pub fn set_judged(&self, stamp: u64) {
+        self.judged.store(stamp, Ordering::Relaxed);
     }
 
     /// The encoded lines for this generation, made by `make` when they are not there.

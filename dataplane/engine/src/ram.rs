@@ -22,13 +22,20 @@ struct Resident {
     bytes: Bytes,
     cost: u64,
     uses: u8,
+    in_main: bool,
+    /// That of its place in a queue: a place whose block was taken out has no resident any more.
+    serial: u64,
 }
+
+/// A place in a queue.
+type Queued = (BlockId, u64);
 
 #[derive(Default)]
 struct Shard {
     blocks: HashMap<BlockId, Resident>,
-    small: VecDeque<BlockId>,
-    main: VecDeque<BlockId>,
+    small: VecDeque<Queued>,
+    main: VecDeque<Queued>,
+    serial: u64,
     ghost: VecDeque<BlockId>,
     ghosts: HashSet<BlockId>,
     small_bytes: u64,
@@ -79,19 +86,33 @@ impl RamTier {
             return;
         }
         let mut shard = self.shard(&id).lock().unwrap_or_else(PoisonError::into_inner);
+        let shard = &mut *shard;
         if shard.blocks.contains_key(&id) {
             return; // the same version of the same block holds the same bytes
         }
-        if shard.ghosts.remove(&id) {
-            shard.main.push_back(id);
+        shard.serial += 1;
+        let (serial, in_main) = (shard.serial, shard.ghosts.remove(&id));
+        if in_main {
+            shard.main.push_back((id, serial));
             shard.main_bytes += cost;
         } else {
-            shard.small.push_back(id);
+            shard.small.push_back((id, serial));
             shard.small_bytes += cost;
         }
-        shard.blocks.insert(id, Resident { bytes, cost, uses: 0 });
+        shard.blocks.insert(id, Resident { bytes, cost, uses: 0, in_main, serial });
         while shard.small_bytes + shard.main_bytes > self.shard_bytes {
             shard.evict(self.shard_bytes / 10);
+        }
+    }
+
+    /// Takes a block out, if it is here.
+    pub fn remove(&self, id: &BlockId) {
+        let mut shard = self.shard(id).lock().unwrap_or_else(PoisonError::into_inner);
+        // Its place in the queue stays, and is passed over.
+        match shard.blocks.remove(id) {
+            Some(resident) if resident.in_main => shard.main_bytes -= resident.cost,
+            Some(resident) => shard.small_bytes -= resident.cost,
+            None => {}
         }
     }
 
@@ -108,24 +129,29 @@ impl Shard {
     /// Takes one step towards room: moves or drops the block at the head of a queue.
     fn evict(&mut self, small_share: u64) {
         if self.small_bytes > small_share || self.main.is_empty() {
-            let Some(id) = self.small.pop_front() else { return };
-            let resident = self.blocks.get_mut(&id).expect("a queued block is resident");
+            let Some((id, serial)) = self.small.pop_front() else { return };
+            let Some(resident) = self.blocks.get_mut(&id).filter(|r| r.serial == serial) else {
+                return; // taken out
+            };
             let cost = resident.cost;
             self.small_bytes -= cost;
             if resident.uses > 1 {
                 resident.uses = 0;
-                self.main.push_back(id);
+                resident.in_main = true;
+                self.main.push_back((id, serial));
                 self.main_bytes += cost;
                 return;
             }
             self.remember(id);
             self.drop_block(&id);
         } else {
-            let id = self.main.pop_front().expect("checked above");
-            let resident = self.blocks.get_mut(&id).expect("a queued block is resident");
+            let Some((id, serial)) = self.main.pop_front() else { return };
+            let Some(resident) = self.blocks.get_mut(&id).filter(|r| r.serial == serial) else {
+                return; // taken out
+            };
             if resident.uses > 0 {
                 resident.uses -= 1;
-                self.main.push_back(id);
+                self.main.push_back((id, serial));
                 return;
             }
             self.main_bytes -= resident.cost;
@@ -173,6 +199,32 @@ mod tests {
             assert!(tier.usage().0 <= 1000);
         }
         assert!(tier.usage().1 >= 390);
+    }
+
+    #[test]
+    fn what_was_taken_out_leaves_its_bytes_and_may_come_back() {
+        let tier = RamTier::new(1000);
+        for round in 0..50u32 {
+            for n in 0..9u32 {
+                tier.insert((1, 1, n), block(100), 100);
+                if n % 2 == 0 {
+                    tier.remove(&(1, 1, n));
+                    assert!(!tier.contains(&(1, 1, n)));
+                }
+                if (round + n).is_multiple_of(3) {
+                    tier.insert((1, 1, n), block(100), 100);
+                }
+            }
+            for n in 0..20u32 {
+                tier.insert((2, round.into(), n), block(100), 100);
+                assert!(tier.usage().0 <= 1000);
+            }
+        }
+        for round in 0..50 {
+            (0..20).for_each(|n| tier.remove(&(2, round, n)));
+        }
+        (0..9).for_each(|n| tier.remove(&(1, 1, n)));
+        assert_eq!(tier.usage().0, 0);
     }
 
     #[test]

@@ -22,6 +22,16 @@ struct Entry {
     used: bool,
 }
 
+impl Entry {
+    fn put(&mut self, object: Arc<Object>) {
+        let rank = |object: &Object| (object.version(), object.head.confirmed);
+        if self.object.as_ref().is_none_or(|current| rank(current) <= rank(&object)) {
+            self.object = Some(object);
+            self.pass_until_ms = 0;
+        }
+    }
+}
+
 #[derive(Default)]
 struct Shard {
     entries: HashMap<u128, Entry>,
@@ -106,7 +116,9 @@ impl Table {
     }
 
     /// Joins the fill of `key`, or makes one for the caller to lead, whose judgement rests on `seen`.
-    pub fn claim(&self, key: u128, seen: Option<&Arc<Object>>, now_ms: u64) -> Claim {
+    ///
+    /// `number` is the fill's, if one is made: purges with a greater one reach what it brings.
+    pub fn claim(&self, key: u128, seen: Option<&Arc<Object>>, now_ms: u64, number: u64) -> Claim {
         self.entry(key, |entry| match &entry.fill {
             Some(fill) => Claim::Join(fill.clone()),
             // Between look and claim lies a read of the store: time enough for a whole fill of another core.
@@ -117,7 +129,7 @@ impl Table {
             }
             None if self.windows.is_crowded() => Claim::Full,
             None => {
-                let fill = Arc::new(Fill::whole(self.windows.clone()));
+                let fill = Arc::new(Fill::whole(number, self.windows.clone()));
                 entry.fill = Some(fill.clone());
                 Claim::Lead(fill)
             }
@@ -147,12 +159,10 @@ impl Table {
         })
     }
 
-    /// Makes `object` the current one.
+    /// Makes `object` the current one, unless what is current came of a later question: a fill that was purged may
+    /// end behind the one that took its place.
     pub fn publish(&self, object: Arc<Object>) {
-        self.entry(object.key, |entry| {
-            entry.object = Some(object);
-            entry.pass_until_ms = 0;
-        });
+        self.entry(object.key, |entry| entry.put(object));
     }
 
     /// Makes `object` the current one, of which bytes `start..end` are on their way; gives the fill that brings them.
@@ -162,10 +172,39 @@ impl Table {
         self.entry(object.key, |entry| {
             entry.fill = None;
             entry.parts.push((object.version(), fill.clone()));
-            entry.object = Some(object);
-            entry.pass_until_ms = 0;
+            entry.put(object);
         });
         fill
+    }
+
+    /// Puts `new` in the place of `old`, the same version, if that is still current.
+    pub fn replace(&self, old: &Arc<Object>, new: Arc<Object>) {
+        self.with(old.key, |shard| {
+            if let Some(entry) = shard.entries.get_mut(&old.key)
+                && entry.object.as_ref().is_some_and(|current| Arc::ptr_eq(current, old))
+            {
+                entry.object = Some(new);
+            }
+        });
+    }
+
+    /// Forgets all objects up to version `number` that `is_kept` refuses. Gives the least number of the fills that
+    /// run.
+    pub fn sweep(&self, number: u64, is_kept: impl Fn(&Object) -> bool) -> Option<u64> {
+        let mut oldest_fill: Option<u64> = None;
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for entry in shard.entries.values_mut() {
+                let parts = entry.parts.iter().map(|(_, fill)| fill.number);
+                let running = entry.fill.iter().map(|fill| fill.number).chain(parts).min();
+                oldest_fill = [oldest_fill, running].into_iter().flatten().min();
+                let purged = |object: &Arc<Object>| object.version() <= number && !is_kept(object);
+                if let Some(object) = entry.object.take_if(|object| purged(object)) {
+                    entry.forgotten = entry.forgotten.max(object.version());
+                }
+            }
+        }
+        oldest_fill
     }
 
     /// Makes `object` (read from the store) the current one unless there is one already, or its version was given

@@ -9,6 +9,7 @@ use crate::fill::{Fill, Head};
 use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
+use crate::purge::{issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead, span_of};
@@ -20,6 +21,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
 use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
@@ -98,13 +100,15 @@ async fn steps<T: Transport>(
         return preflight(client, behaviour, origin).await;
     }
     // Lookup, and fill when it says so, until there is something to deliver.
+    let (service_index, target) = (routed.service, routed.target.clone());
     let wanted = Wanted {
         core,
         view,
-        service: routed.service,
+        service: service_index,
         behaviour,
         key: routed.key.hash,
-        target: routed.target.clone(),
+        routed: Rc::new(routed),
+        target,
         passed: Passed::of(request),
         span: span_of(request),
     };
@@ -138,6 +142,7 @@ async fn steps<T: Transport>(
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
                         invalidate(core, wanted.key);
+                        invalidate_groups(&wanted, &answer.head.fields);
                     }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(asked.elapsed().as_micros() as u64);
@@ -151,6 +156,17 @@ async fn steps<T: Transport>(
             }
         }
         Found::Synth(status, text) => refuse(&wanted, client, status, text, notes).await,
+    }
+}
+
+/// What an answer to an unsafe method says is not valid any more (draft-ietf-httpbis-cache-groups).
+fn invalidate_groups(wanted: &Wanted<'_>, fields: &Fields) {
+    let service = &wanted.view.services()[wanted.service].service.id;
+    for group in invalidated_groups(fields) {
+        if let Ok(handle) = Target::Tag(&group).handle(service) {
+            // Nobody waits for the disk.
+            let _told_later = issue(wanted.core, service, handle, Mode::Soft);
+        }
     }
 }
 
@@ -246,6 +262,11 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
         if known.object.is_none() && known.fill.is_none() && wanted.behaviour.cache {
             known.object = recover_object(core, wanted.key).await;
         }
+        known.object = known.object.take().and_then(|object| sift_object(core, object));
+        if let Some(fill) = known.fill.take_if(|fill| is_purged_fill(wanted, fill)) {
+            fill.set_purged();
+            table.end_fill(wanted.key, &fill);
+        }
         if known.fill.is_none()
             && let Some(object) = known.object.take_if(|object| is_lost(core, object, now))
         {
@@ -260,7 +281,8 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
                 return Found::Object { object, fill: known.fill, upstream: None };
             }
             (Verdict::StaleWhileRevalidate { .. }, Some(object)) => {
-                if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now) {
+                let number = core.node.next_version();
+                if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number) {
                     revalidate_behind(wanted, fill, object.clone());
                 }
                 return stale(core, notes, object, now);
@@ -278,7 +300,7 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
             (_, _) if known.pass => return Found::Pass(Forward::UriMiss),
             (Verdict::Fill(why) | Verdict::Revalidate(why), object) => {
                 notes.status.fwd = Some(why);
-                match table.claim(wanted.key, object.as_ref(), now) {
+                match table.claim(wanted.key, object.as_ref(), now, core.node.next_version()) {
                     Claim::Changed => continue,
                     Claim::Full => {
                         return match object {
@@ -294,7 +316,7 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
                     Claim::Join(fill) => {
                         notes.status.collapsed = true;
                         core.count(|c| &c.collapsed_total, 1);
-                        match joined(core, request, fill, object, notes).await {
+                        match joined(wanted, request, fill, object, notes).await {
                             Some(found) => return found,
                             None => continue,
                         }
@@ -305,6 +327,10 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
         }
     }
     Found::Pass(Forward::UriMiss)
+}
+
+fn is_purged_fill(wanted: &Wanted<'_>, fill: &Fill) -> bool {
+    wanted.core.node.purges.reaches_fill(fill, || wanted.handles())
 }
 
 fn stale(core: &Core, notes: &mut Notes, object: Arc<Object>, now: u64) -> Found {
@@ -379,14 +405,22 @@ async fn led(
 
 /// Another request does the fill. `None`: its answer is not for us, look again.
 async fn joined(
-    core: &Core,
+    wanted: &Wanted<'_>,
     request: &RequestHead,
     fill: Arc<Fill>,
     old: Option<Arc<Object>>,
     notes: &mut Notes,
 ) -> Option<Found> {
+    let core = wanted.core;
+    let number = core.node.purges.newest();
     match fill.head().await {
         Head::Ready { object, upstream_status, fwd_status, brings_body } => {
+            // Its tags are known only now: a purge before this request may have meant it.
+            if number >= fill.number && core.node.purges.check(&object) != Judgement::Kept {
+                fill.set_purged();
+                core.node.table.end_fill(wanted.key, &fill);
+                return None;
+            }
             if !object.head.matches_vary(&request.fields) {
                 return None;
             }
@@ -411,7 +445,7 @@ async fn joined(
 fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) {
     let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
     let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
-    let behaviour = wanted.behaviour.clone();
+    let (behaviour, routed) = (wanted.behaviour.clone(), wanted.routed.clone());
     wanted.core.spawn(async move {
         let wanted = Wanted {
             core: &core,
@@ -419,6 +453,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             service,
             behaviour: &behaviour,
             key,
+            routed,
             target,
             passed,
             span: None,

@@ -1,7 +1,7 @@
 //! What this node derives from a snapshot once, so that a request only looks things up. Immutable; swapped whole.
 
 use std::collections::HashMap;
-use tidegate_contract::{DeliveryService, Server, Snapshot};
+use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
 use tidegate_fill::{Hop, candidates};
 use tidegate_http::Authority;
 
@@ -20,6 +20,8 @@ pub struct ServiceView {
 pub struct View {
     pub generation: u64,
     pub me: Server,
+    /// Who may give orders on the admin port; `None`: nobody.
+    pub admin_key: Option<AdminKey>,
     services: Vec<ServiceView>,
     by_host: HashMap<String, usize>,
     by_address: Option<usize>,
@@ -72,7 +74,11 @@ impl View {
             let hops = candidates(snapshot, me, service);
             services.push(ServiceView { service: service.clone(), hops, next_authority });
         }
-        Ok(View { generation: snapshot.generation, me: me.clone(), services, by_host, by_address })
+        // A checked snapshot has a good one or none.
+        let admin_key =
+            snapshot.keys.admin_hex.as_deref().and_then(|hex| AdminKey::from_hex(hex).ok());
+        let (generation, me) = (snapshot.generation, me.clone());
+        Ok(View { generation, me, admin_key, services, by_host, by_address })
     }
 
     /// The delivery service that a client means by `authority`.

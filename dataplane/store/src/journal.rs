@@ -68,6 +68,9 @@ pub struct JournalReport {
     pub slots_bad: u32,
 }
 
+/// One slot as recovery found it; `None`: it could not be read.
+type Slot = Option<Result<(u64, Vec<JournalRecord>), BadRecord>>;
+
 struct Page {
     pair: u32,
     records: Vec<JournalRecord>,
@@ -148,7 +151,7 @@ impl Journal {
     ) -> (Journal, JournalReport) {
         let slots = geometry.journal_bytes / SLOT_BYTES;
         let pairs = slots / 2;
-        let mut found: Vec<Option<Result<(u64, Vec<JournalRecord>), BadRecord>>> = Vec::new();
+        let mut found: Vec<Slot> = Vec::new();
         let mut slot = 0;
         while slot < pairs * 2 {
             let count = READ_SLOTS.min(pairs * 2 - slot);
@@ -174,10 +177,8 @@ impl Journal {
         let mut ordinal_next = 0;
         let second = found.split_off(pairs as usize);
         for (pair, copies) in (0..).zip(found.into_iter().zip(second)) {
-            let blank = |copy: &Option<Result<_, BadRecord>>| {
-                matches!(copy, Some(Err(BadRecord::Zero | BadRecord::Magic)))
-            };
-            let bad = |copy: &Option<Result<_, BadRecord>>| !matches!(copy, Some(Ok(_)));
+            let blank = |copy: &Slot| matches!(copy, Some(Err(BadRecord::Zero | BadRecord::Magic)));
+            let bad = |copy: &Slot| !matches!(copy, Some(Ok(_)));
             let bad_copies = u32::from(bad(&copies.0)) + u32::from(bad(&copies.1));
             let blank_both = blank(&copies.0) && blank(&copies.1);
             if bad_copies == 1 {
@@ -238,6 +239,23 @@ impl<D: Device> Store<D> {
         }
         self.add_records(&records, PAIRS_SPARE).await?;
         Ok(retired)
+    }
+
+    /// As [`Store::journal`], when that was full and these records are followed by [`Store::journal_drop`] of all
+    /// that they cover: takes the page that is kept in reserve.
+    ///
+    /// # Errors
+    /// When the records are not on the device, or may not be.
+    pub async fn journal_last(
+        &mut self,
+        payloads: &[[u8; RECORD_PAYLOAD_BYTES]],
+    ) -> Result<Vec<JournalRecord>, JournalError> {
+        let mut records: Vec<JournalRecord> = Vec::with_capacity(payloads.len());
+        for payload in payloads {
+            records.push(JournalRecord { sequence: self.next_sequence(), payload: *payload });
+        }
+        self.add_records(&records, 0).await?;
+        Ok(Vec::new())
     }
 
     /// Rewrites the journal without the records that `drop` names, and gives those that went: for an owner

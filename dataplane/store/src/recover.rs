@@ -50,6 +50,8 @@ pub struct RecoveryReport {
     pub extents_bad: u64,
     pub read_errors: u64,
     pub journal: JournalReport,
+    /// The greatest version of any extent.
+    pub version_max: u64,
 }
 
 impl<D: Device> Store<D> {
@@ -132,6 +134,8 @@ impl<D: Device> Store<D> {
             let (device, map) = (&self.device, self.map);
             let reads = headers.iter().map(|header| recover_segment(device, map, header));
             for (found, header) in in_flight(batch, reads).await.into_iter().zip(headers) {
+                let newest = found.rows.iter().map(|row| row.key.version).max();
+                report.version_max = report.version_max.max(newest.unwrap_or(0));
                 report.read_errors += found.read_errors;
                 report.extents_bad += found.extents_bad;
                 self.sequence_next = self.sequence_next.max(found.sequence_max.saturating_add(1));

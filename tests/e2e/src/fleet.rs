@@ -494,7 +494,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             dns_answers_max: 2,
             location: LocationStyle::Address,
         },
-        keys: Keys { heartbeat_hex: "00".repeat(32) },
+        keys: Keys { heartbeat_hex: "00".repeat(32), admin_hex: Some("11".repeat(32)) },
     }
 }
 

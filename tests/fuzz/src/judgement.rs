@@ -1,11 +1,14 @@
 //! What a cache concludes from heads, and what it reads back from its store.
 
 use crate::split;
+use tidegate_cache::purge::{
+    Judgement, Mode, Purge, Rules, Target as PurgeTarget, invalidated_groups, tags_of,
+};
 use tidegate_cache::{
     Storage, StoredHead, Times, cache_key, judge_storage, lookup, may_serve_stale_on_error,
     merge_304, upstream_query,
 };
-use tidegate_contract::{Behaviour, CacheKeyRule};
+use tidegate_contract::{AdminKey, Behaviour, CacheKeyRule, Order};
 use tidegate_http::{CacheControl, Fields, Method, canonical_path};
 use tidegate_http1::{Limits, parse_request, parse_response};
 
@@ -52,7 +55,7 @@ pub fn run(input: &[u8]) {
     assert_eq!(request.method, Method::Get);
     let control = CacheControl::from_fields(&response.fields);
     assert!(!control.no_store && !control.private.is_all(), "{:?}", response.fields);
-    let head = StoredHead::new(&response, &Fields::new(), lifetime, Some(10), 7);
+    let head = StoredHead::new(&response, &Fields::new(), lifetime, Some(10), 7, &[1, 2]);
     let mut bytes = Vec::new();
     head.encode(&mut bytes);
     let back = StoredHead::decode(&bytes).expect("what was written can be read");
@@ -119,6 +122,52 @@ pub fn stored_seeds() -> Vec<Vec<u8>> {
         unreachable!("a plain answer with a lifetime is stored")
     };
     let mut bytes = Vec::new();
-    StoredHead::new(&head, &request, lifetime, Some(10), 7).encode(&mut bytes);
+    StoredHead::new(&head, &request, lifetime, Some(10), 7, &[1, 2]).encode(&mut bytes);
     vec![bytes]
+}
+
+/// A page of the purge journal behind its checksum, a record of it, tags of an answer, and an order's signature.
+pub fn purge(input: &[u8]) {
+    let mut page = [0; 4096];
+    let length = input.len().min(page.len());
+    page[..length].copy_from_slice(&input[..length]);
+    page[20..24].fill(0);
+    let crc = crc32c::crc32c_append(SEED, &page);
+    page[20..24].copy_from_slice(&crc.to_le_bytes());
+    if let Ok((_, records)) = tidegate_store::decode_page(&page, SEED) {
+        for record in records {
+            if let Some(purge) = Purge::decode(&record.payload) {
+                assert_eq!(purge.encode(), record.payload);
+                let mut rules = Rules::default();
+                rules.add(&purge);
+                assert_ne!(rules.judge(&[purge.handle], purge.number, 0), Judgement::Kept);
+                rules.forget(&purge);
+                assert!(rules.is_empty());
+            }
+        }
+    }
+    let mut fields = Fields::new();
+    for name in ["surrogate-key", "cache-tag", "cache-groups", "cache-group-invalidation"] {
+        let _not_a_value = fields.append(name, input.to_vec());
+    }
+    for tag in tags_of(&fields).unwrap_or_default().iter().chain(&invalidated_groups(&fields)) {
+        assert!(PurgeTarget::Tag(tag).handle("film").is_ok(), "{tag:?}");
+    }
+    let key = AdminKey::from_hex(&"5a".repeat(32)).expect("64 hexadecimal digits");
+    let order = Order { method: "POST", node: "edge-1", target: "/purge", body: input };
+    let text = String::from_utf8_lossy(input);
+    assert!(key.verify(&order, Some(&text), 0).is_err(), "nobody signs by chance");
+}
+
+const SEED: u32 = 7;
+
+pub fn purge_seeds() -> Vec<Vec<u8>> {
+    let mut page = vec![0; 64];
+    page[..8].copy_from_slice(b"TGPURGE1");
+    page[16] = 1;
+    let purge = Purge { handle: 3, service: 4, number: 5, at_ms: NOW, mode: Mode::Hard };
+    page.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0]);
+    page.extend_from_slice(&purge.encode());
+    let signed = format!("TG1-HMAC-SHA256 time=1 nonce=0011223344556677 mac={}", "ab".repeat(32));
+    vec![page, b"a b, \"c\";x=1, \"d\\\\e\"".to_vec(), signed.into_bytes()]
 }

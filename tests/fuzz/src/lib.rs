@@ -30,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dns-query", run: control::dns, seeds: control::dns_seeds },
     Target { name: "snapshot-file", run: control::snapshot, seeds: control::snapshot_seeds },
     Target { name: "snapshot-source", run: control::source, seeds: control::source_seeds },
+    Target { name: "purge", run: judgement::purge, seeds: judgement::purge_seeds },
     Target { name: "heartbeat", run: control::heartbeat, seeds: control::heartbeat_seeds },
 ];
 

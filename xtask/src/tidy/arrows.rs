@@ -144,7 +144,10 @@ const ARROWS: &[Row] = &[
     ("loadtest", &["base", "protocols"]),
     ("benches", &["base", "protocols", "dataplane", "loadtest", "tests/e2e"]),
     ("tests", &["base", "protocols", "tests"]),
-    ("tests/fuzz", &["base", "protocols", "dataplane/cache", "controlplane/steer"]),
+    (
+        "tests/fuzz",
+        &["base", "protocols", "dataplane/cache", "dataplane/store", "controlplane/steer"],
+    ),
     ("xtask", &[]),
 ];
 

@@ -12,7 +12,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use tidegate_contract::{PublicKey, SigningKey, compile, heartbeat_key_generate, sign};
+use tidegate_contract::source::{ADMIN_KEY_FILE, HEARTBEAT_KEY_FILE};
+use tidegate_contract::{PublicKey, SigningKey, compile, random_key_hex, sign};
 
 /// The files that every node is started with.
 #[derive(Debug, Clone)]
@@ -45,7 +46,8 @@ pub fn write(plan: &Plan, sizes: Sizes) -> Result<Orders, DemoError> {
     }
     certificates(plan)?;
     let heartbeat =
-        kept_secret(&keys.join("heartbeat.key"), || heartbeat_key_generate().map(|k| k + "\n"))?;
+        kept_secret(&keys.join("heartbeat.key"), || random_key_hex().map(|k| k + "\n"))?;
+    let admin = kept_secret(&keys.join("admin.key"), || random_key_hex().map(|k| k + "\n"))?;
     let signing =
         kept_secret(&keys.join("signing.key"), || SigningKey::generate().map(|k| k.to_text()))?;
     let signing = SigningKey::from_text(&signing).map_err(|e| DemoError::Option {
@@ -60,9 +62,10 @@ pub fn write(plan: &Plan, sizes: Sizes) -> Result<Orders, DemoError> {
     for (name, text) in &files {
         write_whole(&config.join(name), text.as_bytes())?;
     }
-    let key_in_tree = config.join(KEY_NAME);
-    write_secret(&key_in_tree, heartbeat.as_bytes())?;
-    files.push((KEY_NAME.into(), heartbeat));
+    for (name, key) in [(HEARTBEAT_KEY_FILE, heartbeat), (ADMIN_KEY_FILE, admin)] {
+        write_secret(&config.join(name), key.as_bytes())?;
+        files.push((name.into(), key));
+    }
 
     let trust = keys.join("trust.pub");
     write_whole(&trust, PublicKey::list_to_text(&[signing.public()]).as_bytes())?;
@@ -228,8 +231,6 @@ fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), DemoError> {
         .and_then(|()| std::fs::rename(&temporary, path))
         .map_err(DemoError::io("write", path))
 }
-
-const KEY_NAME: &str = "keys/heartbeat.key";
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,11 @@ use crate::failure::Failure;
 use crate::source_dir;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
-use tidegate_contract::{PublicKey, SigningKey, diff, heartbeat_key_generate, sign, verify};
+use tidegate_contract::{PublicKey, SigningKey, diff, random_key_hex, sign, verify};
 
 #[derive(Subcommand)]
 pub enum Snapshot {
-    /// Make signing.key, trust.pub and heartbeat.key; those that are there are kept.
+    /// Make signing.key, trust.pub, heartbeat.key and admin.key; those that are there are kept.
     Keygen(Keygen),
     /// Compile a source tree into a signed snapshot file.
     Build(Build),
@@ -22,7 +22,7 @@ pub enum Snapshot {
 
 #[derive(Args)]
 pub struct Keygen {
-    /// Folder for the keys; heartbeat.key belongs into keys/ of the source tree.
+    /// Folder for the keys; heartbeat.key and admin.key belong into keys/ of the source tree.
     #[arg(long)]
     out: PathBuf,
 }
@@ -96,11 +96,13 @@ impl Keygen {
             let public = source_dir::signing_key(&signing)?.public();
             made(&trust, PublicKey::list_to_text(&[public]).as_bytes(), false)?;
         }
-        let heartbeat = self.out.join("heartbeat.key");
-        if heartbeat.exists() {
-            println!("kept {}", heartbeat.display());
-        } else {
-            made(&heartbeat, (heartbeat_key_generate().map_err(failed)? + "\n").as_bytes(), true)?;
+        for name in ["heartbeat.key", "admin.key"] {
+            let path = self.out.join(name);
+            if path.exists() {
+                println!("kept {}", path.display());
+            } else {
+                made(&path, (random_key_hex().map_err(failed)? + "\n").as_bytes(), true)?;
+            }
         }
         Ok(())
     }
@@ -191,6 +193,7 @@ impl Show {
         };
         if self.json {
             snapshot.keys.heartbeat_hex = "(not shown)".to_owned();
+            snapshot.keys.admin_hex = snapshot.keys.admin_hex.map(|_| "(not shown)".to_owned());
             let text = serde_json::to_string_pretty(&snapshot)
                 .map_err(|error| Failure::Input(format!("the snapshot is no JSON: {error}")))?;
             println!("{text}");

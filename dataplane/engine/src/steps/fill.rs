@@ -13,12 +13,14 @@ use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
 use crate::session::Busy;
 use crate::table::Forgot;
+use crate::transaction::Routed;
 use crate::view::{ServiceView, View};
 use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
+use tidegate_cache::purge::{object_handles, request_handles, tags_of};
 use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
 use tidegate_contract::Behaviour;
 use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
@@ -39,6 +41,7 @@ pub struct Wanted<'a> {
     pub service: usize,
     pub behaviour: &'a Behaviour,
     pub key: u128,
+    pub routed: Rc<Routed>,
     /// Path and query for the next hop.
     pub target: String,
     /// Tiers that the request has passed.
@@ -74,6 +77,11 @@ pub fn span_of(request: &RequestHead) -> Option<(u64, u64)> {
 impl Wanted<'_> {
     fn service(&self) -> &ServiceView {
         &self.view.services()[self.service]
+    }
+
+    /// What purges reach whatever is stored for this request.
+    pub fn handles(&self) -> Vec<u64> {
+        request_handles(&self.service().service.id, &self.routed.key, &self.routed.path)
     }
 
     /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
@@ -244,6 +252,8 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             debug_assert!(made.is_ok(), "digits are a field value");
         }
         let request_ms = wall_ms();
+        // Before the question: a purge from here on reaches the answer, which may be older than it.
+        let number = node.next_version();
         let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3, None).await;
         let (answer, hop) = match asked {
             Ok(answered) => answered,
@@ -262,6 +272,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         {
             match merge_304(&object.head, &answer.head, &request.fields, wanted.behaviour, times) {
                 Merged::Updated(mut head) => {
+                    head.confirmed = number;
                     head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     let object = Arc::new(Object::new(wanted.key, head));
@@ -353,13 +364,15 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 None => Filled::Private(Box::new(answer), hop),
             };
         };
-        let version = node.next_version();
+        // More tags than count were refused above.
+        let tags = tags_of(&answer.head.fields).unwrap_or_default();
         let mut head = tidegate_cache::StoredHead::new(
             &answer.head,
             &request.fields,
             lifetime,
             part.as_ref().map_or(answer.body.length(), |(_, total)| Some(*total)),
-            version,
+            number,
+            &object_handles(&wanted.handles(), &service.service.id, &tags),
         );
         head.lifetime.response_ms = arrived_ms;
         let object = Arc::new(Object::new(wanted.key, head));
@@ -445,23 +458,24 @@ fn stream_of(object: &Object) -> Stream {
     if object.head.lifetime.freshness_ms < LIVE_FRESH_MS { Stream::Live } else { Stream::VodNew }
 }
 
-fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes) {
+fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, head_of: Option<Arc<Object>>) {
     if let Some(store) = &core.node.store
-        && !store.queue.push(Keep { stream, key, payload })
+        && !store.queue.push(Keep { stream, key, payload, head_of })
     {
         core.count(|c| &c.store_not_admitted_total, 1);
     }
 }
 
 /// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
-fn keep_head_again(core: &Core, object: &Object) {
+fn keep_head_again(core: &Core, object: &Arc<Object>) {
     let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);
     let body = core.node.ram.get(&(object.key, object.version(), 0));
     if inline && body.is_none() {
         return; // the older head stays, with its body; after a restart it is revalidated once more
     }
     let payload = object.encode(body.as_deref().filter(|_| inline));
-    keep(core, Stream::Small, ExtentKey::head_of(object.key, object.version()), payload.into());
+    let key = ExtentKey::head_of(object.key, object.version());
+    keep(core, Stream::Small, key, payload.into(), Some(object.clone()));
 }
 
 /// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
@@ -478,7 +492,7 @@ pub fn invalidate(core: &Core, key: u128) {
     };
     if stored {
         let payload = Object::tombstone(version);
-        keep(core, Stream::Small, ExtentKey::head_of(key, version), payload.into());
+        keep(core, Stream::Small, ExtentKey::head_of(key, version), payload.into(), None);
     }
 }
 
@@ -563,10 +577,12 @@ impl Bringing {
 
     /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
     fn keep_head(&self, body: Option<&[u8]>) {
+        if self.fill.is_purged() {
+            return;
+        }
         let payload = self.object.encode(body);
         let key = ExtentKey::head_of(self.object.key, self.object.version());
-
-        keep(&self.core, Stream::Small, key, payload.into());
+        keep(&self.core, Stream::Small, key, payload.into(), Some(self.object.clone()));
     }
 
     /// Reads the body, resuming it where it breaks off.
@@ -628,7 +644,7 @@ impl Bringing {
         self.fill.settle_block(block, bytes.clone());
         if !inline {
             let key = ExtentKey::block(self.object.key, version, block);
-            keep(&self.core, stream_of(&self.object), key, bytes.clone());
+            keep(&self.core, stream_of(&self.object), key, bytes.clone(), None);
         }
         bytes
     }

@@ -1,0 +1,278 @@
+//! Purges of a running node: rules that every lookup is held against, and their way to disk.
+//!
+//! A purge is a rule in memory from the moment that it is issued, and a record in the store's journal before it is
+//! acknowledged. Nothing is looked for: an object is judged when it is met ([`Purges::check`]), once after each
+//! purge; a hit in between costs one load.
+//!
+//! Must stay true: a fill whose question went out before the purge neither feeds requests that came after it nor
+//! leaves a head on disk; a rule is forgotten only when nothing that it reaches can come back: no older head lies on
+//! the device (`tidegate_store`'s journal tells), the object table has been swept, and no older fill runs.
+
+use crate::clock::{self, now_ms};
+use crate::fill::Fill;
+use crate::keeper::Remove;
+use crate::node::Core;
+use crate::object::Object;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+use tidegate_cache::blocks::block_count;
+use tidegate_cache::purge::{Judgement, Mode, Purge, Rules, Target, TargetError, service_handle};
+use tidegate_ring::timeout;
+use tidegate_store::JournalRecord;
+
+/// A rule lives at least this long: longer than any question to a next hop.
+const RULE_LIFE_MIN_MS: u64 = 15 * 60 * 1000;
+/// How long an order waits for the journal.
+const JOURNAL_SPAN_MAX: Duration = Duration::from_secs(5);
+
+/// The purges of one process.
+#[derive(Debug, Default)]
+pub struct Purges {
+    rules: RwLock<Rules>,
+    /// Rises with each purge; an object that was judged at this number need not be judged again.
+    stamp: AtomicU64,
+    newest: AtomicU64,
+    /// Purges that no head on disk needs any more.
+    retired: Mutex<Vec<Purge>>,
+}
+
+impl Purges {
+    /// Takes what the journal of a store says, at start.
+    pub fn load<'a>(&self, records: impl Iterator<Item = &'a JournalRecord>) {
+        for record in records {
+            if let Some(mut purge) = Purge::decode(&record.payload) {
+                purge.at_ms = clock::from_disk(purge.at_ms);
+                self.add(&purge);
+            }
+        }
+    }
+
+    /// The journal may have lost purges: whatever was stored before `number` is stale.
+    pub fn distrust(&self, number: u64) {
+        let handle = Target::All.handle("").unwrap_or_default();
+        self.add(&Purge { handle, service: 0, number, at_ms: now_ms(), mode: Mode::Soft });
+    }
+
+    fn add(&self, purge: &Purge) {
+        self.rules.write().unwrap_or_else(PoisonError::into_inner).add(purge);
+        self.newest.fetch_max(purge.number, Ordering::SeqCst);
+        self.stamp.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The greatest number of all purges.
+    pub fn newest(&self) -> u64 {
+        self.newest.load(Ordering::SeqCst)
+    }
+
+    /// Rules in memory.
+    pub fn len(&self) -> usize {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What became of `object`.
+    pub fn check(&self, object: &Object) -> Judgement {
+        let stamp = self.stamp.load(Ordering::SeqCst);
+        if object.judged_at(stamp) {
+            return Judgement::Kept;
+        }
+        let judgement = self.judge(&object.head.handles, object.version(), object.head.confirmed);
+        if judgement == Judgement::Kept {
+            object.set_judged(stamp);
+        }
+        judgement
+    }
+
+    /// What becomes of a head with these handles and numbers.
+    pub fn judge(&self, handles: &[u64], version: u64, confirmed: u64) -> Judgement {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.judge(handles, version, confirmed)
+    }
+
+    /// Whether a purge came after `fill` began to ask for something with these handles.
+    pub fn reaches_fill(&self, fill: &Fill, handles: impl FnOnce() -> Vec<u64>) -> bool {
+        self.newest() >= fill.number
+            && self.judge(&handles(), fill.number, fill.number) != Judgement::Kept
+    }
+
+    /// The journal has given these up: no head on the device is older.
+    pub fn retire(&self, purges: impl Iterator<Item = Purge>) {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).extend(purges);
+    }
+
+    /// A later purge says all that these said.
+    pub fn forget(&self, purges: impl Iterator<Item = Purge>) {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        purges.for_each(|purge| rules.forget(&purge));
+    }
+}
+
+/// Why a purge was not done.
+#[derive(Debug)]
+pub enum PurgeError {
+    Target(TargetError),
+    /// It holds in memory; after a restart, what it purged may come back.
+    NotDurable(String),
+}
+
+impl std::fmt::Display for PurgeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PurgeError::Target(error) => error.fmt(f),
+            PurgeError::NotDurable(why) => write!(
+                f,
+                "purged in memory, but it would not outlive a restart: {why}; mend that and purge again"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for PurgeError {}
+
+/// Purges `target` of `service`, and waits until a restart cannot undo it. Gives the purge's number.
+///
+/// # Errors
+/// A target that nothing answers to; a journal that could not be written.
+pub async fn purge(
+    core: &Core,
+    service: &str,
+    target: Target<'_>,
+    mode: Mode,
+) -> Result<u64, PurgeError> {
+    let handle = target.handle(service).map_err(PurgeError::Target)?;
+    let (number, receipt) = issue(core, service, handle, mode);
+    match timeout(JOURNAL_SPAN_MAX, receipt.wait()).await {
+        Ok(Ok(())) => Ok(number),
+        Ok(Err(why)) => Err(PurgeError::NotDurable(why)),
+        Err(_) => Err(PurgeError::NotDurable(format!(
+            "the journal was not written within {} s",
+            JOURNAL_SPAN_MAX.as_secs()
+        ))),
+    }
+}
+
+/// Purges by a handle; the receipt tells when it is on disk.
+pub fn issue(core: &Core, service: &str, handle: u64, mode: Mode) -> (u64, Arc<Receipt>) {
+    let node = &core.node;
+    let number = node.next_version();
+    let purge = Purge { handle, service: service_handle(service), number, at_ms: now_ms(), mode };
+    node.purges.add(&purge);
+    core.count(|c| &c.purges_total, 1);
+    let receipt = Arc::new(Receipt::default());
+    match &node.store {
+        Some(store) => store.queue.push_purge(purge, receipt.clone()),
+        None => {
+            node.purges.retire(std::iter::once(purge));
+            receipt.give(Ok(()));
+        }
+    }
+    (number, receipt)
+}
+
+/// Told by the keeper when a purge is on disk.
+#[derive(Debug, Default)]
+pub struct Receipt {
+    state: Mutex<ReceiptState>,
+}
+
+#[derive(Debug, Default)]
+struct ReceiptState {
+    outcome: Option<Result<(), String>>,
+    waiter: Option<Waker>,
+}
+
+impl Receipt {
+    /// The outcome; the first counts.
+    pub fn give(&self, outcome: Result<(), String>) {
+        let waker = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.outcome.get_or_insert(outcome);
+            state.waiter.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    async fn wait(&self) -> Result<(), String> {
+        poll_fn(|cx| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            match &state.outcome {
+                Some(outcome) => Poll::Ready(outcome.clone()),
+                None => {
+                    state.waiter = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// What is left of `object` after all purges: itself, a stale copy that is current now, or nothing.
+pub fn sift_object(core: &Core, object: Arc<Object>) -> Option<Arc<Object>> {
+    match core.node.purges.check(&object) {
+        Judgement::Kept => Some(object),
+        Judgement::Soft { since_ms } if object.total().is_some() => {
+            let cut = object.head.lifetime.cut_short(since_ms);
+            if cut == object.head.lifetime {
+                return Some(object); // it had been stale before, or was cut already
+            }
+            let stale = Arc::new(object.with_lifetime(cut));
+            core.node.table.replace(&object, stale.clone());
+            Some(stale)
+        }
+        // A body whose end has not come cannot be made stale without losing its length: filled anew.
+        Judgement::Soft { .. } | Judgement::Hard => {
+            drop_object(core, &object);
+            None
+        }
+    }
+}
+
+/// Gives up a purged object: no more hits, and its bytes make room.
+fn drop_object(core: &Core, object: &Arc<Object>) {
+    let node = &core.node;
+    node.table.forget(object);
+    core.count(|c| &c.purged_objects_total, 1);
+    let blocks = object.total().map_or(0, block_count).min(REMOVED_BLOCKS_MAX);
+    for block in 0..blocks {
+        node.ram.remove(&(object.key, object.version(), block));
+    }
+    if let Some(store) = &node.store {
+        store.queue.push_remove(Remove { key: object.key, version: object.version(), blocks });
+    }
+}
+
+/// Blocks of one purged object that are taken out at once; those of larger objects leave with their segment.
+const REMOVED_BLOCKS_MAX: u32 = 1024;
+
+/// Forgets rules whose time is over. For one core's timer.
+pub fn sweep(core: &Core) {
+    let purges = &core.node.purges;
+    let due: Vec<Purge> = {
+        let mut retired = purges.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now_ms();
+        let is_due = |purge: &Purge| now.saturating_sub(purge.at_ms) >= RULE_LIFE_MIN_MS;
+        if !retired.iter().any(is_due) {
+            return;
+        }
+        let (due, rest) = std::mem::take(&mut *retired).into_iter().partition(is_due);
+        *retired = rest;
+        due
+    };
+    let newest = due.iter().map(|purge| purge.number).max().unwrap_or(0);
+    let oldest_fill = core.node.table.sweep(newest, |object| {
+        purges.judge(&object.head.handles, object.version(), object.head.confirmed)
+            == Judgement::Kept
+    });
+    let (over, not_yet): (Vec<Purge>, Vec<Purge>) =
+        due.into_iter().partition(|purge| oldest_fill.is_none_or(|number| number > purge.number));
+    purges.forget(over.into_iter());
+    purges.retire(not_yet.into_iter());
+}
