@@ -19,7 +19,8 @@
 use crate::key::CacheKey;
 use crate::storable::Lifetime;
 use std::collections::HashMap;
-use tidegate_http::{Fields, is_token, list_members, trim};
+use tidegate_http::structured::strings;
+use tidegate_http::{Fields, list_members, trim};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Path segments that a prefix purge may name, and that an object answers to.
@@ -173,21 +174,21 @@ pub fn tags_of(response: &Fields) -> Option<Vec<String>> {
                 }
             }
             "cache-tag" => list_members(value).for_each(|member| add(&mut tags, member)),
-            "cache-groups" => groups(value).iter().for_each(|group| add(&mut tags, group)),
             _ => {}
         }
         if tags.len() > TAGS_MAX {
             return None;
         }
     }
-    Some(tags)
+    strings(response, "cache-groups").iter().for_each(|group| add(&mut tags, group.as_bytes()));
+    (tags.len() <= TAGS_MAX).then_some(tags)
 }
 
 /// The groups that a response to an unsafe method makes invalid (`Cache-Group-Invalidation`).
 pub fn invalidated_groups(response: &Fields) -> Vec<String> {
     let mut tags = Vec::new();
-    for value in response.get_all("cache-group-invalidation") {
-        groups(value).iter().for_each(|group| add(&mut tags, group));
+    for group in strings(response, "cache-group-invalidation") {
+        add(&mut tags, group.as_bytes());
     }
     tags.truncate(INVALIDATED_MAX);
     tags
@@ -204,46 +205,6 @@ fn add(tags: &mut Vec<String>, member: &[u8]) {
     {
         tags.push(tag.to_owned());
     }
-}
-
-/// The strings of a structured list (RFC 9651 §3.1); a list that breaks its rules holds none.
-fn groups(value: &[u8]) -> Vec<Vec<u8>> {
-    let mut found = Vec::new();
-    let mut rest = trim(value);
-    while !rest.is_empty() {
-        let Some(after) = rest.strip_prefix(b"\"") else { return Vec::new() };
-        let mut text = Vec::new();
-        let mut bytes = after.iter().copied().enumerate();
-        let end = loop {
-            match bytes.next() {
-                Some((at, b'"')) => break at + 1,
-                Some((_, b'\\')) => match bytes.next() {
-                    Some((_, escaped @ (b'"' | b'\\'))) => text.push(escaped),
-                    _ => return Vec::new(),
-                },
-                Some((_, byte @ 0x20..=0x7e)) => text.push(byte),
-                _ => return Vec::new(),
-            }
-        };
-        found.push(text);
-        rest = trim(&after[end..]);
-        // Parameters mean nothing here.
-        while let Some(parameter) = rest.strip_prefix(b";") {
-            let length = parameter.iter().position(|b| matches!(b, b',' | b';'));
-            let (name, after) = parameter.split_at(length.unwrap_or(parameter.len()));
-            let name = trim(name).split(|b| *b == b'=').next().unwrap_or_default();
-            if !is_token(name) {
-                return Vec::new();
-            }
-            rest = after;
-        }
-        match rest.split_first() {
-            None => break,
-            Some((b',', after)) if !trim(after).is_empty() => rest = trim(after),
-            Some(_) => return Vec::new(),
-        }
-    }
-    found
 }
 
 /// All handles that a stored response answers to.

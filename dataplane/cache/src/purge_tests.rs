@@ -57,7 +57,7 @@ fn tags_come_from_three_fields() {
     let tags = |lines: &str| tags_of(&fields(lines)).expect("few enough");
     assert_eq!(tags("surrogate-key: a b  c\nsurrogate-key: b d"), ["a", "b", "c", "d"]);
     assert_eq!(tags("cache-tag: a, b ,c d"), ["a", "b"]);
-    assert_eq!(tags("cache-groups: \"a\", \"b\\\\c\" ;x=1 , \"d\""), ["a", "b\\c", "d"]);
+    assert_eq!(tags("cache-groups: \"a\", \"b\\\\c\";x=1 , \"d\""), ["a", "b\\c", "d"]);
     // A structured list that is broken anywhere is none (RFC 9651 §4.2).
     assert!(tags("cache-groups: \"a\", b").is_empty());
     assert!(tags("cache-groups: \"a\" \"b\"").is_empty());

@@ -1,4 +1,4 @@
-//! May this response be stored, and how long does it live (RFC 9111 §3 and §4.2, RFC 5861)?
+//! May this response be stored, and how long does it live (RFC 9111 §3 and §4.2, RFC 5861, RFC 9213)?
 //!
 //! Must stay true: `no-store` and `private` always win, also over the behaviour; a response that sets a
 //! cookie is never stored with it; lifetimes are explicit, configured, or there is no storing: nothing is
@@ -182,7 +182,7 @@ pub fn judge_storage(
     if !is_stored_status(response.status) {
         return Storage::No(NoStore::Status);
     }
-    let directives = CacheControl::from_fields(&response.fields);
+    let (directives, targeted) = CacheControl::of_response(&response.fields);
     // RFC 9111 §5.2.2.3: a cache that understands the status ignores the no-store beside must-understand.
     if directives.no_store && !directives.must_understand {
         return Storage::No(NoStore::NoStoreDirective);
@@ -213,7 +213,7 @@ pub fn judge_storage(
     if crate::purge::tags_of(&response.fields).is_none() {
         return Storage::No(NoStore::Tags);
     }
-    match lifetime(response, &directives, behaviour, times) {
+    match lifetime(response, &directives, targeted, behaviour, times) {
         None => Storage::No(NoStore::NoLifetime),
         Some(lifetime) => {
             let validator =
@@ -233,6 +233,7 @@ pub const VARY_NAMES_MAX: usize = 8;
 fn lifetime(
     response: &ResponseHead,
     directives: &CacheControl,
+    targeted: bool,
     behaviour: &Behaviour,
     times: Times,
 ) -> Option<Lifetime> {
@@ -241,6 +242,7 @@ fn lifetime(
     let explicit = explicit_seconds(
         &response.fields,
         directives,
+        targeted,
         date.unwrap_or(response_seconds),
         response_seconds,
     );
@@ -286,6 +288,7 @@ fn lifetime(
 fn explicit_seconds(
     fields: &Fields,
     directives: &CacheControl,
+    targeted: bool,
     date: u64,
     now: u64,
 ) -> Option<u64> {
@@ -294,6 +297,10 @@ fn explicit_seconds(
     }
     if directives.no_cache.is_all() {
         return Some(0);
+    }
+    // RFC 9213 §2.2: a targeted field without a lifetime leaves none.
+    if targeted {
+        return None;
     }
     // RFC 9111 §5.3: what is no date (above all `0`) lies in the past; of several the earliest counts.
     fields

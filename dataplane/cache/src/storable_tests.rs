@@ -244,3 +244,26 @@ fn rfc_9111_4_4_invalidation() {
     assert!(invalidates(&Method::Post, 200) && invalidates(&Method::Delete, 302));
     assert!(!invalidates(&Method::Post, 404) && !invalidates(&Method::Get, 200));
 }
+
+#[test]
+fn rfc_9213_a_targeted_field_decides_for_this_cache() {
+    for (lines, seconds) in [
+        ("cdn-cache-control: max-age=100\ncache-control: no-store", Some(100)),
+        ("cdn-cache-control: max-age=100\ncache-control: max-age=5", Some(100)),
+        ("cdn-cache-control: max-age=100\nexpires: 0", Some(100)),
+        ("cdn-cache-control: no-store\ncache-control: max-age=5", None),
+        ("cdn-cache-control: private\ncache-control: max-age=5", None),
+        // Without a lifetime of its own: neither Cache-Control nor Expires lends one.
+        ("cdn-cache-control: public\ncache-control: max-age=5\nexpires: {+9}", None),
+        ("cdn-cache-control: max-age=\"1x\"\ncache-control: max-age=5", Some(5)),
+        ("cdn-cache-control: no-cache\netag: \"a\"\ncache-control: max-age=5", Some(0)),
+    ] {
+        match (judge(200, lines), seconds) {
+            (Storage::Store(lifetime), Some(seconds)) => {
+                assert_eq!(lifetime.freshness_ms, seconds * 1000, "{lines}");
+            }
+            (Storage::No(_), None) => {}
+            (got, _) => panic!("{lines}: {got:?}"),
+        }
+    }
+}

@@ -272,7 +272,7 @@ pub fn vary_names(fields: &Fields) -> Option<Vec<String>> {
 
 /// Fields of a response that are stored and sent with later hits.
 pub(crate) fn kept_fields(response: &Fields, response_ms: u64) -> Fields {
-    let directives = CacheControl::from_fields(response);
+    let (directives, _) = CacheControl::of_response(response);
     let mut fields = response.clone();
     hop_by_hop::remove(&mut fields);
     fields.retain(|name, _| {

@@ -1,14 +1,19 @@
-//! `Cache-Control` of requests and responses (RFC 9111 §5.2, RFC 5861, RFC 8246).
+//! `Cache-Control` of requests and responses (RFC 9111 §5.2, RFC 5861, RFC 8246), and the fields that speak to
+//! one kind of cache (RFC 9213).
 //!
 //! Must stay true: reading is tolerant, judging is strict: what is written twice counts in its most
 //! restrictive reading, and a lifetime that is no number counts as zero (RFC 9111 §4.2.1), so that no mistake
 //! of a sender makes a response live longer.
 
 use crate::fields::Fields;
+use crate::structured::{Value, dictionary};
 use crate::text::{decimal_saturating, is_token, list_members, trim};
 
 /// Larger numbers of seconds count as this one (RFC 9111 §1.2.2).
 pub const DELTA_SECONDS_MAX: u64 = 1 << 31;
+
+/// Fields that speak to caches like this one, the first that is usable counts (RFC 9213 §2.2).
+pub const TARGETED_FIELDS: [&str; 1] = ["cdn-cache-control"];
 
 /// A directive that may name fields: `no-cache`, `private`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -82,6 +87,47 @@ impl CacheControl {
         CacheControl::parse(fields.get_all("cache-control"))
     }
 
+    /// What a response says to this cache, and whether a targeted field says it: then `Cache-Control` and `Expires` say
+    /// nothing (RFC 9213 §2.2).
+    pub fn of_response(fields: &Fields) -> (CacheControl, bool) {
+        match TARGETED_FIELDS.iter().find_map(|name| CacheControl::targeted(fields, name)) {
+            Some(directives) => (directives, true),
+            None => (CacheControl::from_fields(fields), false),
+        }
+    }
+
+    /// The directives of a targeted field, a structured dictionary. `None`: it is absent, empty, breaks the rules, or
+    /// gives a directive a value of a type that it does not have.
+    fn targeted(fields: &Fields, name: &str) -> Option<CacheControl> {
+        let members = dictionary(fields, name).filter(|members| !members.is_empty())?;
+        let mut directives = CacheControl::default();
+        for (name, value) in members {
+            // Meant for caches that know no targeted fields.
+            if name == "s-maxage" {
+                continue;
+            }
+            let argument = match value {
+                Value::Boolean(false) => continue,
+                Value::Boolean(true) => None,
+                Value::Integer(seconds) => Some(seconds.to_string().into_bytes()),
+                Value::String(names) => Some(names.into_bytes()),
+                Value::Other if is_known(&name) => return None,
+                Value::Other => continue,
+            };
+            let numeric = matches!(&argument, Some(text) if text.iter().all(u8::is_ascii_digit));
+            let fits = match name.as_str() {
+                "max-age" | "stale-while-revalidate" | "stale-if-error" => numeric,
+                "no-cache" | "private" => !numeric,
+                _ => argument.is_none() || !is_known(&name),
+            };
+            if !fits {
+                return None;
+            }
+            directives.add(name.as_bytes(), argument.as_deref());
+        }
+        Some(directives)
+    }
+
     /// Directives of these field values together.
     pub fn parse<'a>(values: impl Iterator<Item = &'a [u8]>) -> CacheControl {
         let mut directives = CacheControl::default();
@@ -126,6 +172,25 @@ impl CacheControl {
             _ => {}
         }
     }
+}
+
+/// Directives of responses that this cache acts on.
+fn is_known(name: &str) -> bool {
+    matches!(
+        name,
+        "max-age"
+            | "stale-while-revalidate"
+            | "stale-if-error"
+            | "no-store"
+            | "no-cache"
+            | "private"
+            | "public"
+            | "must-revalidate"
+            | "proxy-revalidate"
+            | "must-understand"
+            | "no-transform"
+            | "immutable"
+    )
 }
 
 fn smaller(slot: &mut Option<u64>, value: u64) {
@@ -214,6 +279,48 @@ mod tests {
         assert_eq!(parse("max-stale").max_stale, Some(u64::MAX));
         assert_eq!(parse("max-stale, max-stale=3").max_stale, Some(3));
         assert_eq!(parse("min-fresh=3, min-fresh=9").min_fresh, Some(9));
+    }
+
+    #[test]
+    fn rfc_9213_targeted_fields_take_the_place_of_cache_control() {
+        let read = |lines: &[(&'static str, &str)]| {
+            let mut fields = Fields::new();
+            for (name, value) in lines {
+                fields.append(*name, (*value).to_owned()).unwrap();
+            }
+            let (directives, targeted) = CacheControl::of_response(&fields);
+            (directives.max_age, directives.no_store, targeted)
+        };
+        let with =
+            |value| read(&[("cache-control", "no-store, max-age=5"), ("cdn-cache-control", value)]);
+        for (value, expected) in [
+            ("max-age=60", (Some(60), false, true)),
+            ("max-age=60;x=1, unknown=(1 2)", (Some(60), false, true)),
+            ("no-store", (None, true, true)),
+            ("no-store=?0, max-age=1", (Some(1), false, true)),
+            ("max-age=1, max-age=9", (Some(9), false, true)),
+            ("public", (None, false, true)),
+            ("s-maxage=7", (None, false, true)),
+            // Empty, broken, or of a wrong type: Cache-Control counts.
+            ("", (Some(5), true, false)),
+            ("max-age = 60", (Some(5), true, false)),
+            ("max-age=60,", (Some(5), true, false)),
+            ("Max-Age=60", (Some(5), true, false)),
+            ("max-age=\"60x\"", (Some(5), true, false)),
+            ("max-age=1.5", (Some(5), true, false)),
+            ("max-age=-1", (Some(5), true, false)),
+            ("max-age", (Some(5), true, false)),
+            ("no-store=1", (Some(5), true, false)),
+            ("no-cache=5", (Some(5), true, false)),
+        ] {
+            assert_eq!(with(value), expected, "{value}");
+        }
+        assert_eq!(read(&[("surrogate-control", "max-age=9")]), (None, false, false));
+        let mut fields = Fields::new();
+        fields.append("cdn-cache-control", "no-cache=\"x-a\"".to_owned()).unwrap();
+        fields.append("cdn-cache-control", "max-age=3".to_owned()).unwrap();
+        let (both, _) = CacheControl::of_response(&fields);
+        assert_eq!((both.max_age, both.no_cache.fields()), (Some(3), &["x-a".to_owned()][..]));
     }
 
     #[test]

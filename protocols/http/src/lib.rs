@@ -17,6 +17,7 @@ pub mod method;
 pub mod path;
 pub mod range;
 pub mod status;
+pub mod structured;
 mod text;
 
 pub use authority::{Authority, AuthorityError};
