@@ -273,6 +273,15 @@ impl<'a> Checker<'a> {
                 self.tell(here, "methods", what, format!("choose from {}", METHODS.join(", ")));
             }
         }
+        for name in &behaviour.vary_ignore {
+            let plain = name.strip_suffix('*').unwrap_or(name);
+            let good = |b: u8| is_token_byte(b) && !b.is_ascii_uppercase();
+            if name.is_empty() || !plain.bytes().all(good) {
+                let what = format!("`{}` names no request field", name.escape_default());
+                let mend = "write names in lower case, or the start of one followed by `*`";
+                self.tell(here, "vary_ignore", what, mend);
+            }
+        }
         let cors = behaviour.cors_allow_origin.as_deref();
         if cors.is_some_and(|value| value.is_empty() || !printable(value)) {
             let mend = "write \"*\" or an origin like \"https://player.example\"";

@@ -87,6 +87,10 @@ pub struct Behaviour {
     /// Freshness of 404 and 410 answers, in seconds.
     pub negative_ttl_seconds: u32,
     pub cache_key: CacheKeyRule,
+    /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
+    /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.
+    #[serde(default = "vary_ignore_default")]
+    pub vary_ignore: Vec<String>,
     /// `Access-Control-Allow-Origin` of answers; `None`: none is added.
     pub cors_allow_origin: Option<String>,
     /// Applied in order to the response to the client.
@@ -104,6 +108,21 @@ pub struct CacheKeyRule {
     pub keep: Vec<String>,
     /// Sort what is left by name.
     pub sort: bool,
+}
+
+/// What [`Behaviour::vary_ignore`] is when a behaviour says nothing: fields that every client sends otherwise, so that
+/// heeding them would store each object once for each client.
+pub fn vary_ignore_default() -> Vec<String> {
+    let names = [
+        "accept-encoding",
+        "access-control-request-*",
+        "cookie",
+        "origin",
+        "referer",
+        "sec-*",
+        "user-agent",
+    ];
+    names.map(str::to_owned).to_vec()
 }
 
 /// One change of a response header.

@@ -398,6 +398,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         stale_if_error_seconds: class.stale_if_error_seconds,
         negative_ttl_seconds: class.negative_ttl_seconds,
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
+        vary_ignore: vary_ignore_default(),
         cors_allow_origin: table.take("cors_allow_origin"),
         response_headers: Vec::new(),
         methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
@@ -406,6 +407,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
     table.set("stale_if_error_seconds", &mut behaviour.stale_if_error_seconds);
     table.set("negative_ttl_seconds", &mut behaviour.negative_ttl_seconds);
     table.set("methods", &mut behaviour.methods);
+    table.set("vary_ignore", &mut behaviour.vary_ignore);
     let (object, file) = (table.object(), table.file());
     if let Some((offset, inner)) = table.table("cache_key") {
         let mut rule = Table::new(table.compiler(), object, file, offset, inner);

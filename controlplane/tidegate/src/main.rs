@@ -33,6 +33,9 @@ enum Verb {
     Explain(verbs::explain::Explain),
     /// Take a URL, path, tag or delivery service out of every cache.
     Purge(verbs::purge::Purge),
+    /// Look at a store's file or device.
+    #[command(subcommand)]
+    Store(verbs::store::StoreVerb),
     /// Run the whole CDN on this machine: film, origin, parents, edges, router, monitor, viewer page.
     Demo(Box<demo::DemoArgs>),
     /// Make certificates for tests and small installations.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Run(verb) => verb.run(),
         Verb::Explain(verb) => verb.run(),
         Verb::Purge(verb) => verb.run(),
+        Verb::Store(verb) => verb.run(),
         Verb::Demo(arguments) => demo::run(*arguments).map_err(failure::Failure::from),
         Verb::Tls(verb) => verb.run(),
     };

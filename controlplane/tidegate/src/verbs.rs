@@ -4,4 +4,5 @@ pub mod explain;
 pub mod purge;
 pub mod run;
 pub mod snapshot;
+pub mod store;
 pub mod tls;

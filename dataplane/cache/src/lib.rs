@@ -8,6 +8,7 @@
 //! button must not be a way to reach the origin; `only-if-cached` is. See [`lookup::ClientDirectives`].
 #![forbid(unsafe_code)]
 
+pub mod alternate;
 pub mod behaviour;
 pub mod blocks;
 pub mod key;

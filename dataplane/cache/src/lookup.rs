@@ -4,7 +4,7 @@
 //! when it must be revalidated; a 304 confirms only the version that was asked about.
 
 use crate::storable::{NoStore, Storage, Times, judge_storage};
-use crate::stored::{StoredHead, capture_vary, kept_fields};
+use crate::stored::{StoredHead, kept_fields};
 use tidegate_contract::snapshot::Behaviour;
 use tidegate_http::{
     CacheControl, EntityTag, Fields, Method, RequestHead, ResponseHead, Validators, Version,
@@ -210,7 +210,6 @@ pub fn merge_304(
     let mut updated = stored.clone();
     updated.fields = kept_fields(&judged.fields, times.response_ms);
     updated.validators = Validators::from_fields(&updated.fields, times.response_ms / 1000);
-    updated.vary = capture_vary(&updated.fields, request_fields);
     match storage {
         Storage::Store(lifetime) => {
             updated.lifetime = lifetime;

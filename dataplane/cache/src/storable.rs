@@ -4,6 +4,7 @@
 //! cookie is never stored with it; lifetimes are explicit, configured, or there is no storing: nothing is
 //! guessed from `Last-Modified`.
 
+use crate::alternate::vary_names;
 use tidegate_contract::snapshot::Behaviour;
 use tidegate_http::{CacheControl, Fields, Method, ResponseHead, date};
 
@@ -206,7 +207,8 @@ pub fn judge_storage(
     if response.fields.contains("set-cookie") && !cookie_is_taken_out {
         return Storage::No(NoStore::SetCookie);
     }
-    if crate::stored::vary_names(&response.fields).is_none_or(|names| names.len() > VARY_NAMES_MAX)
+    if vary_names(&response.fields, &behaviour.vary_ignore)
+        .is_none_or(|names| names.len() > VARY_NAMES_MAX)
     {
         return Storage::No(NoStore::Vary);
     }
@@ -227,8 +229,8 @@ pub fn judge_storage(
     }
 }
 
-/// More names in `Vary` than this make alternates that nobody asks for twice.
-pub const VARY_NAMES_MAX: usize = 8;
+/// Names in `Vary` that are heeded.
+pub const VARY_NAMES_MAX: usize = crate::alternate::NAMES_MAX;
 
 fn lifetime(
     response: &ResponseHead,

@@ -2,7 +2,7 @@
 //!
 //! Byte map of a head, all numbers little-endian:
 //! ```text
-//!  0  4  magic "TGH2" (the digit is the format)
+//!  0  4  magic "TGH3" (the digit is the format)
 //!  4  4  bytes of the whole head, these included
 //!  8  8  version id
 //! 16  2  status
@@ -14,21 +14,20 @@
 //! 32 40  response_ms, initial_age_ms, freshness_ms, stale_while_revalidate_ms, stale_if_error_ms
 //! 72  8  confirmed
 //! 80  .. purge handles, 8 bytes each
-//!     .. Vary entries: u16 name bytes, u32 value bytes, name, value
+//!     .. Vary entries: u16 name bytes, u32 value bytes (all ones: the field was absent), name, value
 //!     .. fields: u16 name bytes, u32 value bytes, name, value
 //! ```
 //! Must stay true: decoding any bytes gives a head or an error, never a panic, and never more memory than the
 //! input has bytes times a small constant; a decoded head has passed the same checks as a parsed one. Bytes
 //! after the head are ignored (extents are padded); their checksum is the store's business.
 
+use crate::alternate::{Chosen, normal_value};
 use crate::purge::{PREFIX_SEGMENTS_MAX, TAGS_MAX};
 use crate::storable::{Lifetime, VARY_NAMES_MAX};
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
-use tidegate_http::{
-    CacheControl, Fields, ResponseHead, Validators, date, hop_by_hop, is_token, list_members,
-};
+use tidegate_http::{CacheControl, Fields, ResponseHead, Validators, date, hop_by_hop, is_token};
 use tidegate_types::limits::{FIELDS_MAX, RESPONSE_HEAD_BYTES_MAX};
 
 /// A stored response without its body.
@@ -51,9 +50,8 @@ pub struct StoredHead {
     /// Read from the fields.
     pub validators: Validators,
     pub lifetime: Lifetime,
-    /// Request fields that `Vary` names and that the next hop was sent, with their values (several lines
-    /// joined). A field that was not sent cannot have chosen the alternate, and is not part of it.
-    pub vary: Vec<(String, Bytes)>,
+    /// The request fields that chose this alternate, as the next hop was sent them.
+    pub vary: Chosen,
 }
 
 /// Why bytes are no stored head.
@@ -70,7 +68,7 @@ pub enum StoredError {
 impl fmt::Display for StoredError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            StoredError::Format => "stored head: not of format TGH2; treat the entry as absent",
+            StoredError::Format => "stored head: not of format TGH3; treat the entry as absent",
             StoredError::Short => "stored head: bytes are missing; treat the entry as absent",
             StoredError::Content => {
                 "stored head: content that is never written; treat the entry as absent"
@@ -82,11 +80,10 @@ impl fmt::Display for StoredError {
 impl std::error::Error for StoredError {}
 
 impl StoredHead {
-    /// What to keep of `response`. `judge_storage` said that it may be stored; `request_fields` are those
-    /// that the next hop was sent, since these chose the alternate.
+    /// What to keep of `response`. `judge_storage` said that it may be stored; `vary` are the fields that chose it.
     pub fn new(
         response: &ResponseHead,
-        request_fields: &Fields,
+        vary: Chosen,
         lifetime: Lifetime,
         total_length: Option<u64>,
         version: u64,
@@ -95,7 +92,6 @@ impl StoredHead {
         let fields = kept_fields(&response.fields, lifetime.response_ms);
         let status = if response.status == 206 { 200 } else { response.status };
         let validators = Validators::from_fields(&fields, lifetime.response_ms / 1000);
-        let vary = capture_vary(&fields, request_fields);
         StoredHead {
             version,
             confirmed: version,
@@ -110,15 +106,8 @@ impl StoredHead {
     }
 
     /// Whether a request with these fields may have this alternate (RFC 9111 §4.1).
-    ///
-    /// Compared is what matters to the next hop. Fills carry fields of this node, not of clients; a field
-    /// that they do not carry (`Origin`, `Accept-Encoding`) would not be carried by the next fill either,
-    /// so asking again would bring the same alternate. Must stay true in the filler: a field of a client's
-    /// goes to the next hop always (in a normal form, also when the client sent none) or never.
     pub fn matches_vary(&self, request_fields: &Fields) -> bool {
-        self.vary.iter().all(|(name, stored)| {
-            request_fields.combined(name).is_some_and(|asked| same_members(stored, &asked))
-        })
+        self.vary.iter().all(|(name, value)| normal_value(request_fields, name) == *value)
     }
 
     /// Whether the next hop can be asked if this is still good.
@@ -165,7 +154,10 @@ impl StoredHead {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for (name, value) in vary {
-            push_pair(name, value, out);
+            match value {
+                Some(value) => push_pair(name, value, out),
+                None => push_absent(name, out),
+            }
         }
         for (name, value) in self.fields.iter().take(field_count) {
             push_pair(name, value, out);
@@ -219,12 +211,12 @@ impl StoredHead {
         let handles = (0..handle_count).map(|_| reader.u64()).collect::<Result<Arc<[u64]>, _>>()?;
         let mut vary = Vec::with_capacity(usize::from(vary_count));
         for _ in 0..vary_count {
-            let (name, value) = reader.pair()?;
+            let (name, value) = reader.maybe_pair()?;
             if !is_token(name) {
                 return Err(StoredError::Content);
             }
             let name = String::from_utf8_lossy(name).into_owned();
-            vary.push((name, Bytes::copy_from_slice(value)));
+            vary.push((name, value.map(Bytes::copy_from_slice)));
         }
         // One copy for all values.
         let shared = Bytes::copy_from_slice(reader.rest);
@@ -253,21 +245,6 @@ impl StoredHead {
             vary,
         })
     }
-}
-
-/// Names in all `Vary` fields, lower case, each once; `None` for `*` or for what is no name.
-pub fn vary_names(fields: &Fields) -> Option<Vec<String>> {
-    let mut names: Vec<String> = Vec::new();
-    for member in fields.get_all("vary").flat_map(list_members) {
-        if member == b"*" || !is_token(member) {
-            return None;
-        }
-        let name = String::from_utf8_lossy(member).to_ascii_lowercase();
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    Some(names)
 }
 
 /// Fields of a response that are stored and sent with later hits.
@@ -299,25 +276,7 @@ pub(crate) fn kept_fields(response: &Fields, response_ms: u64) -> Fields {
     fields
 }
 
-pub(crate) fn capture_vary(response: &Fields, request: &Fields) -> Vec<(String, Bytes)> {
-    let names = vary_names(response).unwrap_or_default();
-    names
-        .into_iter()
-        // Made by this node for each fill: the same for all clients, so that no client's own value says anything.
-        .filter(|name| !matches!(name.as_str(), "via" | "cdn-loop"))
-        .filter_map(|name| {
-            let value = Bytes::from(request.combined(&name)?.into_owned());
-            Some((name, value))
-        })
-        .collect()
-}
-
-/// RFC 9111 §4.1 allows changes of white space that mean nothing: compared are the members.
-fn same_members(a: &[u8], b: &[u8]) -> bool {
-    a == b || list_members(a).eq(list_members(b))
-}
-
-const MAGIC: &[u8; 4] = b"TGH2";
+const MAGIC: &[u8; 4] = b"TGH3";
 const FLAG_LENGTH: u8 = 1;
 const FLAG_MUST_REVALIDATE: u8 = 2;
 const FLAG_IMMUTABLE: u8 = 4;
@@ -327,6 +286,15 @@ const FIELDS_STORED_MAX: usize = FIELDS_MAX + 1;
 const HANDLES_MAX: usize = 4 + PREFIX_SEGMENTS_MAX + TAGS_MAX;
 /// A parsed head of the greatest size with Vary values of the greatest size, with room for the lengths.
 const HEAD_BYTES_MAX: usize = 16 * RESPONSE_HEAD_BYTES_MAX;
+
+/// Stands for the length of a value that is not there.
+const ABSENT: u32 = u32::MAX;
+
+fn push_absent(name: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    out.extend_from_slice(&ABSENT.to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+}
 
 fn push_pair(name: &str, value: &[u8], out: &mut Vec<u8>) {
     // Heads have at most 64 KiB, so both lengths fit.
@@ -361,6 +329,17 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, StoredError> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn maybe_pair(&mut self) -> Result<(&'a [u8], Option<&'a [u8]>), StoredError> {
+        let name_bytes = usize::from(self.u16()?);
+        let value_bytes = self.u32()?;
+        let name = self.take(name_bytes)?;
+        let value = match value_bytes {
+            ABSENT => None,
+            length => Some(self.take(length as usize)?),
+        };
+        Ok((name, value))
     }
 
     fn pair(&mut self) -> Result<(&'a [u8], &'a [u8]), StoredError> {

@@ -5,6 +5,7 @@ use crate::node::Core;
 use crate::reader::recover_object;
 use crate::transaction::{role_name, route};
 use serde_json::{Value, json};
+use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::Judgement;
 use tidegate_cache::{Verdict, lookup};
 use tidegate_fill::order;
@@ -43,10 +44,25 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
     let service = &view.services()[routed.service];
     let behaviour = &service.service.behaviours[routed.behaviour];
     let now = now_ms();
-    let known = core.node.table.get(routed.key.hash, now);
-    let object = match known.object {
-        Some(object) => Some((object, "table")),
-        None => recover_object(core, routed.key.hash).await.map(|object| (object, "store")),
+    let mut key = routed.key.hash;
+    let mut known = core.node.table.get(key, now);
+    let mut recovered = None;
+    if known.object.is_none() && known.marker.is_none() {
+        recovered = recover_object(core, key).await;
+        known = core.node.table.get(key, now);
+    }
+    // Shown is the alternate of a request without any of the fields that choose.
+    let varies = known.marker.map(|marker| marker.names.clone());
+    if let Some(names) = &varies {
+        key = alternate_key(key, &choose(names, &request.fields));
+        known = core.node.table.get(key, now);
+        if known.object.is_none() {
+            recovered = recover_object(core, key).await;
+        }
+    }
+    let object = match (recovered, known.object) {
+        (Some(object), _) => Some((object, "store")),
+        (None, object) => object.map(|object| (object, "table")),
     };
     let verdict = lookup(object.as_ref().map(|(object, _)| &object.head), &request, behaviour, now);
     let stored = object.as_ref().map(|(object, from)| {
@@ -80,6 +96,7 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
         "behaviour": { "name": behaviour.name, "path": behaviour.path, "cache": behaviour.cache },
         "cache_key": { "text": routed.key.text, "hash": format!("{:032x}", routed.key.hash) },
         "verdict": verdict_text(&verdict),
+        "varies_by": varies,
         "stored": stored,
         "fill_under_way": known.fill.is_some(),
         "uncacheable_mark": known.pass,

@@ -253,7 +253,7 @@ fn is_worth_keeping(purges: &Purges, key: u128, payload: &Bytes) -> bool {
             let useful = object.head.lifetime.useful_until_ms() > clock::now_ms();
             (useful || object.head.can_revalidate()) && is_kept(purges, &object)
         }
-        Some(Stored::Gone(_)) => true,
+        Some(Stored::Gone(_) | Stored::Varies(_)) => true,
         None => false,
     }
 }

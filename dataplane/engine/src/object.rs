@@ -4,6 +4,7 @@ use crate::clock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tidegate_cache::alternate::Marker;
 use tidegate_cache::storable::Lifetime;
 use tidegate_cache::stored::StoredHead;
 use tidegate_types::limits::BLOCK_BYTES;
@@ -42,6 +43,8 @@ pub enum Stored {
     Object(Box<Object>, Option<Bytes>),
     /// Versions up to this one were made invalid.
     Gone(u64),
+    /// What is stored for this key lies under keys of its alternates.
+    Varies(Marker),
 }
 
 const TOMBSTONE: &[u8; 4] = b"TGGO";
@@ -140,11 +143,19 @@ impl Object {
         [&[0; 4], &TOMBSTONE[..], &version.to_le_bytes()].concat()
     }
 
-    /// Reads what `encode` or `tombstone` wrote. `None`: not ours, or not readable.
+    /// The payload of a head extent that says by which fields the alternates of a key are chosen.
+    pub fn marker(marker: &Marker) -> Vec<u8> {
+        [&[0; 4], &marker.encode()[..]].concat()
+    }
+
+    /// Reads what `encode`, `tombstone` or `marker` wrote. `None`: not ours, or not readable.
     pub fn decode(key: u128, payload: &Bytes) -> Option<Stored> {
         let head_bytes = u32::from_le_bytes(payload.get(..4)?.try_into().ok()?) as usize;
         let end = head_bytes.checked_add(4)?;
         if head_bytes == 0 {
+            if let Some(marker) = Marker::decode(payload.get(4..)?) {
+                return Some(Stored::Varies(marker));
+            }
             let version = payload.get(4..)?.strip_prefix(TOMBSTONE)?.first_chunk()?;
             return Some(Stored::Gone(u64::from_le_bytes(*version)));
         }

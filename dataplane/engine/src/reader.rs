@@ -31,6 +31,8 @@ pub struct ObjectReader {
     object: Arc<Object>,
     fill: Option<Arc<Fill>>,
     target: String,
+    /// What decides which next hop is asked.
+    place: u64,
     /// End of what will be asked for, so that a part fill brings no more.
     end: Option<u64>,
     /// Bytes came from a part fill.
@@ -38,6 +40,10 @@ pub struct ObjectReader {
 }
 
 impl ObjectReader {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "made in one place, from what the transaction knows"
+    )]
     /// A reader of `object`, whose bytes may still be coming by `fill`. `target` is what to ask the next hop for.
     pub fn new(
         core: Rc<Core>,
@@ -46,11 +52,12 @@ impl ObjectReader {
         object: Arc<Object>,
         fill: Option<Arc<Fill>>,
         target: String,
+        place: u64,
         end: Option<u64>,
     ) -> ObjectReader {
         // A fill of the same key may be bringing another version.
         let fill = fill.filter(|fill| fill.is_of(object.version()));
-        ObjectReader { core, view, service, object, fill, target, end, filled: false }
+        ObjectReader { core, view, service, object, fill, target, place, end, filled: false }
     }
 
     /// Whether `block` could be had without the next hop, as far as memory knows.
@@ -112,6 +119,7 @@ impl ObjectReader {
                         &self.object,
                         fill,
                         self.target.clone(),
+                        self.place,
                     );
                 }
             }
@@ -184,6 +192,10 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
         Some(Stored::Object(object, body)) => (object, body),
         Some(Stored::Gone(version)) => {
             core.node.table.forget_key(key, version);
+            return None;
+        }
+        Some(Stored::Varies(marker)) => {
+            core.node.table.set_marker(key, marker);
             return None;
         }
         None => {

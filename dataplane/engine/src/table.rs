@@ -8,12 +8,15 @@ use crate::fill::{Fill, Windows};
 use crate::object::Object;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_cache::alternate::Marker;
 
 const SHARDS: usize = 64;
 
 #[derive(Default)]
 struct Entry {
     object: Option<Arc<Object>>,
+    /// Requests for this key choose among alternates.
+    marker: Option<Arc<Marker>>,
     fill: Option<Arc<Fill>>,
     parts: Vec<(u64, Arc<Fill>)>,
     pass_until_ms: u64,
@@ -43,6 +46,8 @@ struct Shard {
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     pub object: Option<Arc<Object>>,
+    /// There is no object of this key, but of its alternates.
+    pub marker: Option<Arc<Marker>>,
     pub fill: Option<Arc<Fill>>,
     /// Answers for this key were uncacheable a moment ago: do not make requests wait for each other.
     pub pass: bool,
@@ -97,6 +102,7 @@ impl Table {
                 entry.used = true;
                 Known {
                     object: entry.object.clone(),
+                    marker: entry.marker.clone(),
                     fill: entry.fill.clone(),
                     pass: now_ms < entry.pass_until_ms,
                 }
@@ -175,6 +181,38 @@ impl Table {
             entry.put(object);
         });
         fill
+    }
+
+    /// From now on requests for `key` choose among alternates by these fields, and those that were known before. `None`:
+    /// too many of them.
+    pub fn set_marker(&self, key: u128, marker: Marker) -> Option<Arc<Marker>> {
+        self.entry(key, |entry| {
+            let known = entry.marker.as_deref();
+            let mut all = marker.with(known.map_or(&[], |known| &known.names))?;
+            all.floor = all.floor.max(known.map_or(0, |known| known.floor)).max(entry.forgotten);
+            let all = Arc::new(all);
+            entry.marker = Some(all.clone());
+            entry.object = None;
+            Some(all)
+        })
+    }
+
+    /// No alternate of `key` up to `version` is valid any more; gives the marker that says so, if there is one.
+    pub fn raise_floor(&self, key: u128, version: u64) -> Option<Arc<Marker>> {
+        self.entry(key, |entry| {
+            let known = entry.marker.as_ref()?;
+            let marker = Arc::new(Marker { floor: version.max(known.floor), ..(**known).clone() });
+            entry.marker = Some(marker.clone());
+            Some(marker)
+        })
+    }
+
+    /// The fill of `from` turned out to bring the object of `to`: who asks for that may join it.
+    pub fn move_fill(&self, from: u128, to: u128, fill: &Arc<Fill>) {
+        self.end_fill(from, fill);
+        self.entry(to, |entry| {
+            entry.fill.get_or_insert_with(|| fill.clone());
+        });
     }
 
     /// Puts `new` in the place of `old`, the same version, if that is still current.

@@ -14,13 +14,14 @@ use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead, span_of};
 use crate::steps::{pass, synth};
-use crate::table::Claim;
+use crate::table::{Claim, Known};
 use crate::view::View;
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
 use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
@@ -101,18 +102,19 @@ async fn steps<T: Transport>(
     }
     // Lookup, and fill when it says so, until there is something to deliver.
     let (service_index, target) = (routed.service, routed.target.clone());
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         core,
         view,
         service: service_index,
         behaviour,
         key: routed.key.hash,
+        chosen: Vec::new(),
         routed: Rc::new(routed),
         target,
         passed: Passed::of(request),
         span: span_of(request),
     };
-    let mut found = obtain(&wanted, request, notes).await;
+    let mut found = obtain(&mut wanted, request, notes).await;
     notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
     if let Found::Object { object, fill, upstream } = found {
         if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
@@ -120,7 +122,7 @@ async fn steps<T: Transport>(
         }
         // Its bytes are gone and the next hop has another version: nothing has been sent, so look once more.
         notes.status = CacheStatus::default();
-        found = obtain(&wanted, request, notes).await;
+        found = obtain(&mut wanted, request, notes).await;
     }
     match found {
         Found::Object { object, fill, upstream } => {
@@ -141,7 +143,7 @@ async fn steps<T: Transport>(
             match pass_on(&wanted, request, &exchange.body, client).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
-                        invalidate(core, wanted.key);
+                        invalidate(core, wanted.primary());
                         invalidate_groups(&wanted, &answer.head.fields);
                     }
                     notes.fill = Some(hop);
@@ -250,18 +252,39 @@ enum Found {
 }
 
 /// A request looks again this often when what it waited for turned out not to be for it.
-const LOOKUPS_MAX: usize = 3;
+const LOOKUPS_MAX: usize = 4;
+
+/// What is known of a key, in memory or in the store.
+async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
+    let table = &wanted.core.node.table;
+    let mut known = table.get(key, now);
+    let unknown = known.object.is_none() && known.fill.is_none() && known.marker.is_none();
+    if unknown && wanted.behaviour.cache {
+        known.object = recover_object(wanted.core, key).await;
+        if known.object.is_none() {
+            known = table.get(key, now); // a marker may have come
+        }
+    }
+    known
+}
 
 /// Lookup and fill.
-async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -> Found {
+async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Notes) -> Found {
     let core = wanted.core;
     let table = &core.node.table;
     for _ in 0..LOOKUPS_MAX {
         let now = now_ms();
-        let mut known = table.get(wanted.key, now);
-        if known.object.is_none() && known.fill.is_none() && wanted.behaviour.cache {
-            known.object = recover_object(core, wanted.key).await;
+        let mut known = look(wanted, wanted.primary(), now).await;
+        (wanted.key, wanted.chosen) = (wanted.primary(), Vec::new());
+        if let Some(marker) = known.marker {
+            wanted.chosen = choose(&marker.names, &request.fields);
+            wanted.key = alternate_key(wanted.primary(), &wanted.chosen);
+            known = look(wanted, wanted.key, now).await;
+            if let Some(object) = known.object.take_if(|o| o.version() <= marker.floor) {
+                table.forget(&object);
+            }
         }
+        let wanted = &*wanted;
         known.object = known.object.take().and_then(|object| sift_object(core, object));
         if let Some(fill) = known.fill.take_if(|fill| is_purged_fill(wanted, fill)) {
             fill.set_purged();
@@ -299,6 +322,11 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
             _ if request.fields.contains("authorization") => return Found::Pass(Forward::Request),
             (_, _) if known.pass => return Found::Pass(Forward::UriMiss),
             (Verdict::Fill(why) | Verdict::Revalidate(why), object) => {
+                let why = match why {
+                    // Another alternate may be there.
+                    Forward::UriMiss if !wanted.chosen.is_empty() => Forward::VaryMiss,
+                    why => why,
+                };
                 notes.status.fwd = Some(why);
                 match table.claim(wanted.key, object.as_ref(), now, core.node.next_version()) {
                     Claim::Changed => continue,
@@ -312,7 +340,10 @@ async fn obtain(wanted: &Wanted<'_>, request: &RequestHead, notes: &mut Notes) -
                             }
                         };
                     }
-                    Claim::Lead(fill) => return led(wanted, request, fill, object, notes).await,
+                    Claim::Lead(fill) => match led(wanted, request, fill, object, notes).await {
+                        Some(found) => return found,
+                        None => continue,
+                    },
                     Claim::Join(fill) => {
                         notes.status.collapsed = true;
                         core.count(|c| &c.collapsed_total, 1);
@@ -361,44 +392,45 @@ fn is_own_word(name: &str) -> bool {
     !OTHERS.contains(&name)
 }
 
-/// This request does the fill.
+/// This request does the fill. `None`: what came is another request's alternate, look again.
 async fn led(
     wanted: &Wanted<'_>,
     request: &RequestHead,
     fill: Arc<Fill>,
     old: Option<Arc<Object>>,
     notes: &mut Notes,
-) -> Found {
+) -> Option<Found> {
     let core = wanted.core;
     let asked = Instant::now();
     let filled = lead(wanted, fill, old.clone()).await;
     notes.fill_us = Some(asked.elapsed().as_micros() as u64);
     match filled {
+        Filled::Object { object, .. } if !object.head.matches_vary(&request.fields) => None,
         Filled::Object { object, fill, revalidated, fwd_status, upstream, hop } => {
             notes.fill = Some(hop);
             notes.status.fwd_status = Some(fwd_status);
             notes.status.stored = !revalidated;
-            Found::Object { object, fill, upstream }
+            Some(Found::Object { object, fill, upstream })
         }
         // The fill asked without the client's own fields: what came is nobody's answer, least of all a Set-Cookie.
         Filled::Private(..) if request.fields.iter().any(|(name, _)| is_own_word(name)) => {
-            Found::Pass(Forward::UriMiss)
+            Some(Found::Pass(Forward::UriMiss))
         }
-        Filled::Pass => Found::Pass(Forward::UriMiss),
+        Filled::Pass => Some(Found::Pass(Forward::UriMiss)),
         Filled::Private(answer, hop) => {
             notes.status.fwd_status = Some(answer.head.status);
-            Found::Private { answer, hop }
+            Some(Found::Private { answer, hop })
         }
         Filled::Failed { status, error, answer } => {
             notes.error = error.as_ref().map(ToString::to_string);
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return stale(core, notes, object, now);
+                return Some(stale(core, notes, object, now));
             }
-            match answer {
+            Some(match answer {
                 Some(answer) => Found::Private { answer, hop: String::new() },
                 None => Found::Synth(status, "no next hop answered; try again shortly"),
-            }
+            })
         }
     }
 }
@@ -445,6 +477,7 @@ async fn joined(
 fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) {
     let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
     let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
+    let chosen = wanted.chosen.clone();
     let (behaviour, routed) = (wanted.behaviour.clone(), wanted.routed.clone());
     wanted.core.spawn(async move {
         let wanted = Wanted {
@@ -453,6 +486,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             service,
             behaviour: &behaviour,
             key,
+            chosen,
             routed,
             target,
             passed,
@@ -485,6 +519,7 @@ async fn send_object<T: Transport>(
         object.clone(),
         fill,
         wanted.target.clone(),
+        wanted.place(),
         end,
     );
     if notes.status.hit && deliver::first_missing_block(&portion, &object, &reader).is_some() {
@@ -596,7 +631,7 @@ async fn pass_on<T: Transport>(
     };
     // What is not safe to repeat is sent once.
     let tries = if request.method.is_safe() { 3 } else { 1 };
-    ask_any(wanted.core, wanted.view, service, wanted.key as u64, &passed, tries, None).await
+    ask_any(wanted.core, wanted.view, service, wanted.place(), &passed, tries, None).await
 }
 
 fn finish<T: Transport>(

@@ -1,6 +1,7 @@
 //! What a cache concludes from heads, and what it reads back from its store.
 
 use crate::split;
+use tidegate_cache::alternate::{Marker, choose};
 use tidegate_cache::purge::{
     Judgement, Mode, Purge, Rules, Target as PurgeTarget, invalidated_groups, tags_of,
 };
@@ -30,6 +31,7 @@ fn behaviour() -> Behaviour {
             keep: vec![],
             sort: true,
         },
+        vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: None,
         response_headers: vec![],
         methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
@@ -55,7 +57,7 @@ pub fn run(input: &[u8]) {
     assert_eq!(request.method, Method::Get);
     let control = CacheControl::from_fields(&response.fields);
     assert!(!control.no_store && !control.private.is_all(), "{:?}", response.fields);
-    let head = StoredHead::new(&response, &Fields::new(), lifetime, Some(10), 7, &[1, 2]);
+    let head = StoredHead::new(&response, vec![], lifetime, Some(10), 7, &[1, 2]);
     let mut bytes = Vec::new();
     head.encode(&mut bytes);
     let back = StoredHead::decode(&bytes).expect("what was written can be read");
@@ -95,6 +97,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
 
 /// A head from the disk, behind its checksum: refused, or the same head when it is written again.
 pub fn stored(input: &[u8]) {
+    if let Some(marker) = Marker::decode(input) {
+        assert_eq!(Marker::decode(&marker.encode()), Some(marker));
+    }
     let Ok(head) = StoredHead::decode(input) else { return };
     let mut bytes = Vec::new();
     head.encode(&mut bytes);
@@ -122,7 +127,8 @@ pub fn stored_seeds() -> Vec<Vec<u8>> {
         unreachable!("a plain answer with a lifetime is stored")
     };
     let mut bytes = Vec::new();
-    StoredHead::new(&head, &request, lifetime, Some(10), 7, &[1, 2]).encode(&mut bytes);
+    let chosen = choose(&["accept".to_owned(), "b".to_owned()], &request);
+    StoredHead::new(&head, chosen, lifetime, Some(10), 7, &[1, 2]).encode(&mut bytes);
     vec![bytes]
 }
 

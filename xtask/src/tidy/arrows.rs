@@ -140,7 +140,8 @@ const ARROWS: &[Row] = &[
         &["base", "protocols/dns", "controlplane/steer", "controlplane/monitor"],
     ),
     ("controlplane/monitor", &["base", "controlplane/steer"]),
-    ("controlplane/tidegate", &["base", "protocols", "controlplane"]),
+    // The store, which does no I/O: `tidegate store` reads what a node has written.
+    ("controlplane/tidegate", &["base", "protocols", "controlplane", "dataplane/store"]),
     ("loadtest", &["base", "protocols"]),
     ("benches", &["base", "protocols", "dataplane", "loadtest", "tests/e2e"]),
     ("tests", &["base", "protocols", "tests"]),

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
 use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
@@ -40,7 +41,10 @@ pub struct Wanted<'a> {
     pub view: &'a Arc<View>,
     pub service: usize,
     pub behaviour: &'a Behaviour,
+    /// Of the object: the request's own key, or that of the alternate that it chose.
     pub key: u128,
+    /// What the request says in the fields that choose among alternates; sent to the next hop.
+    pub chosen: Chosen,
     pub routed: Rc<Routed>,
     /// Path and query for the next hop.
     pub target: String,
@@ -82,6 +86,16 @@ impl Wanted<'_> {
     /// What purges reach whatever is stored for this request.
     pub fn handles(&self) -> Vec<u64> {
         request_handles(&self.service().service.id, &self.routed.key, &self.routed.path)
+    }
+
+    /// The request's own key, whatever alternate it chose.
+    pub fn primary(&self) -> u128 {
+        self.routed.key.hash
+    }
+
+    /// What decides which next hop is asked: the same for all alternates.
+    pub fn place(&self) -> u64 {
+        self.primary() as u64
     }
 
     /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
@@ -244,6 +258,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     };
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
+        send_chosen(&wanted.chosen, &mut request.fields);
         if let Some(object) = revalidating {
             set_revalidation_fields(&object.head, &mut request.fields);
         }
@@ -254,7 +269,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         let request_ms = wall_ms();
         // Before the question: a purge from here on reaches the answer, which may be older than it.
         let number = node.next_version();
-        let asked = ask_any(core, wanted.view, service, wanted.key as u64, &request, 3, None).await;
+        let asked = ask_any(core, wanted.view, service, wanted.place(), &request, 3, None).await;
         let (answer, hop) = match asked {
             Ok(answered) => answered,
             Err(error) => {
@@ -273,6 +288,10 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             match merge_304(&object.head, &answer.head, &request.fields, wanted.behaviour, times) {
                 Merged::Updated(mut head) => {
                     head.confirmed = number;
+                    // Its tags may be others now; more than count made it SendOnce.
+                    let tags = tags_of(&head.fields).unwrap_or_default();
+                    let handles = object_handles(&wanted.handles(), &service.service.id, &tags);
+                    head.handles = handles.into();
                     head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     let object = Arc::new(Object::new(wanted.key, head));
@@ -364,25 +383,37 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 None => Filled::Private(Box::new(answer), hop),
             };
         };
+        let Some((key, chosen)) = alternate_of(wanted, &answer.head.fields) else {
+            node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
+            fill.set_head(Head::Refused);
+            return match part {
+                Some(_) => Filled::Pass,
+                None => Filled::Private(Box::new(answer), hop),
+            };
+        };
         // More tags than count were refused above.
         let tags = tags_of(&answer.head.fields).unwrap_or_default();
         let mut head = tidegate_cache::StoredHead::new(
             &answer.head,
-            &request.fields,
+            chosen,
             lifetime,
             part.as_ref().map_or(answer.body.length(), |(_, total)| Some(*total)),
             number,
             &object_handles(&wanted.handles(), &service.service.id, &tags),
         );
         head.lifetime.response_ms = arrived_ms;
-        let object = Arc::new(Object::new(wanted.key, head));
+        let object = Arc::new(Object::new(key, head));
         let fill = match &part {
             None => {
+                if key != wanted.key {
+                    node.table.move_fill(wanted.key, key, fill);
+                }
                 node.table.publish(object.clone());
                 fill.set_head(ready(&object, &upstream, status, true));
                 fill.clone()
             }
             Some((range, _)) => {
+                node.table.end_fill(wanted.key, fill);
                 let part = node.table.publish_part(object.clone(), range.start, range.end);
                 fill.set_head(ready(&object, &upstream, status, false));
                 fill.finish(Ok(()));
@@ -397,6 +428,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             object: object.clone(),
             fill: fill.clone(),
             target: wanted.target.clone(),
+            place: wanted.place(),
             passed: wanted.passed.clone(),
             _busy: Busy::new(core),
         };
@@ -415,6 +447,39 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     }
     fill.set_head(Head::Failed { status: 502, detail: "next-hop-error" });
     Filled::Failed { status: 502, error: None, answer: None }
+}
+
+/// The fields that choose an alternate, as its clients sent them.
+fn send_chosen(chosen: &Chosen, fields: &mut Fields) {
+    for (name, value) in chosen {
+        if let Some(value) = value {
+            // Parsed fields, in their normal form.
+            let _left_out = fields.set(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Under which key this answer is stored, and by which fields: the wanted one, unless its `Vary` names more fields than
+/// were known to matter. `None`: too many of them.
+fn alternate_of(wanted: &Wanted<'_>, answer: &Fields) -> Option<(u128, Chosen)> {
+    let names = vary_names(answer, &wanted.behaviour.vary_ignore)?;
+    let is_known = |name: &String| wanted.chosen.iter().any(|(known, _)| known == name);
+    if names.iter().all(is_known) {
+        return Some((wanted.key, wanted.chosen.clone()));
+    }
+    let known = wanted.chosen.iter().map(|(name, _)| name.clone()).collect();
+    let more = Marker { names: known, floor: 0 }.with(&names)?;
+    let core = wanted.core;
+    let marker = core.node.table.set_marker(wanted.primary(), more)?;
+    keep_marker(core, wanted.primary(), &marker);
+    // What was not sent chose by its absence.
+    let chosen = choose_as_sent(&marker.names, &wanted.chosen);
+    Some((alternate_key(wanted.primary(), &chosen), chosen))
+}
+
+fn keep_marker(core: &Core, key: u128, marker: &Marker) {
+    let extent = ExtentKey::head_of(key, core.node.next_version());
+    keep(core, Stream::Small, extent, Object::marker(marker).into(), None);
 }
 
 /// What a 206 brings, when it is what was asked for (blocks from `first` to `last`, or to the object's end) and can be
@@ -481,6 +546,9 @@ fn keep_head_again(core: &Core, object: &Arc<Object>) {
 /// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
 pub fn invalidate(core: &Core, key: u128) {
     let version = core.node.next_version();
+    if let Some(marker) = core.node.table.raise_floor(key, version) {
+        return keep_marker(core, key, &marker);
+    }
     let Some(store) = &core.node.store else {
         core.node.table.forget_key(key, version);
         return;
@@ -504,6 +572,7 @@ struct Bringing {
     object: Arc<Object>,
     fill: Arc<Fill>,
     target: String,
+    place: u64,
     passed: Passed,
     /// A stop waits for it: clients of other cores may read along.
     _busy: Busy,
@@ -677,6 +746,7 @@ async fn ask_rest(
     };
     let from = bringing.fill.watermark();
     let mut fields = fill_fields(&bringing.view, &bringing.passed);
+    send_chosen(&object.head.vary, &mut fields);
     let range = match end {
         Some(end) if end <= from => return Err(wrong_length()),
         Some(end) => format!("bytes={from}-{}", end - 1),
@@ -693,9 +763,8 @@ async fn ask_rest(
         fields,
         body: Bytes::new(),
     };
-    let key = object.key as u64;
     let (core, view) = (&bringing.core, &bringing.view);
-    let (answer, _) = ask_any(core, view, service, key, &request, 3, avoid).await?;
+    let (answer, _) = ask_any(core, view, service, bringing.place, &request, 3, avoid).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
         |range| {
@@ -723,6 +792,7 @@ pub fn fill_part(
     object: &Arc<Object>,
     fill: Arc<Fill>,
     target: String,
+    place: u64,
 ) {
     core.count(|c| &c.fills_total, 1);
     core.counters.fills_open.increment();
@@ -733,6 +803,7 @@ pub fn fill_part(
         object: object.clone(),
         fill: fill.clone(),
         target,
+        place,
         passed: Passed::default(),
         _busy: Busy::new(core),
     };
