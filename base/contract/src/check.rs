@@ -282,6 +282,9 @@ impl<'a> Checker<'a> {
                 self.tell(here, "vary_ignore", what, mend);
             }
         }
+        if let Some(redirect) = &behaviour.redirect {
+            self.redirect(here, redirect);
+        }
         let cors = behaviour.cors_allow_origin.as_deref();
         if cors.is_some_and(|value| value.is_empty() || !printable(value)) {
             let mend = "write \"*\" or an origin like \"https://player.example\"";
@@ -306,6 +309,37 @@ impl<'a> Checker<'a> {
                     format!("the value of `{}` holds control characters", name.escape_default());
                 self.tell(here, "response_headers", what, "write it on one line");
             }
+        }
+    }
+
+    fn redirect(&mut self, here: Object, redirect: &Redirect) {
+        const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
+        if !STATUSES.contains(&redirect.status) {
+            let what = format!("status {} is no redirect to a location", redirect.status);
+            self.tell(here, "redirect", what, "choose from 301, 302, 303, 307, 308");
+        }
+        let to = redirect.to.as_str();
+        if !["https://", "http://", "/"].iter().any(|start| to.starts_with(start)) || !printable(to)
+        {
+            let what = format!("`{}` is no location", to.escape_default());
+            let mend = "write https://..., http://... or a path, without spaces";
+            self.tell(here, "redirect", what, mend);
+        }
+        for (index, piece) in to.split('{').enumerate() {
+            let name = piece.split_once('}').map(|(name, _)| name);
+            let known = matches!(name, Some("host" | "path" | "query"));
+            let stray = if index == 0 { piece.contains('}') } else { !known };
+            if stray {
+                let what = format!("`{to}` holds a brace that encloses nothing known");
+                self.tell(here, "redirect", what, "known are {host}, {path} and {query}");
+                break;
+            }
+        }
+        let same_place =
+            ["https://{host}{path}", "http://{host}{path}"].iter().any(|same| to.starts_with(same));
+        if same_place && !redirect.only_http {
+            let what = "it leads back to the request itself";
+            self.tell(here, "redirect", what, "add only_http = true, or change the location");
         }
     }
 

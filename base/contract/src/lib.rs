@@ -12,6 +12,7 @@ pub mod diff;
 pub mod envelope;
 pub mod heartbeat;
 mod hex;
+pub mod lint;
 mod nearest;
 pub mod snapshot;
 pub mod source;
@@ -26,7 +27,7 @@ pub use heartbeat::{
     Load, Newest, ServingState, Stamp, Verdict, VerdictState, Verdicts,
 };
 pub use snapshot::*;
-pub use source::{Diagnostic, compile};
+pub use source::{Diagnostic, compile, compile_with_hints};
 
 /// Schema of [`Snapshot`] that this release writes and reads.
 pub const SCHEMA: u32 = 1;

@@ -93,13 +93,17 @@ pub struct Behaviour {
     pub vary_ignore: Vec<String>,
     /// `Access-Control-Allow-Origin` of answers; `None`: none is added.
     pub cors_allow_origin: Option<String>,
+    /// Requests are answered with a redirect instead of content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
     /// Applied in order to the response to the client.
     pub response_headers: Vec<HeaderRule>,
     /// Methods answered; others get 405.
     pub methods: Vec<String>,
 }
 
-/// Which query parameters become part of the cache key.
+/// Which query parameters become part of the cache key. A caching behaviour that says nothing drops `token`, `CMCD` and
+/// `utm_*`, and sorts the rest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CacheKeyRule {
     /// Parameters to leave out (`token`, `CMCD`, `utm_*`): exact names, or a prefix followed by `*`.
@@ -108,6 +112,41 @@ pub struct CacheKeyRule {
     pub keep: Vec<String>,
     /// Sort what is left by name.
     pub sort: bool,
+}
+
+/// Where a behaviour sends its clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// The `Location`: text with `{host}` (as the client asked, without port), `{path}` and `{query}` (with its `?`, or
+    /// nothing).
+    pub to: String,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// Only requests over plain HTTP; those over TLS get content.
+    pub only_http: bool,
+}
+
+impl Redirect {
+    /// The `Location` for a request.
+    pub fn location(&self, host: &str, path: &str, query: Option<&str>) -> String {
+        let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+        let mut out = String::with_capacity(self.to.len() + path.len() + 32);
+        let mut rest = self.to.as_str();
+        // What is put in is not looked at again.
+        while let Some(open) = rest.find('{') {
+            out.push_str(&rest[..open]);
+            let Some(close) = rest[open..].find('}') else { break };
+            match &rest[open + 1..open + close] {
+                "host" => out.push_str(host),
+                "path" => out.push_str(path),
+                "query" => out.push_str(&query),
+                _ => {} // a checked snapshot has none
+            }
+            rest = &rest[open + close + 1..];
+        }
+        out.push_str(rest);
+        out
+    }
 }
 
 /// What [`Behaviour::vary_ignore`] is when a behaviour says nothing: fields that every client sends otherwise, so that

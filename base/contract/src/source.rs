@@ -45,6 +45,17 @@ impl fmt::Display for Diagnostic {
 /// # Errors
 /// All problems found, in the order of the files.
 pub fn compile(files: &[(String, String)], generation: u64) -> Result<Snapshot, Vec<Diagnostic>> {
+    compile_with_hints(files, generation).map(|(snapshot, _)| snapshot)
+}
+
+/// As [`compile`], with hints: what is allowed and probably not meant (see [`crate::lint`]).
+///
+/// # Errors
+/// All problems found, in the order of the files.
+pub fn compile_with_hints(
+    files: &[(String, String)],
+    generation: u64,
+) -> Result<(Snapshot, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut compiler = Compiler::new(files);
     let snapshot = compiler.tree(generation);
     if compiler.broken_syntax {
@@ -53,8 +64,13 @@ pub fn compile(files: &[(String, String)], generation: u64) -> Result<Snapshot, 
     for problem in crate::check::check(&snapshot) {
         compiler.place_problem(&snapshot, problem);
     }
-    let diagnostics = compiler.finish();
-    if diagnostics.is_empty() { Ok(snapshot) } else { Err(diagnostics) }
+    if !compiler.diagnostics.is_empty() {
+        return Err(compiler.finish());
+    }
+    for hint in crate::lint::lint(&snapshot) {
+        compiler.place_problem(&snapshot, hint);
+    }
+    Ok((snapshot, compiler.finish()))
 }
 
 /// Whether `name` can be part of a source tree; callers that read a folder pass on only such files.
@@ -400,6 +416,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
         vary_ignore: vary_ignore_default(),
         cors_allow_origin: table.take("cors_allow_origin"),
+        redirect: None,
         response_headers: Vec::new(),
         methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
     };
@@ -409,12 +426,26 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
     table.set("methods", &mut behaviour.methods);
     table.set("vary_ignore", &mut behaviour.vary_ignore);
     let (object, file) = (table.object(), table.file());
+    if behaviour.cache {
+        // Tokens and player measurements make no other object; what is passed is passed as it came.
+        behaviour.cache_key.drop = ["token", "CMCD", "utm_*"].map(str::to_owned).to_vec();
+        behaviour.cache_key.sort = true;
+    }
     if let Some((offset, inner)) = table.table("cache_key") {
         let mut rule = Table::new(table.compiler(), object, file, offset, inner);
         rule.set("drop", &mut behaviour.cache_key.drop);
         rule.set("keep", &mut behaviour.cache_key.keep);
         rule.set("sort", &mut behaviour.cache_key.sort);
         rule.finish();
+    }
+    if let Some((offset, inner)) = table.table("redirect") {
+        let mut redirect = Table::new(table.compiler(), object, file, offset, inner);
+        behaviour.redirect = Some(Redirect {
+            to: redirect.need("to", "to = \"https://{host}{path}{query}\""),
+            status: redirect.take("status").unwrap_or(308),
+            only_http: redirect.take("only_http").unwrap_or(false),
+        });
+        redirect.finish();
     }
     for (offset, inner) in table.tables("response_headers") {
         let rule = header_rule(Table::new(table.compiler(), object, file, offset, inner));

@@ -30,12 +30,21 @@ fn the_example_compiles_to_what_it_says() {
         (edge.role, edge.status, edge.machine.ram_bytes),
         (Role::Edge, ServerStatus::Reported, 16 << 30)
     );
-    let [playlists, segments, api, rest] = &snapshot.delivery_services[0].behaviours[..] else {
+    let [playlists, segments, api, subtitles, old, rest] =
+        &snapshot.delivery_services[0].behaviours[..]
+    else {
         panic!()
     };
     assert_eq!((playlists.default_ttl_seconds, playlists.stale_if_error_seconds), (Some(15), 3600));
     assert_eq!(segments.default_ttl_seconds, Some(3600));
     assert!(!api.cache && api.methods.contains(&"POST".to_owned()));
+    assert_eq!(subtitles.vary_ignore, tidegate_contract::vary_ignore_default());
+    let redirect = old.redirect.as_ref().unwrap();
+    assert_eq!((redirect.status, redirect.only_http), (308, false));
+    assert_eq!(
+        redirect.location("films.example.net", "/clips/a", Some("b=1")),
+        "https://films.example.net/videos?b=1"
+    );
     assert_eq!((rest.default_ttl_seconds, rest.negative_ttl_seconds), (Some(60), 5));
 }
 
@@ -225,6 +234,11 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "op = \"set\", name = \"Content-Length\"",
             &["frames the message"],
         ),
+        (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
+        (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
+        (FILMS, "{host}/videos", "{port}/videos", &["known are {host}, {path} and {query}"]),
+        (FILMS, "{host}/videos{query}", "{host}{path}", &["leads back to the request itself"]),
+        (FILMS, "status = 308", "status = 304", &["is no redirect"]),
         (FILMS, "methods = [\"GET\"", "methods = [\"GRAB\"", &["method `GRAB` is not known"]),
         (
             ZONES,
@@ -297,4 +311,37 @@ fn cut_files_never_panic_and_never_compile_to_something_unchecked() {
             }
         }
     }
+}
+
+#[test]
+fn hints_name_what_is_allowed_and_not_meant() {
+    let hints = |from: &str, to: &str| {
+        let mut files = example_files();
+        assert!(files[3].1.contains(from), "{from}");
+        files[3].1 = files[3].1.replacen(from, to, 1);
+        let (_, hints) = tidegate_contract::compile_with_hints(&files, 1).unwrap();
+        hints.iter().map(|hint| format!("{hint}\n")).collect::<String>()
+    };
+    let films = "delivery-services/films.toml:";
+    for (from, to, wanted) in [
+        ("path = \"*.m4s\"", "path = \"/x/*.m3u8\"", "is never reached: behaviour `playlists`"),
+        ("\"token\", \"CMCD\"", "\"CMCD\"", "token is part of the cache key"),
+        ("drop = [\"token\", \"CMCD\", \"utm_*\"]", "keep = [\"token\"]", "`token` is kept"),
+        ("\"cookie\", \"origin\"", "\"cookie\"", "`Vary: origin` is stored once for each page"),
+        (
+            "{ op = \"remove\", name = \"Pragma\" }",
+            "{ op = \"remove\", name = \"X-Region\" }",
+            "a later rule undoes",
+        ),
+        ("name = \"X-Region\"", "name = \"Set-Cookie\"", "the same cookie is set for every viewer"),
+    ] {
+        let found = hints(from, to);
+        assert!(
+            found.contains(wanted) && found.contains(films) && found.contains("mend: "),
+            "{to}: {found}"
+        );
+    }
+    // The example shows how it is done: what it does not say, it does not need.
+    let all = hints("a", "a");
+    assert!(!all.contains("never reached") && !all.contains("undoes"), "{all}");
 }

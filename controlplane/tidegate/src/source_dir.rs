@@ -8,7 +8,9 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use tidegate_contract::{PublicKey, SigningKey, Snapshot, compile, inspect, source, verify};
+use tidegate_contract::{
+    Diagnostic, PublicKey, SigningKey, Snapshot, compile_with_hints, inspect, source, verify,
+};
 
 /// Reads the source tree below `root`: only files that can be part of one, in the order of their names.
 pub fn read(root: &Path) -> Result<Vec<(String, String)>, Failure> {
@@ -57,7 +59,16 @@ fn collect(
 
 /// Compiles the source tree below `root`.
 pub fn compile_dir(root: &Path, generation: u64) -> Result<Snapshot, Failure> {
-    compile(&read(root)?, generation).map_err(|diagnostics| {
+    compile_all(root, generation).map(|(snapshot, _)| snapshot)
+}
+
+/// Compiles the source tree below `root`, and says what is probably not meant in it.
+pub fn check_dir(root: &Path) -> Result<(Snapshot, Vec<Diagnostic>), Failure> {
+    compile_all(root, 1)
+}
+
+fn compile_all(root: &Path, generation: u64) -> Result<(Snapshot, Vec<Diagnostic>), Failure> {
+    compile_with_hints(&read(root)?, generation).map_err(|diagnostics| {
         let list: String = diagnostics.iter().map(|d| format!("\n{d}")).collect();
         let many = diagnostics.len();
         let problems = if many == 1 { "problem" } else { "problems" };

@@ -19,6 +19,7 @@ pub fn behaviour() -> Behaviour {
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: None,
+        redirect: None,
         response_headers: vec![],
         methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
     }

@@ -93,7 +93,7 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
     Ok(json!({
         "node": node,
         "delivery_service": service.service.id,
-        "behaviour": { "name": behaviour.name, "path": behaviour.path, "cache": behaviour.cache },
+        "behaviour": behaviour,
         "cache_key": { "text": routed.key.text, "hash": format!("{:032x}", routed.key.hash) },
         "verdict": verdict_text(&verdict),
         "varies_by": varies,

@@ -27,7 +27,7 @@ use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
 };
-use tidegate_contract::{Behaviour, Role};
+use tidegate_contract::{Behaviour, Redirect, Role};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, hop_by_hop};
 use tidegate_telemetry::TransactionEnd;
@@ -99,6 +99,13 @@ async fn steps<T: Transport>(
         && let Some(origin) = &behaviour.cors_allow_origin
     {
         return preflight(client, behaviour, origin).await;
+    }
+    // Where viewers are sent is an edge's business: edges ask parents over plain HTTP.
+    if let Some(redirect) = &behaviour.redirect
+        && view.me.role == Role::Edge
+        && !(redirect.only_http && client.is_secure())
+    {
+        return send_elsewhere(client, request, redirect).await;
     }
     // Lookup, and fill when it says so, until there is something to deliver.
     let (service_index, target) = (routed.service, routed.target.clone());
@@ -241,6 +248,21 @@ async fn preflight<T: Transport>(
         fields.append("access-control-allow-headers", "range, if-range, cmcd-request, cmcd-object");
     let _left_out = fields.append("access-control-max-age", "86400");
     client.head(204, fields, BodyLength::Absent);
+    client.finish().await
+}
+
+/// Answers with the behaviour's redirect. The host is one of the service's own: others are not routed here.
+async fn send_elsewhere<T: Transport>(
+    client: &mut Client<'_, T>,
+    request: &RequestHead,
+    redirect: &Redirect,
+) -> io::Result<()> {
+    let host = request.authority.as_ref().map(|a| a.host.as_str()).unwrap_or_default();
+    let location = redirect.location(host, &request.path, request.query.as_deref());
+    let mut fields = Fields::new();
+    // Parts of a parsed request and a checked snapshot: a field value.
+    let _left_out = fields.append("location", location);
+    client.head(redirect.status, fields, BodyLength::Known(0));
     client.finish().await
 }
 
@@ -533,19 +555,21 @@ async fn send_object<T: Transport>(
     }
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
+    let secure = client.is_secure();
     let fields = || {
         let mut fields = object.head.fields.clone();
         if object.head.status == 200 {
             let _left_out = fields.set("accept-ranges", "bytes");
         }
-        deliver::client_fields(&mut fields, wanted.rules(), me);
+        deliver::client_fields(&mut fields, wanted.rules(), me, secure);
         fields
     };
     // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
     let cache_status = deliver::cache_status(upstream.as_ref().filter(|_| !notes.status.hit), &own);
     notes.cache_status = Some(own);
-    let dress =
-        deliver::Dress { fields: &fields, cache_status, generation: wanted.view.generation };
+    // Answers over HTTP and HTTPS differ by what may be said on one of them only.
+    let generation = wanted.view.generation * 2 + u64::from(secure);
+    let dress = deliver::Dress { fields: &fields, cache_status, generation };
     match deliver::deliver(core, client, &object, portion, &dress, &mut reader).await? {
         Delivered::Complete => {}
         Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
@@ -558,10 +582,16 @@ async fn send_object<T: Transport>(
 }
 
 /// Fields that this tier adds to an answer that does not come from an object.
-fn dress(wanted: &Wanted<'_>, fields: &mut Fields, upstream: Option<&Bytes>, notes: &mut Notes) {
+fn dress(
+    wanted: &Wanted<'_>,
+    fields: &mut Fields,
+    secure: bool,
+    upstream: Option<&Bytes>,
+    notes: &mut Notes,
+) {
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
-    deliver::client_fields(fields, wanted.rules(), me);
+    deliver::client_fields(fields, wanted.rules(), me, secure);
     // Members of servers' ids and fixed words: always a field value.
     let _left_out = fields.set("cache-status", deliver::cache_status(upstream, &own));
     notes.cache_status = Some(own);
@@ -576,9 +606,11 @@ async fn relay<T: Transport>(
     wanted.core.count(|c| &c.misses_total, 1);
     notes.status.fwd_status = Some(answer.head.status);
     let upstream = answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
-    let whole =
-        pass::relay(client, answer, |fields| dress(wanted, fields, upstream.as_ref(), notes))
-            .await?;
+    let secure = client.is_secure();
+    let whole = pass::relay(client, answer, |fields| {
+        dress(wanted, fields, secure, upstream.as_ref(), notes);
+    })
+    .await?;
     wanted.core.count(|c| &c.bytes_sent_total, client.sent);
     if !whole {
         notes.error = Some("the next hop's body broke off".to_owned());
@@ -597,7 +629,7 @@ async fn refuse<T: Transport>(
     if status == 405 {
         let _left_out = fields.set("allow", wanted.behaviour.methods.join(", "));
     }
-    dress(wanted, &mut fields, None, notes);
+    dress(wanted, &mut fields, client.is_secure(), None, notes);
     synth::answer(client, status, text, fields).await
 }
 

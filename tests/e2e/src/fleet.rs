@@ -522,6 +522,7 @@ pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
         cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: Some("*".to_owned()),
+        redirect: None,
         response_headers: vec![HeaderRule::Add {
             name: "X-Region".to_owned(),
             value: "test".to_owned(),

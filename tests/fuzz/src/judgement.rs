@@ -33,6 +33,7 @@ fn behaviour() -> Behaviour {
         },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: None,
+        redirect: None,
         response_headers: vec![],
         methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
     }

@@ -153,7 +153,10 @@ impl Build {
 
 impl Check {
     pub fn run(self) -> Result<(), Failure> {
-        let snapshot = source_dir::compile_dir(&self.source, 1)?;
+        let (snapshot, hints) = source_dir::check_dir(&self.source)?;
+        for hint in &hints {
+            println!("hint: {hint}");
+        }
         println!(
             "{}: good: {} delivery services, {} cache groups, {} servers, {} coverage zone prefixes",
             self.source.display(),

@@ -78,7 +78,7 @@ pub fn first_missing_block(
 }
 
 /// Fields that every answer of this node to a client gets, by the behaviour's rules.
-pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &str) {
+pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &str, secure: bool) {
     let mut all = fields.combined("via").map(|v| v.into_owned()).unwrap_or_default();
     if !all.is_empty() {
         all.extend_from_slice(b", ");
@@ -87,6 +87,9 @@ pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &s
     // Values were checked when they were parsed, or when the snapshot was built: a refusal leaves a field out.
     let _left_out = fields.set("via", all);
     let Some(behaviour) = behaviour else { return };
+    // For caches that purge by them, not for viewers.
+    fields.remove("surrogate-key");
+    fields.remove("cache-tag");
     if let Some(origin) = &behaviour.cors_allow_origin {
         let _left_out = fields.set("access-control-allow-origin", origin.clone());
         let _left_out = fields.set("access-control-expose-headers", "*");
@@ -101,6 +104,10 @@ pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &s
             .chain(&crate::client::FRAMING_FIELDS)
             .any(|own| own.eq_ignore_ascii_case(name))
         {
+            continue;
+        }
+        // RFC 6797 §7.2: never over plain HTTP.
+        if !secure && name.eq_ignore_ascii_case("strict-transport-security") {
             continue;
         }
         let _left_out = match rule {
@@ -143,6 +150,7 @@ pub struct Dress<'a> {
     pub fields: &'a dyn Fn() -> Fields,
     /// This tier's `Cache-Status`, with those before it.
     pub cache_status: Vec<u8>,
+    /// Of the snapshot, and of the way to the client: encoded lines are kept for one of them.
     pub generation: u64,
 }
 
