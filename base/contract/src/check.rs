@@ -514,6 +514,14 @@ impl<'a> Checker<'a> {
         if machine.store_path.is_some() {
             self.range(object, "store_bytes", machine.store_bytes, 1, 1 << 56);
         }
+        if machine.store_writes_per_day.is_some_and(|n| !(0.001..=1000.0).contains(&n)) {
+            let what = "store_writes_per_day is no number of drive writes per day";
+            let mend = "write what the drive's maker allows, e.g. 1.0 (from 0.001 to 1000)";
+            self.tell(object, "store_writes_per_day", what, mend);
+        }
+        if let Some(bytes) = machine.store_rated_bytes {
+            self.range(object, "store_rated_bytes", bytes, 1 << 30, 1 << 60);
+        }
         let paths = [
             ("store_path", &machine.store_path),
             ("origin_root", &machine.origin_root),

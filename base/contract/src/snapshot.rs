@@ -246,11 +246,31 @@ pub struct Machine {
     pub store_path: Option<String>,
     /// Size of the store file when it has to be made.
     pub store_bytes: u64,
+    /// What is written to the store at all.
+    #[serde(default)]
+    pub store_admission: Admission,
+    /// Drive writes per day: so often may the store's size be written in a day. `None`: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_writes_per_day: Option<f64>,
+    /// Bytes that the drive's maker allows in its life (its TBW); for the days of life that are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_rated_bytes: Option<u64>,
     /// Directory that an origin serves.
     pub origin_root: Option<String>,
     /// PEM files (certificate chain, key) for HTTPS, read at start and on reload.
     pub tls_certificate: Option<String>,
     pub tls_key: Option<String>,
+}
+
+/// What is worth the wear of a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admission {
+    /// Whatever is filled.
+    Always,
+    /// What is asked for again within some time; the first request is served from memory.
+    #[default]
+    SecondRequest,
 }
 
 /// A client prefix and the cache group it belongs to.

@@ -168,10 +168,11 @@ fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
         what.push("addresses or ports");
     }
     let sizes = |m: &tidegate_contract::Machine| {
-        (m.cores, m.ram_bytes, m.store_path.clone(), m.store_bytes)
+        let wear = (m.store_admission, m.store_writes_per_day, m.store_rated_bytes);
+        (m.cores, m.ram_bytes, m.store_path.clone(), m.store_bytes, wear)
     };
     if sizes(&old.machine) != sizes(&new.machine) {
-        what.push("cores, ram_bytes or store");
+        what.push("cores, ram_bytes or what is said of the store");
     }
     what
 }

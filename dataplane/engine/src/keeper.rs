@@ -5,6 +5,7 @@
 //! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
 //! after it, nor written again at reclaim.
 
+use crate::admission::{AdmissionState, Budget, Level};
 use crate::clock;
 use crate::device::RingDevice;
 use crate::object::{Object, Stored};
@@ -31,8 +32,8 @@ pub struct Keep {
     pub stream: Stream,
     pub key: ExtentKey,
     pub payload: Bytes,
-    /// For a head: its object, which may be purged before it is written.
-    pub head_of: Option<Arc<Object>>,
+    /// Whose it is. It may be purged before its head is written, or be left out of the store after all.
+    pub object: Option<Arc<Object>>,
 }
 
 /// Extents that take up room for nothing.
@@ -180,13 +181,45 @@ impl KeepQueue {
     }
 }
 
+/// What the keeper is told of the drive's wear.
+pub struct Wear {
+    pub admission: Arc<AdmissionState>,
+    /// `None`: it may write without limit.
+    pub budget: Option<Budget>,
+    /// Bytes that the drive may take in its life.
+    pub rated_bytes: Option<u64>,
+}
+
+/// What an extent takes on the device.
+fn stored_bytes(keep: &Keep) -> u64 {
+    let bytes = keep.payload.len() + tidegate_store::EXTENT_HEADER_BYTES;
+    bytes.next_multiple_of(tidegate_store::SLOT_BYTES as usize) as u64
+}
+
+/// How often the budget is looked at while nothing is written.
+const LEVEL_SPAN: Duration = Duration::from_secs(1);
+/// After so many bytes the superblocks are told how many there were.
+const NOTE_BYTES: u64 = 1 << 30;
+
+/// Days that the drive lives on at the pace of this process so far. `None`: not known yet.
+fn days_left(rated: Option<u64>, lifetime: u64, written: u64, span: Duration) -> Option<u64> {
+    let left = rated?.saturating_sub(lifetime) as f64;
+    let per_day = written as f64 / span.as_secs_f64().max(1.0) * 86_400.0;
+    // Ten years and more are not worth telling apart.
+    Some((left / per_day.max(1.0)).min(36_500.0) as u64)
+}
+
 /// Writes what comes, until the queue is closed and empty.
 pub async fn run(
     mut store: Store<RingDevice>,
     queue: Arc<KeepQueue>,
     purges: Arc<Purges>,
+    wear: Wear,
     counters: Arc<Counters>,
 ) {
+    let Wear { admission, mut budget, rated_bytes } = wear;
+    let started = Instant::now();
+    let (mut appended, mut overhead, mut noted) = (0, 0, 0);
     let judge = purges.clone();
     store.keep_if(move |header, payload| {
         !header.key.is_head() || is_worth_keeping(&judge, header.key.key, payload)
@@ -194,11 +227,36 @@ pub async fn run(
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     loop {
+        let seconds = started.elapsed().as_secs_f64();
+        let totals = store.counters();
+        counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
+        // What the store writes besides: summaries, what is appended again, purges.
+        let besides = totals.bytes_written.saturating_sub(appended).max(overhead);
+        if let Some(budget) = &mut budget {
+            budget.spend(besides - overhead, seconds);
+        }
+        overhead = besides;
+        let written = totals.bytes_written;
+        if written - noted >= NOTE_BYTES {
+            noted = written;
+            let _counted = store.note_written().await;
+        }
+        let lifetime = store.written_bytes();
+        counters.store_lifetime_written_bytes.set(lifetime);
+        if let Some(days) = days_left(rated_bytes, lifetime, written, started.elapsed()) {
+            counters.store_life_left_days.set(days);
+        }
+        counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
+        if let Some(budget) = &mut budget {
+            let level = budget.level(&admission, seconds);
+            store.pause_reappend(matches!(level, Level::Scarce | Level::Spent));
+        }
         let next = match flush_at {
             // However much comes.
             Some(at) if at <= Instant::now() => Err(Elapsed),
             Some(at) => timeout(at.saturating_duration_since(Instant::now()), queue.next()).await,
-            None => Ok(queue.next().await),
+            // Looks at the budget now and then, also when nothing comes.
+            None => timeout(LEVEL_SPAN, queue.next()).await,
         };
         match next {
             Ok(Some(Work::Purges(asked))) => {
@@ -212,15 +270,30 @@ pub async fn run(
             }
             // The journal forgets a purge once all heads on the device are younger: so none that it reaches may follow.
             Ok(Some(Work::Keep(keep)))
-                if keep.head_of.as_ref().is_some_and(|o| !is_kept(&purges, o)) =>
+                if keep.key.is_head()
+                    && keep.object.as_ref().is_some_and(|o| !is_kept(&purges, o)) =>
             {
                 queue.left_out()
+            }
+            Ok(Some(Work::Keep(keep)))
+                if budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
+            {
+                counters.store_over_budget_total.increment();
+                // A later request tries again.
+                if let Some(object) = &keep.object {
+                    object.set_left_out();
+                }
+                queue.left_out();
             }
             Ok(Some(Work::Keep(keep))) => {
                 // A refused append costs a later fill, never an answer; the store counts it.
                 let _refused = store
                     .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
                     .await;
+                appended += stored_bytes(&keep);
+                if let Some(budget) = &mut budget {
+                    budget.spend(stored_bytes(&keep), seconds);
+                }
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH_SPAN);
             }
             Err(_) => {
@@ -230,14 +303,12 @@ pub async fn run(
             }
             Ok(None) => {
                 let _counted = store.flush_pending().await;
+                let _counted = store.note_written().await;
                 queue.written();
                 queue.finished();
                 return;
             }
         }
-        let totals = store.counters();
-        counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
-        counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
 
+use crate::admission::AdmissionState;
 use crate::clock::wall_ms;
 use crate::device::RingDevice;
 use crate::fill::Windows;
@@ -34,6 +35,7 @@ pub struct StoreFace {
     pub version_max: u64,
     /// What its journal says was purged.
     pub purges: Arc<Purges>,
+    pub admission: Arc<AdmissionState>,
 }
 
 /// State of one data plane process.

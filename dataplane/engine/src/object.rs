@@ -2,7 +2,7 @@
 
 use crate::clock;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tidegate_cache::alternate::Marker;
 use tidegate_cache::storable::Lifetime;
@@ -21,6 +21,9 @@ pub struct Object {
     lines: Mutex<Option<Arc<Lines>>>,
     /// When it was last looked whether all blocks are here, in unix milliseconds.
     looked_ms: AtomicU64,
+    /// Requests that it had, and whether it is written to the store.
+    requests: AtomicU32,
+    kept: AtomicBool,
     /// The purges' stamp at which it was found not to be purged.
     judged: AtomicU64,
 }
@@ -62,13 +65,44 @@ impl Object {
             lines: Mutex::default(),
             looked_ms: AtomicU64::new(0),
             judged: AtomicU64::new(u64::MAX),
+            requests: AtomicU32::new(0),
+            kept: AtomicBool::new(false),
         }
+    }
+
+    /// Counts requests; how many there were now.
+    pub fn count_requests(&self, n: u32) -> u32 {
+        self.requests.fetch_add(n, Ordering::Relaxed).saturating_add(n)
+    }
+
+    /// Whether it is written to the store, as far as it is here.
+    pub fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
+    }
+
+    /// From now on it is. `false`: it was before.
+    pub fn set_kept(&self) -> bool {
+        !self.kept.swap(true, Ordering::Relaxed)
+    }
+
+    /// Something of it could not be written: a later request has it tried again.
+    pub fn set_left_out(&self) {
+        self.kept.store(false, Ordering::Relaxed);
+    }
+
+    /// What is known of another object of the same version, besides its head.
+    pub fn take_over(&self, before: &Object) {
+        self.requests.store(before.requests.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.kept.store(before.is_kept(), Ordering::Relaxed);
     }
 
     /// The same version with another lifetime.
     pub fn with_lifetime(&self, lifetime: Lifetime) -> Object {
         let total_length = self.total();
-        Object::new(self.key, StoredHead { lifetime, total_length, ..self.head.clone() })
+        let head = StoredHead { lifetime, total_length, ..self.head.clone() };
+        let other = Object::new(self.key, head);
+        other.take_over(self);
+        other
     }
 
     /// Whether no purge has come since it was judged.

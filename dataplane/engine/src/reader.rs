@@ -204,6 +204,7 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
         }
     };
     let object: Arc<Object> = object.into();
+    object.set_kept();
     if let Some(body) = body {
         core.remember((key, object.version(), 0), body);
     }

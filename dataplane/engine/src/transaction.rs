@@ -12,7 +12,9 @@ use crate::origin;
 use crate::purge::{issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
-use crate::steps::fill::{Filled, Passed, Wanted, ask_any, fill_fields, invalidate, lead, span_of};
+use crate::steps::fill::{
+    Filled, Passed, Wanted, admit, ask_any, fill_fields, invalidate, lead, span_of,
+};
 use crate::steps::{pass, synth};
 use crate::table::{Claim, Known};
 use crate::view::View;
@@ -529,6 +531,7 @@ async fn send_object<T: Transport>(
     notes: &mut Notes,
 ) -> io::Result<bool> {
     let core = wanted.core;
+    admit(core, &object);
     let portion = deliver::portion(request, &object, now_ms());
     let end = match &portion {
         Portion::Single(range) => Some(range.end() + 1),

@@ -55,7 +55,7 @@ pub async fn format<D: Device>(
             return Err(FormatError::NotBlank { offset, store });
         }
     }
-    let superblock = Superblock { uuid: options.uuid, geometry, epoch: 0 };
+    let superblock = Superblock { uuid: options.uuid, geometry, epoch: 0, written_bytes: 0 };
     // The second copy is wiped first: two sound superblocks of two stores never stand side by side.
     write_copy(device, 1, None).await.map_err(FormatError::Device)?;
     // All of it: pages of a store that was here before would look like damaged ones of this store.

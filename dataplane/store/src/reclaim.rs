@@ -24,7 +24,7 @@ impl<D: Device> Store<D> {
     pub async fn reclaim_to_reserve(&mut self) {
         while self.free.len() < self.options.segments_reserve as usize {
             let Some(segment) = self.sealed.front().copied() else { return };
-            if self.options.reappend {
+            if self.options.reappend && !self.reappend_paused {
                 self.reappend(segment).await;
             }
             self.shared.index.end_life(segment);

@@ -72,6 +72,13 @@ impl<D: Device> Store<D> {
         let geometry = superblock.geometry;
         options.check(&geometry)?;
         superblock.epoch += 1;
+        for copy in &copies {
+            if let CopyState::Good(good) = copy
+                && good.uuid == superblock.uuid
+            {
+                superblock.written_bytes = superblock.written_bytes.max(good.written_bytes);
+            }
+        }
         let mut report = RecoveryReport {
             uuid: superblock.uuid,
             epoch: superblock.epoch,
@@ -106,6 +113,8 @@ impl<D: Device> Store<D> {
             options,
             shared,
             superblock,
+            written_before: superblock.written_bytes,
+            reappend_paused: false,
             epoch_written: !options.read_only && report.epoch_error.is_none(),
             keep: None,
             sequence_next: superblock.sequence_base(),

@@ -136,6 +136,9 @@ pub struct Store<D: Device> {
     pub(crate) options: OpenOptions,
     pub(crate) shared: Arc<Shared>,
     pub(crate) superblock: Superblock,
+    /// Bytes that earlier openings wrote.
+    pub(crate) written_before: u64,
+    pub(crate) reappend_paused: bool,
     /// Both copies of the superblock carry this opening's epoch; nothing else may be written before.
     pub(crate) epoch_written: bool,
     pub(crate) keep: Option<Keep>,
@@ -209,6 +212,31 @@ impl<D: Device> Store<D> {
         removed |= self.shared.index.remove(key.hash(self.shared.hash_seed), key.block);
         self.counters.extents_removed += u64::from(removed);
         removed
+    }
+
+    /// Bytes written to the device over all openings, as far as superblocks tell.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_before.saturating_add(self.counters.bytes_written)
+    }
+
+    /// Writes down how much has been written, for the next opening. A crash loses what came since.
+    ///
+    /// # Errors
+    /// When a superblock could not be written; the other copy stays good.
+    pub async fn note_written(&mut self) -> Result<(), DeviceError> {
+        if self.state() != DeviceState::Ok {
+            return Ok(());
+        }
+        self.superblock.written_bytes = self.written_bytes();
+        for copy in [0, 1] {
+            write_copy(&self.device, copy, Some(&self.superblock)).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops or resumes appending used extents again at reclaim, which costs writes.
+    pub fn pause_reappend(&mut self, paused: bool) {
+        self.reappend_paused = paused;
     }
 
     pub fn counters(&self) -> Counters {

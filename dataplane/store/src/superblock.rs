@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!    0  magic "TIDEGATE"      8      32  segment_bytes     4      56  epoch   8
-//!    8  format                4      36  segment_count     4      64  zeros
+//!    8  format                4      36  segment_count     4      64  written 8, then zeros
 //!   12  slot bytes (4096)     4      40  journal_bytes     4    4092  crc     4   over all, itself as zeros
 //!   16  uuid                 16      44  zeros            12
 //! ```
@@ -40,6 +40,8 @@ pub struct Superblock {
     pub uuid: u128,
     pub geometry: Geometry,
     pub epoch: u64,
+    /// Bytes written to the device up to about now, over all openings: how much of its life is used.
+    pub written_bytes: u64,
 }
 
 /// What was found where a superblock should be.
@@ -61,6 +63,7 @@ impl Superblock {
         put(&mut bytes, 36, self.geometry.segment_count.to_le_bytes());
         put(&mut bytes, 40, self.geometry.journal_bytes.to_le_bytes());
         put(&mut bytes, 56, self.epoch.to_le_bytes());
+        put(&mut bytes, 64, self.written_bytes.to_le_bytes());
         let crc = checksum(0, &bytes, CRC_AT);
         put(&mut bytes, CRC_AT, crc.to_le_bytes());
         bytes
@@ -92,7 +95,8 @@ impl Superblock {
         if u32_at(bytes, 12) != SLOT_BYTES || geometry.check().is_err() || epoch >= EPOCH_END {
             return Err(BadRecord::Field);
         }
-        Ok(Self { uuid: u128_at(bytes, 16), geometry, epoch })
+        let written_bytes = u64_at(bytes, 64);
+        Ok(Self { uuid: u128_at(bytes, 16), geometry, epoch, written_bytes })
     }
 
     /// The first sequence that an opening with this epoch may use.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
-    Behaviour, CacheGroup, CacheKeyRule, DeliveryService, HeaderRule, Keys, LocationStyle, Machine,
-    Role, Server, ServerStatus, SigningKey, Snapshot, Steering, sign,
+    Admission, Behaviour, CacheGroup, CacheKeyRule, DeliveryService, HeaderRule, Keys,
+    LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot, Steering, sign,
 };
 
 /// How a fleet is made.
@@ -432,6 +432,9 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                     .map(|_| dir.join(format!("{id}.store")).display().to_string()),
                 store_bytes: options.store_bytes.unwrap_or(0),
                 origin_root: (!caching).then(|| dir.join("origin").display().to_string()),
+                store_admission: Admission::Always,
+                store_writes_per_day: None,
+                store_rated_bytes: None,
                 tls_certificate: None,
                 tls_key: None,
             },

@@ -134,6 +134,8 @@ fn server(plan: &Plan, node: &Node, sizes: Sizes) -> String {
         Tier::Parent | Tier::Edge => {
             line("store_path", path(plan.dir.join("store").join(node.id)));
             line("store_bytes", sizes.store_bytes.to_string());
+            // One viewer shall find everything warm after a restart.
+            line("store_admission", text("always"));
             line("ram_bytes", sizes.ram_bytes.to_string());
         }
     }

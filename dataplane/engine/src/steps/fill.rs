@@ -22,7 +22,7 @@ use std::sync::Arc;
 use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
-use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
+use tidegate_cache::{Merged, Storage, Times, block_count, judge_storage, merge_304};
 use tidegate_contract::Behaviour;
 use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
 use tidegate_http::range::RangeSpec;
@@ -294,7 +294,9 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     head.handles = handles.into();
                     head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
+                    let before = object;
                     let object = Arc::new(Object::new(wanted.key, head));
+                    object.take_over(before);
                     core.count(|c| &c.revalidated_total, 1);
                     node.table.publish(object.clone());
                     keep_head_again(core, &object);
@@ -403,6 +405,12 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         );
         head.lifetime.response_ms = arrived_ms;
         let object = Arc::new(Object::new(key, head));
+        if let Some(store) = &node.store {
+            let earlier = object.count_requests(store.admission.earlier_requests(key));
+            if store.admission.is_enough(earlier + 1) {
+                object.set_kept(); // by the fill itself
+            }
+        }
         let fill = match &part {
             None => {
                 if key != wanted.key {
@@ -523,16 +531,65 @@ fn stream_of(object: &Object) -> Stream {
     if object.head.lifetime.freshness_ms < LIVE_FRESH_MS { Stream::Live } else { Stream::VodNew }
 }
 
-fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, head_of: Option<Arc<Object>>) {
+fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Option<Arc<Object>>) {
+    let owner = object.clone();
     if let Some(store) = &core.node.store
-        && !store.queue.push(Keep { stream, key, payload, head_of })
+        && !store.queue.push(Keep { stream, key, payload, object })
     {
         core.count(|c| &c.store_not_admitted_total, 1);
+        // A later request tries again.
+        if let Some(object) = owner {
+            object.set_left_out();
+        }
     }
 }
 
+/// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
+/// at once, what is still to come by its fill.
+pub fn admit(core: &Core, object: &Arc<Object>) {
+    let Some(store) = &core.node.store else { return };
+    if object.is_kept() {
+        return;
+    }
+    let requests = object.count_requests(1);
+    if !store.admission.is_enough(requests) || !object.set_kept() {
+        return;
+    }
+    let total = object.total();
+    let inline = total.is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
+    let blocks = total.map_or(ADMITTED_BLOCKS_MAX, block_count).min(ADMITTED_BLOCKS_MAX);
+    let block = |block| core.node.ram.get(&(object.key, object.version(), block));
+    let head = ExtentKey::head_of(object.key, object.version());
+    if inline {
+        // An empty body needs none; one that is not here yet comes with the head at the end of its fill.
+        let body = block(0);
+        if total == Some(0) || body.is_some() {
+            let payload = object.encode(body.as_deref());
+            keep(core, Stream::Small, head, payload.into(), Some(object.clone()));
+        }
+        return;
+    }
+    if total.is_some() {
+        keep(core, Stream::Small, head, object.encode(None).into(), Some(object.clone()));
+    }
+    for number in 0..blocks {
+        let key = ExtentKey::block(object.key, object.version(), number);
+        if store.reader.contains(&key) {
+            continue; // of an earlier try
+        }
+        let Some(bytes) = block(number) else { continue };
+        keep(core, stream_of(object), key, bytes, Some(object.clone()));
+    }
+}
+
+/// Blocks that are looked for in memory when an object is admitted; later ones are written when they are read again.
+const ADMITTED_BLOCKS_MAX: u32 = 1024;
+
 /// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
 fn keep_head_again(core: &Core, object: &Arc<Object>) {
+    if !object.is_kept() {
+        return;
+    }
     let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);
     let body = core.node.ram.get(&(object.key, object.version(), 0));
     if inline && body.is_none() {
@@ -646,7 +703,7 @@ impl Bringing {
 
     /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
     fn keep_head(&self, body: Option<&[u8]>) {
-        if self.fill.is_purged() {
+        if self.fill.is_purged() || !self.object.is_kept() {
             return;
         }
         let payload = self.object.encode(body);
@@ -711,9 +768,10 @@ impl Bringing {
         let version = self.object.version();
         self.core.remember((self.object.key, version, block), bytes.clone());
         self.fill.settle_block(block, bytes.clone());
-        if !inline {
+        if !inline && self.object.is_kept() {
             let key = ExtentKey::block(self.object.key, version, block);
-            keep(&self.core, stream_of(&self.object), key, bytes.clone(), None);
+            let object = Some(self.object.clone());
+            keep(&self.core, stream_of(&self.object), key, bytes.clone(), object);
         }
         bytes
     }

@@ -16,7 +16,7 @@ const SLOTS: u32 = 64;
 
 fn superblock() -> Superblock {
     let geometry = Geometry { segment_bytes: 1 << 20, segment_count: 99, journal_bytes: 8 << 20 };
-    Superblock { uuid: UUID, geometry, epoch: 12 }
+    Superblock { uuid: UUID, geometry, epoch: 12, written_bytes: 1 << 40 }
 }
 
 fn segment_header() -> SegmentHeader {
