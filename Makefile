@@ -1,7 +1,7 @@
 # Thin: every target is a verb of `cargo xtask` (xtask/src). Nothing else is needed but a Rust toolchain and
 # Debian; what is missing is installed by the verb itself.
 
-.PHONY: demo test bench docs tidy cargo
+.PHONY: demo test bench bench-trace docs tidy cargo
 VIDEO ?=
 
 demo: cargo
@@ -12,6 +12,9 @@ test: cargo
 
 bench: cargo
 	@cargo xtask bench
+
+bench-trace: cargo
+	@cargo xtask bench trace
 
 docs: cargo
 	@cargo xtask docs

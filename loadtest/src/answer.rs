@@ -1,4 +1,4 @@
-//! Reads one answer from bytes and throws its body away. No I/O, no clock.
+//! Reads one answer from bytes; shows its body to who wants it and keeps none. No I/O, no clock.
 //!
 //! ```text
 //! Head --1xx--> Head        Head --> Length | Chunked | UntilClose | Done        ... --> Done
@@ -51,6 +51,17 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+/// Who looks at an answer while it is read.
+pub trait Look {
+    /// The head of the final answer is there.
+    fn head(&mut self, _head: &ResponseHead) {}
+    /// The next bytes of the body, without their transfer coding.
+    fn body(&mut self, _bytes: &[u8]) {}
+}
+
+/// Nobody looks.
+impl Look for () {}
+
 /// How far an answer is when the connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtClose {
@@ -100,7 +111,7 @@ impl AnswerReader {
     ///
     /// # Errors
     /// When this is no answer; the connection is of no more use then.
-    pub fn feed(&mut self, input: &[u8]) -> Result<usize, Malformed> {
+    pub fn feed(&mut self, input: &[u8], look: &mut impl Look) -> Result<usize, Malformed> {
         let mut at = 0;
         loop {
             let rest = &input[at..];
@@ -122,10 +133,12 @@ impl AnswerReader {
                         continue;
                     }
                     self.begin(&parsed.head, parsed.keep_alive, parsed.body);
+                    look.head(&parsed.head);
                 }
                 State::Length(left) => {
                     let here = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
                     *left -= here as u64;
+                    look.body(&rest[..here]);
                     self.answer.body_bytes += here as u64;
                     at += here;
                     if *left == 0 {
@@ -135,6 +148,7 @@ impl AnswerReader {
                 State::Chunked(decoder) => {
                     let decoded = decoder.decode(rest).map_err(Malformed::Chunks)?;
                     self.answer.body_bytes += decoded.data.len() as u64;
+                    look.body(&rest[decoded.data]);
                     at += decoded.consumed;
                     if decoded.done {
                         self.state = State::Done;
@@ -142,6 +156,7 @@ impl AnswerReader {
                 }
                 State::UntilClose => {
                     self.answer.body_bytes += rest.len() as u64;
+                    look.body(rest);
                     return Ok(input.len());
                 }
             }

@@ -4,7 +4,7 @@
 //! after an answer that ended where it said. The read buffer belongs to the thread, not to the connection,
 //! so that many connections cost little: bytes leave it before anyone waits.
 
-use crate::answer::{Answer, AnswerReader, AtClose, Malformed};
+use crate::answer::{Answer, AnswerReader, AtClose, Look, Malformed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::cell::RefCell;
@@ -33,7 +33,7 @@ pub enum Failure {
 }
 
 /// What is seen of an exchange from outside while it goes on.
-pub trait Watch {
+pub trait Watch: Look {
     /// Bytes came from the server.
     fn received(&mut self, bytes: usize);
 }
@@ -158,7 +158,7 @@ impl Connection {
         !matches!(self.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends one request and reads its answer into nothing.
+    /// Sends one request and reads its answer; the body is shown to `watch` and not kept.
     ///
     /// # Errors
     /// When there is no whole answer; the connection is of no more use then.
@@ -177,11 +177,11 @@ impl Connection {
             let read = self.read_some(scratch, |bytes| {
                 watch.received(bytes.len());
                 if held.is_empty() {
-                    let used = reader.feed(bytes)?;
+                    let used = reader.feed(bytes, &mut *watch)?;
                     held.extend_from_slice(&bytes[used..]);
                 } else {
                     held.extend_from_slice(bytes);
-                    let used = reader.feed(&held)?;
+                    let used = reader.feed(&held, &mut *watch)?;
                     held.drain(..used);
                 }
                 Ok(bytes.len())

@@ -17,5 +17,6 @@ pub mod run;
 pub mod schedule;
 pub mod tally;
 pub mod tls;
+pub mod trace;
 pub mod units;
 pub mod url;

@@ -4,6 +4,8 @@
 //! (each is named with the value), 2 that the command line is wrong or nothing could be run.
 #![forbid(unsafe_code)]
 
+mod trace_verbs;
+
 use clap::{Args, Parser, Subcommand};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -21,7 +23,7 @@ use tidegate_load::tls::Trust;
 use tidegate_load::units::parse_duration;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Ask a server for URLs on a fixed schedule and tell how long the answers took.
+/// Ask a server for URLs, on a fixed schedule or as a trace says, and tell what came.
 #[derive(Parser)]
 #[command(version, about, propagate_version = true)]
 struct Arguments {
@@ -33,6 +35,9 @@ struct Arguments {
 enum Verb {
     /// Run one load and report it.
     Run(Box<RunArgs>),
+    /// The reference trace: make it, judge it, serve its objects, replay it.
+    #[command(subcommand)]
+    Trace(Box<trace_verbs::TraceVerb>),
 }
 
 #[derive(Args)]
@@ -109,8 +114,11 @@ struct RunArgs {
 const URLS_FILE_BYTES_MAX: u64 = 256 << 20;
 
 fn main() -> ExitCode {
-    let Verb::Run(arguments) = Arguments::parse().verb;
-    match arguments.run() {
+    let result = match Arguments::parse().verb {
+        Verb::Run(arguments) => arguments.run(),
+        Verb::Trace(verb) => trace_verbs::run(*verb),
+    };
+    match result {
         Ok(code) => code,
         Err(text) => {
             eprintln!("tidegate-load: {text}");

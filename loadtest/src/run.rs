@@ -4,6 +4,7 @@
 //! user waits for its answer before it takes the next slot, so what is due meanwhile is taken by others or
 //! waits; the schedule never does.
 
+use crate::answer::Look;
 use crate::client::{Connection, Endpoint, Failure, READ_BYTES, Watch};
 use crate::options::{HEADERS_MAX, Options, OptionsError};
 use crate::pacer::Pacer;
@@ -535,6 +536,8 @@ struct Seen<'a> {
     first_byte_ns: Option<u64>,
     bytes: u64,
 }
+
+impl Look for Seen<'_> {}
 
 impl Watch for Seen<'_> {
     fn received(&mut self, bytes: usize) {

@@ -39,14 +39,17 @@ pub fn build() -> Result<(), String> {
     ]))
 }
 
-/// Runs the side-by-side rig.
+/// Runs a side-by-side rig: hits from memory against nginx, or (`bench trace`) the reference trace against all peers.
 pub fn bench(options: Vec<String>) -> Result<(), String> {
-    setup::run("bench")?;
+    let trace = options.first().is_some_and(|first| first == "trace");
+    setup::run(if trace { "bench-trace" } else { "bench" })?;
     build()?;
     finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;
     let programs = target().join("release");
-    let out = target().join("bench/report.json").display().to_string();
-    let mut all = vec!["--out", &out];
-    all.extend(options.iter().map(String::as_str));
+    let report = if trace { "bench/trace.json" } else { "bench/report.json" };
+    let out = target().join(report).display().to_string();
+    let mut all = if trace { vec!["trace"] } else { Vec::new() };
+    all.extend(["--out", &out]);
+    all.extend(options.iter().skip(usize::from(trace)).map(String::as_str));
     finish(command(programs.join("tidegate-bench"), &all).env("TIDEGATE_BIN_DIR", &programs))
 }

@@ -17,10 +17,10 @@ use std::process::ExitCode;
 
 /// Verbs, and what each does.
 const VERBS: [(&str, &str); 7] = [
-    ("setup", "install what is missing: `setup demo`, `setup test`, `setup bench`"),
+    ("setup", "install what is missing for `demo`, `test`, `bench` or `bench-trace`"),
     ("demo", "build and run the demo; options are those of `tidegate demo`"),
     ("test", "everything that must pass: format, lints, tidy, tests, end to end, browser"),
-    ("bench", "the side-by-side benchmark against nginx"),
+    ("bench", "side by side with peers: hits against nginx; `bench trace`: the reference trace against all"),
     ("fuzz", "run the fuzz targets by libFuzzer; names of targets and --seconds N may follow"),
     ("docs", "render docs/reference; with --check, fail where it is out of date"),
     ("tidy", "check what a program can check of architecture, sources and papers"),

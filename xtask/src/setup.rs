@@ -14,13 +14,13 @@ struct Need {
     verbs: &'static [&'static str],
 }
 
-const ALL: &[&str] = &["demo", "test", "bench"];
-const NEEDS: [Need; 10] = [
+const ALL: &[&str] = &["demo", "test", "bench", "bench-trace"];
+const NEEDS: [Need; 12] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
         why: "links Rust programs",
-        verbs: &["demo", "test", "bench", "fuzz"],
+        verbs: &["demo", "test", "bench", "bench-trace", "fuzz"],
     },
     Need {
         package: "libc6-dev",
@@ -63,7 +63,19 @@ const NEEDS: [Need; 10] = [
         package: "nginx-light",
         present: || on_path("nginx"),
         why: "is measured beside us",
-        verbs: &["bench"],
+        verbs: &["bench", "bench-trace"],
+    },
+    Need {
+        package: "trafficserver",
+        present: || on_path("traffic_server"),
+        why: "is measured beside us",
+        verbs: &["bench-trace"],
+    },
+    Need {
+        package: "varnish",
+        present: || on_path("varnishd"),
+        why: "is measured beside us",
+        verbs: &["bench-trace"],
     },
     Need {
         package: "wrk",
@@ -71,6 +83,13 @@ const NEEDS: [Need; 10] = [
         why: "makes the load of the benchmark",
         verbs: &["bench"],
     },
+];
+
+/// Packages that bring services, and which.
+const SERVICES: &[(&str, &[&str])] = &[
+    ("nginx-light", &["nginx"]),
+    ("trafficserver", &["trafficserver"]),
+    ("varnish", &["varnish", "varnishncsa"]),
 ];
 
 /// npm folders and the verbs that need them.
@@ -140,12 +159,14 @@ fn install(packages: &[&str]) -> Result<(), String> {
         apt(&wanted)
     });
     drop(hold);
-    if packages.contains(&"nginx-light") && on_path("systemctl") {
-        // The benchmark starts its own; the service must not come up at the next boot. Where systemd does not
-        // run there is nothing to disable, so a failure is no matter.
-        let all: Vec<&str> =
-            prefix.iter().copied().chain(["systemctl", "disable", "-q", "nginx"]).collect();
-        let _ = output(&mut command(all[0], &all[1..]));
+    for (package, services) in SERVICES {
+        if packages.contains(package) && on_path("systemctl") {
+            // The benchmarks start their own; the services must not come up at the next boot. Where systemd does
+            // not run there is nothing to disable, so a failure is no matter.
+            let words = prefix.iter().copied().chain(["systemctl", "disable", "-q"]);
+            let all: Vec<&str> = words.chain(services.iter().copied()).collect();
+            let _ = output(&mut command(all[0], &all[1..]));
+        }
     }
     result.map_err(|e| format!("{e}\nBy hand:\n    {by_hand}"))
 }

@@ -10,7 +10,7 @@ fn read(bytes: &[u8], sizes: &[usize]) -> Result<AnswerReader, Malformed> {
     while to < bytes.len() {
         to = (to + sizes[turn % sizes.len()].max(1)).min(bytes.len());
         turn += 1;
-        from += reader.feed(&bytes[from..to])?;
+        from += reader.feed(&bytes[from..to], &mut ())?;
     }
     Ok(reader)
 }
@@ -118,5 +118,35 @@ proptest! {
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _judged = read(&bytes, &[5]);
         let _judged = read(&[b"HTTP/1.1 200 OK\r\n".as_slice(), &bytes].concat(), &[5]);
+    }
+}
+
+/// Keeps all that it is shown.
+#[derive(Default)]
+struct Keep(Vec<u16>, Vec<u8>);
+
+impl Look for Keep {
+    fn head(&mut self, head: &ResponseHead) {
+        self.0.push(head.status);
+    }
+    fn body(&mut self, bytes: &[u8]) {
+        self.1.extend_from_slice(bytes);
+    }
+}
+
+#[test]
+fn who_looks_sees_the_head_once_and_every_byte_of_the_body() {
+    for (bytes, status, body_bytes, _) in GOOD {
+        for size in [1, 7, bytes.len()] {
+            let (mut reader, mut keep, mut from, mut to) =
+                (AnswerReader::new(), Keep::default(), 0, 0);
+            while to < bytes.len() {
+                to = (to + size).min(bytes.len());
+                from += reader.feed(&bytes[from..to], &mut keep).unwrap();
+            }
+            assert_eq!(keep.0, [*status]);
+            assert_eq!(keep.1.len() as u64, *body_bytes);
+            assert!([&b""[..], b"hello", b"abcde", b"no", b"x"].contains(&&keep.1[..]));
+        }
     }
 }
