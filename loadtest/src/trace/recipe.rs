@@ -50,23 +50,25 @@ pub struct Recipe {
     pub once: f64,
 }
 
+/// The reference trace: about 54 GB in answers over objects of 5.3 GB, three quarters of which are seen once; an
+/// infinite cache answers 94.5 % of the requests.
 impl Default for Recipe {
     fn default() -> Recipe {
         Recipe {
             seed: 1,
-            requests: 400_000,
-            scale: 1.0 / 16.0,
-            titles: 60,
-            episodes: 6,
-            segments: 30,
-            zipf: 0.9,
-            vod_viewers: 600,
+            requests: 600_000,
+            scale: 0.05,
+            titles: 20,
+            episodes: 5,
+            segments: 16,
+            zipf: 1.0,
+            vod_viewers: 3000,
             leave: 0.03,
             binge: 0.8,
             seek: 0.02,
             ranges: 0.03,
-            live_channels: 8,
-            live_viewers: 80,
+            live_channels: 2,
+            live_viewers: 500,
             once: 0.75,
         }
     }
