@@ -25,13 +25,19 @@ pub fn spent(pid: u32) -> Result<f64, String> {
     Ok(nanoseconds as f64 / 1e9)
 }
 
-/// A process and its children.
-fn family(pid: u32) -> Result<Vec<u32>, String> {
+/// A process, its children, and theirs.
+///
+/// # Errors
+/// The process is gone.
+pub fn family(pid: u32) -> Result<Vec<u32>, String> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-    Ok(std::iter::once(pid)
-        .chain(text.split_whitespace().filter_map(|word| word.parse().ok()))
-        .collect())
+    let mut all = vec![pid];
+    for child in text.split_whitespace().filter_map(|word| word.parse().ok()) {
+        // A child may end between the list and the look.
+        all.extend(family(child).unwrap_or_default());
+    }
+    Ok(all)
 }
 
 /// Checks that both cores exist and are not one.

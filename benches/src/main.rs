@@ -1,5 +1,6 @@
-//! The side-by-side rig: one tidegate edge and nginx serve the same files on the same core; a load generator on
-//! another core asks both in turn; what is compared is the CPU time that each server's processes took.
+//! The side-by-side rigs. Hits from memory (this file): one tidegate edge and nginx serve the same files on the same core; a load generator on
+//! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
+//! trace (`trace`): a parent and its peers as caches in front of an origin that counts.
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
 //! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
@@ -9,9 +10,10 @@ mod contestant;
 mod cpu;
 mod nginx;
 mod report;
+mod trace;
 mod wrk;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use contestant::{Case, Contestant, Line, OBJECTS, SIZES};
 use report::{Figure, Report};
 use std::path::PathBuf;
@@ -19,8 +21,10 @@ use std::process::ExitCode;
 
 /// Measures a tidegate edge beside nginx: CPU per request and per GB, hits from memory, HTTP and HTTPS.
 #[derive(Parser, Debug)]
-#[command(name = "tidegate-bench", version)]
+#[command(name = "tidegate-bench", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    rig: Option<Rig>,
     /// Rounds; in each one every contestant is measured once for each case.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -41,8 +45,19 @@ struct Args {
     out: PathBuf,
 }
 
+/// Another rig than that of hits from memory.
+#[derive(Subcommand, Debug)]
+enum Rig {
+    Trace(Box<trace::TraceArgs>),
+}
+
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    let result = match &args.rig {
+        None => run(&args),
+        Some(Rig::Trace(args)) => trace::run(args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             eprintln!("tidegate-bench: {message}");

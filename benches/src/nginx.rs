@@ -71,7 +71,8 @@ impl Drop for Nginx {
     }
 }
 
-fn program() -> PathBuf {
+/// Where it lies.
+pub fn program() -> PathBuf {
     // Debian keeps it where ordinary users do not look.
     let debian = Path::new("/usr/sbin/nginx");
     if debian.is_file() { debian.into() } else { "nginx".into() }

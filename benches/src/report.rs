@@ -188,7 +188,7 @@ impl Report {
 }
 
 /// Name of the commit, when this is a checkout.
-fn source() -> Option<String> {
+pub fn source() -> Option<String> {
     let output = Command::new("git").args(["describe", "--always", "--dirty"]).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -1,0 +1,47 @@
+//! tidegated as one tier: a parent with a store file, asked by clients directly.
+
+use super::{Budget, CORES, Process, Running};
+use std::net::SocketAddr;
+use tidegate_contract::Snapshot;
+use tidegate_e2e::{Fleet, FleetOptions};
+
+/// Who of the fleet is measured; a snapshot needs an edge too, which has nothing to do.
+pub const MEMBER: &str = "parent-1";
+
+pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
+    let fleet = Fleet::start(
+        "bench-trace",
+        &FleetOptions {
+            parents: 1,
+            edges: 1,
+            cores: CORES,
+            ram_bytes: budget.ram_bytes,
+            store_bytes: Some(budget.disk_bytes),
+            origin: Some(origin),
+            adjust,
+            ..FleetOptions::default()
+        },
+    );
+    let member = fleet.member(MEMBER);
+    Ok(Running {
+        version: format!("tidegated {}", env!("CARGO_PKG_VERSION")),
+        settings: format!(
+            "one parent, {CORES} cores, ram_bytes {} MiB, store file {} MiB, stale-while-revalidate 1 s, access log on",
+            budget.ram_mib(),
+            budget.disk_mib()
+        ),
+        address: member.http(),
+        pid: member.pid(),
+        counters: serde_json::Value::Null,
+        process: Process::Fleet(Box::new(fleet)),
+    })
+}
+
+/// Viewers of a live channel get the playlist of a moment ago while the next one is fetched, as with every peer.
+fn adjust(snapshot: &mut Snapshot) {
+    for service in &mut snapshot.delivery_services {
+        for behaviour in service.behaviours.iter_mut().filter(|behaviour| behaviour.cache) {
+            behaviour.stale_while_revalidate_seconds = 1;
+        }
+    }
+}
