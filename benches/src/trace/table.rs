@@ -33,6 +33,7 @@ const fn column(key: &'static str, heading: &'static str, decimals: usize) -> Co
 }
 
 const OBJECT_HITS: &Column = &column("object_hit_percent", "object hit %", 2);
+const SEGMENT_HITS: &Column = &column("segment_hit_percent", "segment hit %", 2);
 const BYTE_HITS: &Column = &column("byte_hit_percent", "byte hit %", 2);
 const PER_OBJECT: &Column = &column("origin_requests_per_object", "origin req/object", 3);
 const OVERLAPPING: &Column = &column("origin_requests_overlapping", "overlapping", 0);
@@ -45,8 +46,9 @@ const P99_9: &Column = &column("first_byte_p99_9_ms", "P99.9 ms", 1);
 const MEMORY: &Column = &column("memory_peak_mib", "RSS MiB", 0);
 const SECONDS: &Column = &column("elapsed_s", "seconds", 1);
 
-const COLUMNS: [&Column; 12] = [
+const COLUMNS: [&Column; 13] = [
     OBJECT_HITS,
+    SEGMENT_HITS,
     BYTE_HITS,
     PER_OBJECT,
     OVERLAPPING,
@@ -67,6 +69,7 @@ impl Row {
             name: name.to_owned(),
             figures: vec![
                 (OBJECT_HITS, outcome.object_hit_ratio() * 100.0),
+                (SEGMENT_HITS, outcome.segment_hit_ratio() * 100.0),
                 (BYTE_HITS, outcome.byte_hit_ratio() * 100.0),
                 (PER_OBJECT, outcome.origin_requests as f64 / outcome.objects.max(1) as f64),
                 (ORIGIN_BYTES, outcome.origin_bytes as f64 / outcome.bytes.max(1) as f64),
@@ -81,8 +84,11 @@ impl Row {
         let Measured { replayed, counts, usage } = measured;
         let served = replayed.bytes.max(1) as f64;
         let ms = |percent| replayed.first_byte.percentile_ns(percent).map(|ns| ns / 1e6);
+        let segment_hits =
+            1.0 - counts.segment_requests as f64 / replayed.segment_requests.max(1) as f64;
         let mut figures = vec![
             (OBJECT_HITS, replayed.object_hit_ratio(counts.requests) * 100.0),
+            (SEGMENT_HITS, segment_hits * 100.0),
             (BYTE_HITS, replayed.byte_hit_ratio(counts.bytes) * 100.0),
             // Playlists expire while the trace runs: only media segments can be asked for once.
             (PER_OBJECT, counts.segment_requests as f64 / counts.segments.max(1) as f64),
@@ -208,6 +214,7 @@ mod tests {
             origin_bytes: 50,
             objects: 2,
             object_bytes: 50,
+            ..Outcome::default()
         };
         let row = Row::model("model", &outcome);
         assert_eq!(row.shown(OBJECT_HITS), "80.00");

@@ -22,9 +22,13 @@ pub enum Policy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Outcome {
     pub requests: u64,
+    /// Of them, for media segments.
+    pub segment_requests: u64,
     /// Body bytes of the answers.
     pub bytes: u64,
     pub origin_requests: u64,
+    /// Of them, for media segments.
+    pub origin_segment_requests: u64,
     pub origin_bytes: u64,
     pub objects: u64,
     pub object_bytes: u64,
@@ -34,6 +38,11 @@ impl Outcome {
     /// Share of requests that did not reach the origin.
     pub fn object_hit_ratio(&self) -> f64 {
         1.0 - self.origin_requests as f64 / self.requests.max(1) as f64
+    }
+
+    /// The same for media segments alone.
+    pub fn segment_hit_ratio(&self) -> f64 {
+        1.0 - self.origin_segment_requests as f64 / self.segment_requests.max(1) as f64
     }
 
     /// Share of bytes that did not come from the origin.
@@ -71,7 +80,9 @@ impl Model {
     /// One request.
     pub fn ask(&mut self, line: &Line) {
         let (identity, size) = (line.object.identity, line.object.size);
+        let segment = u64::from(line.object.class.is_segment());
         self.outcome.requests += 1;
+        self.outcome.segment_requests += segment;
         self.outcome.bytes += line.body_bytes();
         if self.seen.insert(identity) {
             self.outcome.objects += 1;
@@ -87,6 +98,7 @@ impl Model {
             return;
         }
         self.outcome.origin_requests += 1;
+        self.outcome.origin_segment_requests += segment;
         self.outcome.origin_bytes += size;
         let room = match self.policy {
             Policy::Infinite => u64::MAX,

@@ -42,6 +42,11 @@ impl Class {
         CLASSES.into_iter().find(|class| class.name() == text)
     }
 
+    /// No playlist.
+    pub fn is_segment(self) -> bool {
+        !matches!(self, Class::VodPlaylist | Class::LivePlaylist)
+    }
+
     /// Seconds of `max-age` that the origin gives (product defaults: media segments 3600 s, playlists 15 s, live
     /// playlists at most the part target; a live media segment is of no use after some minutes).
     pub fn max_age_seconds(self) -> u32 {

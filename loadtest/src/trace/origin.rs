@@ -3,7 +3,7 @@
 //! A thread for each connection, blocking reads and writes: simple, and caches keep few connections to an origin.
 //!
 //! Must stay true: every answer has a strong ETag, Last-Modified and Cache-Control; ranges and conditions are obeyed; a
-//! request is counted when its head was read and its bytes when they were sent; a request for an object that another
+//! request is counted when its head was read and its bytes when they are sent; a request for an object that another
 //! request is still being answered with counts as overlapping, because a cache that collapses never makes one.
 
 use super::{CLASSES, Class, Object};
@@ -185,9 +185,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         answer.keep_alive &=
             request.keep_alive && request.body == tidegate_http1::BodyFraming::None;
         let sent = answer.send(&mut stream, &mut piece, shared);
-        if let Some(object) = answer.object {
-            shared.done(&object);
-        }
+        answer.close(shared);
         sent?;
         if !answer.keep_alive {
             return Ok(());
@@ -204,6 +202,8 @@ struct Answer {
     /// First and one past the last byte of the body.
     from: u64,
     to: u64,
+    /// It is counted as under way.
+    open: bool,
     /// HEAD: lengths, and no bytes.
     head_only: bool,
     text: Option<String>,
@@ -218,6 +218,7 @@ impl Answer {
             object: None,
             from: 0,
             to: 0,
+            open: false,
             head_only: false,
             text: None,
             max_age_seconds: 0,
@@ -235,8 +236,8 @@ impl Answer {
             put("cache-control", format!("public, max-age={}", self.max_age_seconds));
         }
         if let Some(object) = self.object {
-            let playlist = matches!(object.class, Class::VodPlaylist | Class::LivePlaylist);
-            let kind = if playlist { "application/vnd.apple.mpegurl" } else { "video/iso.segment" };
+            let segment = object.class.is_segment();
+            let kind = if segment { "video/iso.segment" } else { "application/vnd.apple.mpegurl" };
             put("content-type", kind.to_owned());
             put("accept-ranges", "bytes".to_owned());
             if self.status == 206 {
@@ -259,7 +260,12 @@ impl Answer {
         out
     }
 
-    fn send(&self, stream: &mut TcpStream, piece: &mut [u8], shared: &Shared) -> io::Result<()> {
+    fn send(
+        &mut self,
+        stream: &mut TcpStream,
+        piece: &mut [u8],
+        shared: &Shared,
+    ) -> io::Result<()> {
         if self.object.is_some() && !shared.manners.delay.is_zero() {
             std::thread::sleep(shared.manners.delay);
         }
@@ -269,6 +275,7 @@ impl Answer {
             head.extend_from_slice(text.as_bytes());
         }
         let Some(object) = self.object.filter(|_| !self.head_only && self.to > self.from) else {
+            self.close(shared);
             return stream.write_all(&head);
         };
         // Bytes are made by eights: the first piece may begin a little before the range.
@@ -279,6 +286,11 @@ impl Answer {
             let count = (self.to - at).min(PIECE_BYTES as u64) as usize;
             object.fill(at, &mut piece[..count]);
             let body = &piece[skip..count];
+            shared.tally().counts.bytes += body.len() as u64;
+            if at + count as u64 == self.to {
+                // Before the last bytes go: who has them may ask again before this thread runs on.
+                self.close(shared);
+            }
             match first.take() {
                 // Head and first bytes in one go.
                 Some(mut head) => {
@@ -287,7 +299,6 @@ impl Answer {
                 }
                 None => stream.write_all(body)?,
             }
-            shared.tally().counts.bytes += body.len() as u64;
             (at, skip) = (at + count as u64, 0);
         }
         Ok(())
@@ -328,18 +339,20 @@ impl Shared {
             Precondition::PreconditionFailed => answer = Answer { status: 412, to: 0, ..answer },
         }
         self.tally().begin(&object, answer.status);
-        answer
-    }
-
-    /// An answer has ended.
-    fn done(&self, object: &Object) {
-        if let Some(open) = self.tally().objects.get_mut(&object.identity) {
-            *open = open.saturating_sub(1);
-        }
+        Answer { open: true, ..answer }
     }
 }
 
 impl Answer {
+    /// It is no longer under way.
+    fn close(&mut self, shared: &Shared) {
+        if let (true, Some(object)) = (std::mem::take(&mut self.open), self.object)
+            && let Some(open) = shared.tally().objects.get_mut(&object.identity)
+        {
+            *open = open.saturating_sub(1);
+        }
+    }
+
     fn take_range(&mut self, fields: &Fields, validators: &Validators, now: u64) {
         let specs = fields.get("range").and_then(RangeSpecs::parse);
         let Some(specs) = specs.filter(|_| if_range_allows(fields, validators, Some(now), now))
@@ -360,7 +373,7 @@ impl Answer {
 
 impl Tally {
     fn begin(&mut self, object: &Object, status: u16) {
-        let segment = !matches!(object.class, Class::VodPlaylist | Class::LivePlaylist);
+        let segment = object.class.is_segment();
         self.counts.requests += 1;
         self.counts.segment_requests += u64::from(segment);
         self.counts.not_modified += u64::from(status == 304);

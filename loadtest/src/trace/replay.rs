@@ -58,6 +58,8 @@ impl Errors {
 #[derive(Debug, Clone, Default)]
 pub struct Replayed {
     pub requests: u64,
+    /// Of them, for media segments.
+    pub segment_requests: u64,
     /// Requests in part that were answered with the whole.
     pub ranges_ignored: u64,
     /// Body bytes of good answers.
@@ -248,6 +250,7 @@ impl Outcome {
 impl Replayed {
     fn count(&mut self, line: &Line, outcome: Outcome) {
         self.requests += 1;
+        self.segment_requests += u64::from(line.object.class.is_segment());
         let errors = &mut self.errors;
         let what = match outcome {
             Outcome::Good { bytes, whole_for_range, first_byte } => {
