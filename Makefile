@@ -12,6 +12,7 @@ test: cargo
 
 bench: cargo
 	@cargo xtask bench
+	@cargo xtask bench mixed
 
 bench-trace: cargo
 	@cargo xtask bench trace

@@ -1,6 +1,6 @@
 //! The side-by-side rigs. Hits from memory (this file): one tidegate edge and nginx serve the same files on the same core; a load generator on
 //! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
-//! trace (`trace`): a parent and its peers as caches in front of an origin that counts.
+//! trace (`trace`) and hits from disk (`mixed`): a parent and its peers as caches in front of an origin that counts.
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
 //! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
@@ -8,6 +8,7 @@
 
 mod contestant;
 mod cpu;
+mod mixed;
 mod nginx;
 mod report;
 mod trace;
@@ -49,6 +50,7 @@ struct Args {
 #[derive(Subcommand, Debug)]
 enum Rig {
     Trace(Box<trace::TraceArgs>),
+    Mixed(Box<mixed::MixedArgs>),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let result = match &args.rig {
         None => run(&args),
         Some(Rig::Trace(args)) => trace::run(args),
+        Some(Rig::Mixed(args)) => mixed::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

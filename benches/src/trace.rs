@@ -4,8 +4,8 @@
 //! Must stay true: all replay the same file; hit ratios come from what reached the origin, never from what a server
 //! says of itself; a contestant that cannot run gets a row that says why.
 
-mod contestants;
-mod gauge;
+pub mod contestants;
+pub mod gauge;
 mod table;
 
 use clap::{Args, ValueEnum};
@@ -65,7 +65,8 @@ pub enum Who {
     Varnish,
 }
 
-const ALL: [Who; 4] = [Who::Tidegate, Who::Nginx, Who::Ats, Who::Varnish];
+/// All of them, in the order of the table.
+pub const ALL: [Who; 4] = [Who::Tidegate, Who::Nginx, Who::Ats, Who::Varnish];
 
 impl Who {
     pub fn name(self) -> &'static str {
@@ -129,7 +130,7 @@ pub fn run(args: &TraceArgs) -> Result<(), String> {
 }
 
 /// Removes the folder at the end.
-struct Cleaned<'a>(&'a Path);
+pub struct Cleaned<'a>(pub &'a Path);
 
 impl Drop for Cleaned<'_> {
     fn drop(&mut self) {

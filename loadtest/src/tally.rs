@@ -169,7 +169,8 @@ impl Times {
         self.some(|| self.histogram.mean())
     }
 
-    fn add(&mut self, other: &Times) {
+    /// Takes in what another one recorded.
+    pub fn add(&mut self, other: &Times) {
         self.histogram.add(&other.histogram).expect("both have the same bounds");
         self.min_ns = self.min_ns.min(other.min_ns);
         self.max_ns = self.max_ns.max(other.max_ns);

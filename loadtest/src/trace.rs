@@ -20,7 +20,7 @@ pub mod make;
 pub mod model;
 mod object;
 pub mod origin;
-mod random;
+pub mod random;
 pub mod recipe;
 pub mod replay;
 

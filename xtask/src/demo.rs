@@ -39,17 +39,19 @@ pub fn build() -> Result<(), String> {
     ]))
 }
 
-/// Runs a side-by-side rig: hits from memory against nginx, or (`bench trace`) the reference trace against all peers.
+/// Runs a side-by-side rig: hits from memory against nginx, or, against all peers, `bench trace` (the reference trace)
+/// or `bench mixed` (hits from disk and fills).
 pub fn bench(options: Vec<String>) -> Result<(), String> {
-    let trace = options.first().is_some_and(|first| first == "trace");
-    setup::run(if trace { "bench-trace" } else { "bench" })?;
+    let rig =
+        options.first().map(String::as_str).filter(|first| ["trace", "mixed"].contains(first));
+    setup::run(if rig.is_some() { "bench-trace" } else { "bench" })?;
     build()?;
     finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;
     let programs = target().join("release");
-    let report = if trace { "bench/trace.json" } else { "bench/report.json" };
-    let out = target().join(report).display().to_string();
-    let mut all = if trace { vec!["trace"] } else { Vec::new() };
+    let out = target().join(format!("bench/{}.json", rig.unwrap_or("report")));
+    let out = out.display().to_string();
+    let mut all: Vec<&str> = rig.into_iter().collect();
     all.extend(["--out", &out]);
-    all.extend(options.iter().skip(usize::from(trace)).map(String::as_str));
+    all.extend(options.iter().skip(all.len() - 2).map(String::as_str));
     finish(command(programs.join("tidegate-bench"), &all).env("TIDEGATE_BIN_DIR", &programs))
 }

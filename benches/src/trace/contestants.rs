@@ -120,6 +120,13 @@ impl Running {
         }
     }
 
+    /// Waits until what it keeps is on its disk, as far as it can tell.
+    pub fn settle(&self) {
+        if let Process::Fleet(fleet) = &self.process {
+            fleet.settle(ours::MEMBER);
+        }
+    }
+
     /// Keeps what it says of itself, and ends it.
     pub fn end(&mut self) {
         if let Process::Fleet(fleet) = &self.process {

@@ -17,6 +17,8 @@ pub struct Usage {
     pub cpu_s: f64,
     /// Given to the disk (for buffered and mapped files: made dirty).
     pub written_bytes: u64,
+    /// Fetched from the disk.
+    pub read_bytes: u64,
     /// Greatest sum of resident memory that is not a file's: seen every 100 ms.
     pub memory_peak_bytes: u64,
     /// Greatest sum of resident pages of mapped files.
@@ -27,7 +29,7 @@ pub struct Usage {
 pub struct Gauge {
     pid: u32,
     cpu_s: f64,
-    written_before: HashMap<u32, u64>,
+    before: HashMap<u32, Disk>,
     peaks: Arc<Peaks>,
     sampler: JoinHandle<()>,
 }
@@ -40,6 +42,17 @@ struct Peaks {
 }
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
+
+impl Usage {
+    /// Takes in what was taken in another span of time.
+    pub fn add(&mut self, other: &Usage) {
+        self.cpu_s += other.cpu_s;
+        self.written_bytes += other.written_bytes;
+        self.read_bytes += other.read_bytes;
+        self.memory_peak_bytes = self.memory_peak_bytes.max(other.memory_peak_bytes);
+        self.mapped_peak_bytes = self.mapped_peak_bytes.max(other.mapped_peak_bytes);
+    }
+}
 
 impl Gauge {
     /// Begins.
@@ -57,8 +70,8 @@ impl Gauge {
                 std::thread::sleep(SAMPLE_EVERY);
             }
         });
-        let written_before = written(pid)?;
-        Ok(Gauge { pid, cpu_s: cpu::spent(pid)?, written_before, peaks, sampler })
+        let before = disk(pid)?;
+        Ok(Gauge { pid, cpu_s: cpu::spent(pid)?, before, peaks, sampler })
     }
 
     /// Ends.
@@ -67,32 +80,41 @@ impl Gauge {
     /// The server has ended by itself, or its counters may not be read.
     pub fn end(self) -> Result<Usage, String> {
         let cpu_s = cpu::spent(self.pid)? - self.cpu_s;
-        let written_bytes = written(self.pid)?
-            .iter()
-            .map(|(pid, bytes)| bytes - self.written_before.get(pid).copied().unwrap_or(0))
-            .sum();
+        let (mut written_bytes, mut read_bytes) = (0, 0);
+        for (pid, now) in disk(self.pid)? {
+            let before = self.before.get(&pid).copied().unwrap_or_default();
+            written_bytes += now.written.saturating_sub(before.written);
+            read_bytes += now.read.saturating_sub(before.read);
+        }
         self.peaks.ends.store(true, Ordering::Relaxed);
         // It only sleeps and reads: it has nothing to fail with.
         let _ended = self.sampler.join();
         Ok(Usage {
             cpu_s,
             written_bytes,
+            read_bytes,
             memory_peak_bytes: self.peaks.memory.load(Ordering::Relaxed),
             mapped_peak_bytes: self.peaks.mapped.load(Ordering::Relaxed),
         })
     }
 }
 
-/// `write_bytes` of each process.
-fn written(pid: u32) -> Result<HashMap<u32, u64>, String> {
+/// What one process had of the disk so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Disk {
+    written: u64,
+    read: u64,
+}
+
+/// `write_bytes` and `read_bytes` of each process.
+fn disk(pid: u32) -> Result<HashMap<u32, Disk>, String> {
     let mut all = HashMap::new();
     for pid in cpu::family(pid)? {
         let path = format!("/proc/{pid}/io");
         let text = fs::read_to_string(&path)
             .map_err(|e| format!("{path}: {e}; run as root, or as the servers' user"))?;
-        let value =
-            number(&text, "write_bytes:").ok_or_else(|| format!("{path}: no write_bytes"))?;
-        all.insert(pid, value);
+        let value = |name| number(&text, name).ok_or_else(|| format!("{path}: no {name}"));
+        all.insert(pid, Disk { written: value("write_bytes:")?, read: value("read_bytes:")? });
     }
     Ok(all)
 }

@@ -11,19 +11,19 @@ impl Random {
         Random { state: mixed(seed) }
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed(self.state)
     }
 
     /// From 0, below 1.
     pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// From 0, below `count` (which is taken as one when zero).
     pub fn below(&mut self, count: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(count.max(1))) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(count.max(1))) >> 64) as u64
     }
 
     /// True in `chance` of the cases.

@@ -6,7 +6,7 @@
 //! Must stay true: every line of the trace is counted as good or in exactly one class of errors; an answer is good only
 //! with the right status, length and (sampled) bytes; nothing is asked twice.
 
-use super::{Line, Object, Reader, TraceError};
+use super::{CLASSES, Line, Object, Reader, TraceError};
 use crate::answer::Look;
 use crate::client::{Connection, Endpoint, Failure, READ_BYTES, Watch};
 use crate::tally::Times;
@@ -49,6 +49,15 @@ pub struct Errors {
 }
 
 impl Errors {
+    /// Takes in those of another replay.
+    pub fn add(&mut self, other: &Errors) {
+        self.connect += other.connect;
+        self.timeout += other.timeout;
+        self.broken += other.broken;
+        self.status += other.status;
+        self.body += other.body;
+    }
+
     pub fn total(&self) -> u64 {
         self.connect + self.timeout + self.broken + self.status + self.body
     }
@@ -69,6 +78,8 @@ pub struct Replayed {
     pub elapsed: Duration,
     /// From sending (with a pace: from being due) to the first byte, of good answers.
     pub first_byte: Times,
+    /// The same by class, in the order of [`CLASSES`].
+    pub first_byte_by_class: [Times; CLASSES.len()],
 }
 
 impl Replayed {
@@ -258,6 +269,8 @@ impl Replayed {
                 self.ranges_ignored += u64::from(whole_for_range);
                 let ns = u64::try_from(first_byte.as_nanos()).unwrap_or(u64::MAX);
                 self.first_byte.record(ns);
+                let class = CLASSES.iter().position(|class| *class == line.object.class);
+                self.first_byte_by_class[class.unwrap_or_default()].record(ns);
                 return;
             }
             Outcome::Connect(error) => {
