@@ -50,8 +50,9 @@ pub fn bench(options: Vec<String>) -> Result<(), String> {
     let programs = target().join("release");
     let out = target().join(format!("bench/{}.json", rig.unwrap_or("report")));
     let out = out.display().to_string();
-    let mut all: Vec<&str> = rig.into_iter().collect();
-    all.extend(["--out", &out]);
-    all.extend(options.iter().skip(all.len() - 2).map(String::as_str));
+    let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
+    if !all.contains(&"--out") {
+        all.extend(["--out", &out]);
+    }
     finish(command(programs.join("tidegate-bench"), &all).env("TIDEGATE_BIN_DIR", &programs))
 }
