@@ -17,7 +17,7 @@ use std::time::Duration;
 use tidegate_http::conditional::{Precondition, Validators, evaluate, if_range_allows};
 use tidegate_http::etag::EntityTag;
 use tidegate_http::range::{RangeSpecs, Resolved};
-use tidegate_http::{Fields, Method, date};
+use tidegate_http::{Fields, Method, RequestHead, date};
 use tidegate_http1::{Limits, ParsedRequest, RequestParser, encode_response};
 
 /// Connections at once; more are closed.
@@ -60,6 +60,8 @@ pub struct Counts {
     pub unknown: u64,
     /// Requests for an object while another request for it was being answered.
     pub overlapping: u64,
+    /// The first of them, for who looks for the cause: path and range.
+    pub first_overlapping: Option<String>,
     /// Objects asked for at least once.
     pub objects: u64,
     /// Requests for media segments (they do not expire during a replay).
@@ -338,7 +340,7 @@ impl Shared {
             Precondition::NotModified => answer = Answer { status: 304, to: 0, ..answer },
             Precondition::PreconditionFailed => answer = Answer { status: 412, to: 0, ..answer },
         }
-        self.tally().begin(&object, answer.status);
+        self.tally().begin(&object, answer.status, head);
         Answer { open: true, ..answer }
     }
 }
@@ -372,14 +374,20 @@ impl Answer {
 }
 
 impl Tally {
-    fn begin(&mut self, object: &Object, status: u16) {
+    fn begin(&mut self, object: &Object, status: u16, head: &RequestHead) {
         let segment = object.class.is_segment();
         self.counts.requests += 1;
         self.counts.segment_requests += u64::from(segment);
         self.counts.not_modified += u64::from(status == 304);
         self.counts.partial += u64::from(status == 206);
         if let Some(open) = self.objects.get_mut(&object.identity) {
-            self.counts.overlapping += u64::from(*open > 0);
+            if *open > 0 {
+                self.counts.overlapping += 1;
+                self.counts.first_overlapping.get_or_insert_with(|| {
+                    let range = head.fields.get_str("range").unwrap_or("whole");
+                    format!("{} {range} {status}", head.path)
+                });
+            }
             *open += 1;
         } else if self.objects.len() < OBJECTS_MAX {
             self.objects.insert(object.identity, 1);
