@@ -113,7 +113,8 @@ impl Generator {
         };
         for slot in 0..generator.recipe.vod_viewers {
             let mut viewer = generator.new_vod();
-            // The day is under way: some are in the middle of an episode.
+            // The day is under way: they are in the middle of an episode, with full buffers.
+            (viewer.needs_playlist, viewer.burst_left) = (false, 0);
             viewer.segment = generator.random.below(u64::from(generator.recipe.segments)) as u32;
             generator.vod.push(viewer);
             let at = generator.random.below(VOD_SEGMENT_MS);

@@ -50,7 +50,7 @@ pub struct Recipe {
     pub once: f64,
 }
 
-/// The reference trace: about 54 GB in answers over objects of 5.3 GB, three quarters of which are seen once; an
+/// The reference trace: about 54 GB in answers over objects of 5.2 GB, three quarters of which are seen once; an
 /// infinite cache answers 94.5 % of the requests.
 impl Default for Recipe {
     fn default() -> Recipe {
