@@ -11,7 +11,7 @@ use crate::device::RingDevice;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,8 @@ use tidegate_telemetry::Counters;
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bytes that are appended without being flushed.
+const UNFLUSHED_BYTES_MAX: usize = 32 << 20;
 /// Longest time that appended extents stay unwritten.
 const FLUSH_SPAN: Duration = Duration::from_millis(250);
 
@@ -62,6 +64,12 @@ struct Inner {
     bytes: usize,
     /// Taken by the keeper, not yet written out.
     buffered: usize,
+    /// What the store's index does not know yet, though it was given to be kept: readers find it here. Behind each its
+    /// number, since the same block may be given twice.
+    unseen: HashMap<ExtentKey, (u64, Bytes)>,
+    given: u64,
+    /// Numbers up to this one are written.
+    taken: u64,
     closed: bool,
     done: bool,
     keeper: Option<Waker>,
@@ -82,6 +90,11 @@ impl KeepQueue {
                 return false;
             }
             inner.bytes += keep.payload.len();
+            inner.given += 1;
+            let number = inner.given;
+            if !keep.key.is_head() {
+                inner.unseen.insert(keep.key, (number, keep.payload.clone()));
+            }
             inner.waiting.push_back(keep);
             inner.keeper.take()
         };
@@ -89,6 +102,12 @@ impl KeepQueue {
             waker.wake();
         }
         true
+    }
+
+    /// A block that was given to be kept and is not found in the store yet.
+    pub fn find(&self, key: &ExtentKey) -> Option<Bytes> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.unseen.get(key).map(|(_, bytes)| bytes.clone())
     }
 
     /// Hands a purge to the keeper, who tells `receipt` when it is on disk.
@@ -127,13 +146,18 @@ impl KeepQueue {
 
     /// All that the keeper has taken is written out.
     fn written(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).buffered = 0;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.buffered = 0;
+        let taken = inner.taken;
+        inner.unseen.retain(|_, (number, _)| *number > taken);
     }
 
     /// What was taken last is not kept after all.
     fn left_out(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.buffered = inner.buffered.saturating_sub(1);
+        let taken = inner.taken;
+        inner.unseen.retain(|_, (number, _)| *number != taken);
     }
 
     /// Nothing more comes: what is there is written out, and the keeper ends.
@@ -168,6 +192,7 @@ impl KeepQueue {
                 Some(keep) => {
                     inner.bytes -= keep.payload.len();
                     inner.buffered += 1;
+                    inner.taken += 1;
                     Poll::Ready(Some(Work::Keep(keep)))
                 }
                 None if inner.closed => Poll::Ready(None),
@@ -219,7 +244,7 @@ pub async fn run(
 ) {
     let Wear { admission, mut budget, rated_bytes } = wear;
     let started = Instant::now();
-    let (mut appended, mut overhead, mut noted) = (0, 0, 0);
+    let (mut appended, mut overhead, mut noted, mut unflushed) = (0, 0, 0, 0);
     let judge = purges.clone();
     store.keep_if(move |header, payload| {
         !header.key.is_head() || is_worth_keeping(&judge, header.key.key, payload)
@@ -247,13 +272,15 @@ pub async fn run(
             counters.store_life_left_days.set(days);
         }
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
+        let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
+        counters.store_evicted_bytes_total.store(evicted, Ordering::Relaxed);
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
             store.pause_reappend(matches!(level, Level::Scarce | Level::Spent));
         }
         let next = match flush_at {
             // However much comes.
-            Some(at) if at <= Instant::now() => Err(Elapsed),
+            Some(at) if at <= Instant::now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
             Some(at) => timeout(at.saturating_duration_since(Instant::now()), queue.next()).await,
             // Looks at the budget now and then, also when nothing comes.
             None => timeout(LEVEL_SPAN, queue.next()).await,
@@ -291,6 +318,7 @@ pub async fn run(
                     .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
                     .await;
                 appended += stored_bytes(&keep);
+                unflushed += keep.payload.len();
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
                 }
@@ -299,7 +327,7 @@ pub async fn run(
             Err(_) => {
                 let _counted = store.flush_pending().await;
                 queue.written();
-                flush_at = None;
+                (flush_at, unflushed) = (None, 0);
             }
             Ok(None) => {
                 let _counted = store.flush_pending().await;

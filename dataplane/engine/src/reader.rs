@@ -3,9 +3,10 @@
 //! Must stay true: every byte given out belongs to the object's version (blocks are named by version, part fills
 //! are conditional on the validator); an extent that fails its checks is a missing block, not an error.
 
+use crate::device::RingDevice;
 use crate::fill::{Fill, Progress};
 use crate::node::Core;
-use crate::object::{Object, Stored};
+use crate::object::{INLINE_BODY_BYTES_MAX, Object, Stored};
 use crate::steps::fill::fill_part;
 use crate::table::Claim;
 use crate::view::View;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_http::RequestHead;
-use tidegate_store::ExtentKey;
+use tidegate_store::{ExtentKey, Reader};
 use tidegate_types::limits::{BLOCK_BYTES, PART_BLOCKS_MAX};
 
 /// The rest of the object's bytes cannot be had.
@@ -66,9 +67,7 @@ impl ObjectReader {
         let version = self.object.version();
         self.fill.as_ref().is_some_and(|fill| fill.covers(offset))
             || self.core.node.ram.contains(&(self.object.key, version, block))
-            || self.core.node.store.as_ref().is_some_and(|store| {
-                store.reader.contains(&ExtentKey::block(self.object.key, version, block))
-            })
+            || is_stored(&self.core, &self.object, block)
     }
 
     /// Bytes at `offset`, at least one, at most to the end of its block. `None`: the body ends here (its length
@@ -79,6 +78,7 @@ impl ObjectReader {
         let id = (self.object.key, self.object.version(), block);
         for _ in 0..TRIES_MAX {
             if let Some(bytes) = self.core.node.ram.get(&id).filter(|bytes| within < bytes.len()) {
+                self.core.count(|c| &c.ram_tier_hits_total, 1);
                 return Ok(Some(bytes.slice(within..)));
             }
             if let Some(fill) = self.fill.as_ref().filter(|fill| fill.covers(offset)) {
@@ -127,10 +127,42 @@ impl ObjectReader {
         Err(Unreadable)
     }
 
+    /// The body out of the object's head extent, if that is of the same version.
+    async fn read_inline(&self, reader: &Reader, device: &RingDevice) -> Option<Bytes> {
+        let head = ExtentKey::head(self.object.key);
+        let extent = match tidegate_store::read(reader, device, &head).await {
+            Ok(extent) => extent?,
+            Err(_) => {
+                self.core.count(|c| &c.store_read_errors_total, 1);
+                return None;
+            }
+        };
+        let Some(Stored::Object(stored, Some(body))) =
+            Object::decode(self.object.key, &extent.payload)
+        else {
+            return None;
+        };
+        if stored.version() != self.object.version() {
+            return None;
+        }
+        self.core.count(|c| &c.store_read_bytes_total, extent.payload.len() as u64);
+        let body = Bytes::copy_from_slice(&body); // the extent's buffer is much larger
+        self.core.remember((self.object.key, self.object.version(), 0), body.clone());
+        Some(body)
+    }
+
     async fn read_store(&self, block: u32) -> Option<Bytes> {
         let store = self.core.node.store.as_ref()?;
         let device = self.core.device.as_ref()?;
+        if is_inline(&self.object)
+            && let Some(body) = self.read_inline(&store.reader, device).await
+        {
+            return Some(body);
+        }
         let key = ExtentKey::block(self.object.key, self.object.version(), block);
+        if let Some(bytes) = store.queue.find(&key) {
+            return Some(bytes);
+        }
         match tidegate_store::read(&store.reader, device, &key).await {
             Ok(Some(extent)) => {
                 let expected = Object::block_len(self.object.total()?, block);
@@ -154,6 +186,20 @@ impl ObjectReader {
     }
 }
 
+/// Whether the body lies with its head in one extent.
+fn is_inline(object: &Object) -> bool {
+    object.total().is_some_and(|total| (1..=INLINE_BODY_BYTES_MAX).contains(&total))
+}
+
+/// Whether the store has this block, as far as its index tells.
+fn is_stored(core: &Core, object: &Object, block: u32) -> bool {
+    core.node.store.as_ref().is_some_and(|store| {
+        (is_inline(object) && store.reader.contains(&ExtentKey::head(object.key)))
+            || store.reader.contains(&ExtentKey::block(object.key, object.version(), block))
+            || store.queue.find(&ExtentKey::block(object.key, object.version(), block)).is_some()
+    })
+}
+
 /// Whether blocks of `object` are nowhere to be had: they are not here, and without a strong validator nobody can be
 /// asked for the rest of just this version. Such an object is no hit; it must be filled anew.
 ///
@@ -171,9 +217,7 @@ pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
     let node = &core.node;
     (0..blocks).any(|block| {
         !node.ram.contains(&(object.key, object.version(), block))
-            && !node.store.as_ref().is_some_and(|store| {
-                store.reader.contains(&ExtentKey::block(object.key, object.version(), block))
-            })
+            && !is_stored(core, object, block)
     })
 }
 

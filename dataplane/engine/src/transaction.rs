@@ -573,7 +573,11 @@ async fn send_object<T: Transport>(
     // Answers over HTTP and HTTPS differ by what may be said on one of them only.
     let generation = wanted.view.generation * 2 + u64::from(secure);
     let dress = deliver::Dress { fields: &fields, cache_status, generation };
-    match deliver::deliver(core, client, &object, portion, &dress, &mut reader).await? {
+    let delivered = deliver::deliver(core, client, &object, portion, &dress, &mut reader).await;
+    if notes.status.hit {
+        core.count(|c| &c.bytes_hit_total, client.sent);
+    }
+    match delivered? {
         Delivered::Complete => {}
         Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
         Delivered::Unbegun => {

@@ -323,3 +323,40 @@ fn real_read_errors_of_a_device_cost_fills_and_nothing_else() {
     assert!(fleet.counter("edge-1", "store_write_errors_total") >= 1);
     fleet.kill("edge-1"); // so that the device can go
 }
+
+#[test]
+fn what_left_memory_comes_from_the_store_whatever_its_size() {
+    // Goal: one fill for an object of any size while it lies on disk. Method: small and larger objects, then enough
+    // others to push them out of a small RAM tier; asked for again, they are no fill. (Small bodies lie with their head.)
+    let fleet = Fleet::start(
+        "left-memory",
+        &FleetOptions { parents: 1, edges: 1, ram_bytes: 16 << 20, ..FleetOptions::default() },
+    );
+    let sizes = [1, 900, 20_000, 32 * 1024, 32 * 1024 + 1, 40_000, 600_000];
+    let name = |n: usize| format!("s{n}.m4s");
+    let ask = |name: &str| {
+        let response = fleet.get("parent-1", &format!("/{name}"), "").unwrap();
+        assert_eq!(response.status, 200);
+        response.body
+    };
+    for (n, size) in sizes.into_iter().enumerate() {
+        fleet.put(&name(n), size);
+        ask(&name(n));
+    }
+    fleet.settle("parent-1");
+    for n in 0..100 {
+        let other = format!("other{n}.m4s");
+        fleet.put(&other, 500_000);
+        ask(&other);
+    }
+    fleet.settle("parent-1");
+    assert!(fleet.counter("parent-1", "ram_tier_evictions_total") > 50);
+    assert_eq!(fleet.counter("parent-1", "store_not_admitted_total"), 0);
+    let fills = fleet.counter("parent-1", "fills_total");
+    let read = fleet.counter("parent-1", "store_read_bytes_total");
+    for (n, size) in sizes.into_iter().enumerate() {
+        assert!(ask(&name(n)) == tidegate_e2e::content(&name(n), size), "{size}");
+    }
+    assert_eq!(fleet.counter("parent-1", "fills_total"), fills);
+    assert!(fleet.counter("parent-1", "store_read_bytes_total") > read);
+}
