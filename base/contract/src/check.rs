@@ -487,6 +487,7 @@ impl<'a> Checker<'a> {
             Role::Parent if server.http_port.is_none() => {
                 self.needs(object, "http_port", server, "http_port = 8080 (edges ask it there)");
             }
+            Role::Origin if server.origin_tls.is_some() => {}
             Role::Origin if server.http_port.is_none() => {
                 self.needs(object, "http_port", server, "http_port = 8080 (parents ask it there)");
             }
@@ -494,6 +495,24 @@ impl<'a> Checker<'a> {
                 self.needs(object, "dns_port", server, "dns_port, http_port, or both");
             }
             _ => {}
+        }
+        if let Some(tls) = &server.origin_tls {
+            if server.role != Role::Origin {
+                let what = "origin_tls says how an origin is asked";
+                self.tell(object, "origin_tls", what, "leave it out here");
+            } else if server.https_port.is_none() {
+                self.needs(object, "https_port", server, "https_port = 443 (parents ask it there)");
+            }
+            let is_name = tls.name.parse::<IpAddr>().is_ok()
+                || (!tls.name.is_empty() && tls.name.split('.').all(is_label));
+            if !is_name {
+                let what = format!("`{}` is no host name", tls.name.escape_default());
+                let mend = "write the name of the certificate, in lower case";
+                self.tell(object, "origin_tls", what, mend);
+            }
+            if tls.ca_file.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
+                self.tell(object, "origin_tls", "ca_file is no path", "write it, or leave it out");
+            }
         }
         if matches!(server.role, Role::Router | Role::Monitor) && server.heartbeat_port.is_none() {
             self.needs(object, "heartbeat_port", server, "heartbeat_port = 7946");
@@ -538,10 +557,12 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        if server.role == Role::Origin && machine.origin_root.is_none() {
+        // An origin that is asked over TLS is somebody else's server.
+        let ours = server.origin_tls.is_none();
+        if server.role == Role::Origin && ours && machine.origin_root.is_none() {
             self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
         }
-        if server.https_port.is_some() && machine.tls_certificate.is_none() {
+        if server.https_port.is_some() && ours && machine.tls_certificate.is_none() {
             let what = format!("server `{}` has https_port but no tls_certificate", server.id);
             self.tell(object, "tls_certificate", what, "write tls_certificate and tls_key");
         }

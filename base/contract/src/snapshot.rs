@@ -205,9 +205,22 @@ pub struct Server {
     pub heartbeat_port: Option<u16>,
     /// DNS port (routers), UDP and TCP.
     pub dns_port: Option<u16>,
+    /// An origin that is asked over TLS, at its `https_port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_tls: Option<OriginTls>,
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,
+}
+
+/// How an origin proves who it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginTls {
+    /// The name that its certificate must be made out to, sent as SNI.
+    pub name: String,
+    /// PEM file of the authorities that may have signed it; `None`: those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
 }
 
 /// What a server does.

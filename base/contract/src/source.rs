@@ -346,7 +346,18 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         }
         Role::Edge
     });
+    let (object, file) = (table.object(), table.file());
+    let origin_tls = table.table("origin_tls").map(|(offset, inner)| {
+        let mut tls = Table::new(table.compiler(), object, file, offset, inner);
+        let found = OriginTls {
+            name: tls.need("name", "name = \"origin.example.net\""),
+            ca_file: tls.take("ca_file"),
+        };
+        tls.finish();
+        found
+    });
     let server = Server {
+        origin_tls,
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),

@@ -23,7 +23,7 @@ fn the_example_compiles_to_what_it_says() {
     let snapshot = example();
     assert_eq!((snapshot.generation, snapshot.zone.as_str()), (7, "cdn.example.net"));
     assert_eq!(snapshot.steering.location, LocationStyle::Name);
-    assert_eq!(snapshot.servers.len(), 9);
+    assert_eq!(snapshot.servers.len(), 10);
     assert_eq!(snapshot.coverage_zones.len(), 7);
     let edge = &snapshot.servers[0];
     assert_eq!(
@@ -234,6 +234,20 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "op = \"set\", name = \"Content-Length\"",
             &["frames the message"],
         ),
+        (SERVERS, "name = \"films.origin", "name = \"Films.origin", &["is no host name"]),
+        (
+            SERVERS,
+            "https_port = 443\nadmin_port = 9090\norigin_tls",
+            "admin_port = 9090\norigin_tls",
+            &["lacks https_port"],
+        ),
+        (
+            SERVERS,
+            "origin_tls = { name",
+            "origin_tls = { nome",
+            &["did you mean `name`?", "name is missing"],
+        ),
+        (SERVERS, "ca_file = \"/etc", "ca_file = \"\", x = \"/etc", &["unknown key `x`"]),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
         (FILMS, "{host}/videos", "{port}/videos", &["known are {host}, {path} and {query}"]),

@@ -4,6 +4,7 @@
 //! and is said once; stopping tells routers and monitors first.
 
 use crate::core::Stop;
+use crate::origin_tls;
 use crate::snapshot::Source;
 use crate::tls;
 use arc_swap::ArcSwapOption;
@@ -112,7 +113,7 @@ impl Control<'_> {
         if snapshot.generation < running.generation {
             return refused(&format!("generation {} is older", snapshot.generation));
         }
-        let view = match View::new(&snapshot, id) {
+        let view = match origin_tls::view(&snapshot, id) {
             Ok(view) => view,
             Err(error) => return refused(&error),
         };

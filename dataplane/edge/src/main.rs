@@ -9,6 +9,7 @@ mod args;
 mod control;
 mod core;
 mod log;
+mod origin_tls;
 mod snapshot;
 mod start;
 mod store;

@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::log;
+use crate::origin_tls;
 use crate::snapshot::Source;
 use crate::store;
 use crate::tls;
@@ -18,12 +19,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use tidegate_contract::{Role, Server};
+use tidegate_engine::Node;
 use tidegate_engine::admission::{AdmissionState, Budget};
 use tidegate_engine::device::RingDevice;
 use tidegate_engine::keeper::{self, KeepQueue, Wear};
 use tidegate_engine::node::StoreFace;
 use tidegate_engine::purge::Purges;
-use tidegate_engine::{Node, View};
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
@@ -46,7 +47,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _limit = signal::raise_descriptor_limit();
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
-    let view = View::new(&snapshot, &args.node)?;
+    let view = origin_tls::view(&snapshot, &args.node)?;
     let me = view.me.clone();
     if !matches!(me.role, Role::Edge | Role::Parent | Role::Origin) {
         return Err(format!(

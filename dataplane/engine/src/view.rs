@@ -1,8 +1,9 @@
 //! What this node derives from a snapshot once, so that a request only looks things up. Immutable; swapped whole.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
-use tidegate_fill::{Hop, candidates};
+use tidegate_fill::{Hop, HopTls, candidates};
 use tidegate_http::Authority;
 
 /// A delivery service as this node serves it.
@@ -44,11 +45,15 @@ impl std::fmt::Display for NotInSnapshot {
 impl std::error::Error for NotInSnapshot {}
 
 impl View {
-    /// The view of the server `id`.
+    /// The view of the server `id`; `tls` gives the configuration of an origin that is asked over TLS.
     ///
     /// # Errors
     /// The snapshot does not name it.
-    pub fn new(snapshot: &Snapshot, id: &str) -> Result<View, NotInSnapshot> {
+    pub fn new(
+        snapshot: &Snapshot,
+        id: &str,
+        tls: &impl Fn(&Server) -> Option<Arc<HopTls>>,
+    ) -> Result<View, NotInSnapshot> {
         let me = snapshot
             .servers
             .iter()
@@ -71,7 +76,7 @@ impl View {
                 tidegate_contract::Role::Parent => service.origin_host.clone(),
                 _ => routed,
             };
-            let hops = candidates(snapshot, me, service);
+            let hops = candidates(snapshot, me, service, tls);
             services.push(ServiceView { service: service.clone(), hops, next_authority });
         }
         // A checked snapshot has a good one or none.

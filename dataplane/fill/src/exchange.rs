@@ -7,6 +7,7 @@
 use crate::error::{FillError, Phase};
 use crate::pool::Pool;
 use crate::select::Hop;
+use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
@@ -66,7 +67,7 @@ pub async fn ask(
     // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
     // goes on one (RFC 9110 §9.2.2).
     if request.method.is_safe()
-        && let Some(kept) = pool.take(hop.address, &request.authority)
+        && let Some(kept) = pool.take(hop, &request.authority)
     {
         match exchange(pool, hop, request, timeouts, kept).await {
             Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
@@ -74,7 +75,13 @@ pub async fn ask(
             Ok(answer) => return Ok(answer),
         }
     }
-    let stream = match timeout(timeouts.connect, TcpStream::connect(hop.address)).await {
+    let connecting = async {
+        let tcp = TcpStream::connect(hop.address).await?;
+        Stream::begin(tcp, hop.tls.as_deref(), timeouts.connect).await
+    };
+    // A handshake takes a few round trips more.
+    let span = if hop.tls.is_some() { timeouts.connect * 3 } else { timeouts.connect };
+    let stream = match timeout(span, connecting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(failed(hop, Phase::Connect, &error)),
         Err(_) => return Err(FillError::Timeout { hop: hop.id.clone(), phase: Phase::Connect }),
@@ -99,7 +106,7 @@ async fn exchange(
     hop: &Hop,
     request: &Request,
     timeouts: Timeouts,
-    stream: TcpStream,
+    mut stream: Stream,
 ) -> Result<Answer, Attempt> {
     let mut head = Vec::with_capacity(512);
     encode_request(
@@ -125,7 +132,7 @@ async fn exchange(
         Err(error) => return Err(Attempt::Silent(failed(hop, Phase::Send, &error))),
     }
     let mut received = Vec::with_capacity(16 * 1024);
-    let reading = read_head(&stream, hop, &request.method, &mut received);
+    let reading = read_head(&mut stream, hop, &request.method, &mut received);
     let parsed = match timeout(timeouts.head, reading).await {
         Ok(outcome) => outcome?,
         Err(_) => {
@@ -164,7 +171,7 @@ async fn exchange(
 }
 
 async fn read_head(
-    stream: &TcpStream,
+    stream: &mut Stream,
     hop: &Hop,
     method: &Method,
     received: &mut Vec<u8>,
@@ -217,7 +224,7 @@ enum Framing {
 
 /// The body of an answer, as it arrives.
 pub struct Body {
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     pool: Rc<Pool>,
     authority: String,
     hop: Hop,
@@ -280,7 +287,7 @@ impl Body {
             if matches!(self.framing, Framing::Done) {
                 return Ok(None);
             }
-            let Some(stream) = &self.stream else {
+            let Some(stream) = &mut self.stream else {
                 return Err(self.broken("the connection is gone"));
             };
             // A vector of its own for each piece: it becomes the piece without a copy.
@@ -375,7 +382,7 @@ impl Body {
                 && self.keep_alive
                 && self.received.is_empty()
             {
-                self.pool.put(self.hop.address, &self.authority, stream);
+                self.pool.put(&self.hop, &self.authority, stream);
             }
         }
     }

@@ -12,9 +12,11 @@ mod exchange;
 mod health;
 mod pool;
 mod select;
+mod stream;
 
 pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
 pub use health::HopHealth;
 pub use pool::Pool;
 pub use select::{Hop, candidates, order};
+pub use stream::HopTls;

@@ -4,11 +4,12 @@
 //! any moment; one authority's connections are not used for another's requests (what one origin sends unasked must
 //! not reach another's clients); the one who takes it must be ready to try again on a new one (`exchange.rs` does).
 
+use crate::select::Hop;
+use crate::stream::Stream;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tidegate_ring::TcpStream;
 use tidegate_types::rendezvous::identity;
 
 /// Idle connections kept per next hop and core.
@@ -16,19 +17,24 @@ const IDLE_MAX: usize = 64;
 /// An idle connection older than this is closed instead of used (peers close theirs after 60 s).
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(30);
 
-/// Next hop, and the authority asked for there.
+/// Next hop, and the authority asked for there, by the server name of its TLS.
 type Place = (SocketAddr, u64);
+
+fn place(hop: &Hop, authority: &str) -> Place {
+    let name = hop.tls.as_ref().map(|tls| format!("{:?} {authority}", tls.name));
+    (hop.address, identity(name.as_deref().unwrap_or(authority).as_bytes()))
+}
 
 /// Idle connections of one core.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Place, Vec<(Instant, TcpStream)>>>,
+    idle: RefCell<HashMap<Place, Vec<(Instant, Stream)>>>,
 }
 
 impl Pool {
-    pub(crate) fn take(&self, address: SocketAddr, authority: &str) -> Option<TcpStream> {
+    pub(crate) fn take(&self, hop: &Hop, authority: &str) -> Option<Stream> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(&(address, identity(authority.as_bytes())))?;
+        let list = idle.get_mut(&place(hop, authority))?;
         while let Some((since, stream)) = list.pop() {
             if since.elapsed() > IDLE_SPAN_MAX {
                 list.clear(); // the others have been idle for longer
@@ -50,9 +56,9 @@ impl Pool {
         });
     }
 
-    pub(crate) fn put(&self, address: SocketAddr, authority: &str, stream: TcpStream) {
+    pub(crate) fn put(&self, hop: &Hop, authority: &str, stream: Stream) {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry((address, identity(authority.as_bytes()))).or_default();
+        let list = idle.entry(place(hop, authority)).or_default();
         if list.len() < IDLE_MAX {
             list.push((Instant::now(), stream));
         }

@@ -6,28 +6,45 @@
 //! still better than an error (they may just have come back).
 
 use crate::health::HopHealth;
+use crate::stream::HopTls;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tidegate_contract::{DeliveryService, Role, Server, ServerStatus, Snapshot};
 use tidegate_types::rendezvous;
 
 /// A server that may be asked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Hop {
     pub id: String,
     pub address: SocketAddr,
     /// Rendezvous identity and weight.
     pub identity: u64,
     pub weight: f64,
+    /// Spoken to over TLS.
+    pub tls: Option<Arc<HopTls>>,
 }
 
-/// The servers that `me` may ask for content of `service`. For an edge: parents, never an origin.
-pub fn candidates(snapshot: &Snapshot, me: &Server, service: &DeliveryService) -> Vec<Hop> {
+/// The servers that `me` may ask for content of `service`. For an edge: parents, never an origin. `tls` gives the
+/// configuration of an origin that is asked over TLS.
+pub fn candidates(
+    snapshot: &Snapshot,
+    me: &Server,
+    service: &DeliveryService,
+    tls: &impl Fn(&Server) -> Option<Arc<HopTls>>,
+) -> Vec<Hop> {
     let usable =
         |server: &Server| matches!(server.status, ServerStatus::Online | ServerStatus::Reported);
     let hop = |server: &Server| {
+        // An origin that wants TLS is never asked without, whatever ports it has.
+        let secure = server.role == Role::Origin && server.origin_tls.is_some();
+        let (port, tls) = match secure {
+            true => (server.https_port?, Some(tls(server)?)),
+            false => (server.http_port?, None),
+        };
         Some(Hop {
             id: server.id.clone(),
-            address: SocketAddr::new(*server.addresses.first()?, server.http_port?),
+            address: SocketAddr::new(*server.addresses.first()?, port),
+            tls,
             identity: rendezvous::identity(server.id.as_bytes()),
             weight: server.weight,
         })

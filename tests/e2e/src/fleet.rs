@@ -448,6 +448,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             admin_port: free_port(ip),
             heartbeat_port: None,
             dns_port: None,
+            origin_tls: None,
             weight: 1.0,
         }
     };
