@@ -129,8 +129,9 @@ pub async fn follow(mut file: SnapshotFile, take: impl Fn(Arc<Snapshot>)) {
         file = back;
         match outcome {
             Ok(Some(snapshot)) => {
-                eprintln!("snapshot: running generation {}", snapshot.generation);
+                let generation = snapshot.generation;
                 take(snapshot);
+                eprintln!("snapshot: running generation {generation}");
             }
             Ok(None) => {}
             Err(error) => eprintln!("snapshot: refused, the old one keeps running: {error}"),

@@ -416,8 +416,9 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 if key != wanted.key {
                     node.table.move_fill(wanted.key, key, fill);
                 }
-                node.table.publish(object.clone());
+                // First the fill knows what it brings: who finds the object must find its bytes there, and not ask for them.
                 fill.set_head(ready(&object, &upstream, status, true));
+                node.table.publish(object.clone());
                 fill.clone()
             }
             Some((range, _)) => {
