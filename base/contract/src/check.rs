@@ -496,6 +496,27 @@ impl<'a> Checker<'a> {
             }
             _ => {}
         }
+        if let Some(s3) = &server.origin_s3 {
+            if server.role != Role::Origin {
+                let what = "origin_s3 says how an origin is asked";
+                self.tell(object, "origin_s3", what, "leave it out here");
+            }
+            let word = |text: &str| !text.is_empty() && printable(text) && !text.contains('/');
+            if !word(&s3.region) || !s3.bucket.as_deref().is_none_or(word) {
+                let what = "region or bucket is no name";
+                self.tell(object, "origin_s3", what, "write them as the store shows them");
+            }
+            if s3.prefix.as_deref().is_some_and(|p| p.is_empty() || p.chars().any(char::is_control))
+            {
+                let what = "prefix is no part of a path";
+                self.tell(object, "origin_s3", what, "write it like \"vod/2026\", or leave it out");
+            }
+            let path = &s3.credentials_file;
+            if path.is_empty() || path.contains('\0') {
+                let what = "credentials_file is no path";
+                self.tell(object, "origin_s3", what, "write where it is on each parent");
+            }
+        }
         if let Some(tls) = &server.origin_tls {
             if server.role != Role::Origin {
                 let what = "origin_tls says how an origin is asked";
@@ -557,8 +578,8 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        // An origin that is asked over TLS is somebody else's server.
-        let ours = server.origin_tls.is_none();
+        // An origin that is asked over TLS, or a bucket, is somebody else's server.
+        let ours = server.origin_tls.is_none() && server.origin_s3.is_none();
         if server.role == Role::Origin && ours && machine.origin_root.is_none() {
             self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
         }

@@ -208,6 +208,9 @@ pub struct Server {
     /// An origin that is asked over TLS, at its `https_port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_tls: Option<OriginTls>,
+    /// An origin that is a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_s3: Option<OriginS3>,
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,
@@ -221,6 +224,21 @@ pub struct OriginTls {
     /// PEM file of the authorities that may have signed it; `None`: those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+}
+
+/// A bucket of an S3 store, asked with signed requests (AWS Signature Version 4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginS3 {
+    pub region: String,
+    /// Put into the path (path style); `None`: the delivery service's `origin_host` names the bucket (virtual-hosted
+    /// style).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Put before every path, like `vod/2026`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// On each parent: access key, secret and session token. Read again when it changes.
+    pub credentials_file: String,
 }
 
 /// What a server does.

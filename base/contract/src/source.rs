@@ -356,8 +356,21 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         tls.finish();
         found
     });
+    let origin_s3 = table.table("origin_s3").map(|(offset, inner)| {
+        let mut s3 = Table::new(table.compiler(), object, file, offset, inner);
+        let found = OriginS3 {
+            region: s3.need("region", "region = \"eu-central-1\""),
+            bucket: s3.take("bucket"),
+            prefix: s3.take("prefix"),
+            credentials_file: s3
+                .need("credentials_file", "credentials_file = \"/etc/tidegate/s3\""),
+        };
+        s3.finish();
+        found
+    });
     let server = Server {
         origin_tls,
+        origin_s3,
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),

@@ -23,7 +23,7 @@ fn the_example_compiles_to_what_it_says() {
     let snapshot = example();
     assert_eq!((snapshot.generation, snapshot.zone.as_str()), (7, "cdn.example.net"));
     assert_eq!(snapshot.steering.location, LocationStyle::Name);
-    assert_eq!(snapshot.servers.len(), 10);
+    assert_eq!(snapshot.servers.len(), 11);
     assert_eq!(snapshot.coverage_zones.len(), 7);
     let edge = &snapshot.servers[0];
     assert_eq!(
@@ -248,6 +248,26 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             &["did you mean `name`?", "name is missing"],
         ),
         (SERVERS, "ca_file = \"/etc", "ca_file = \"\", x = \"/etc", &["unknown key `x`"]),
+        (
+            SERVERS,
+            "region = \"eu",
+            "regio = \"eu",
+            &["did you mean `region`?", "region is missing"],
+        ),
+        (SERVERS, "bucket = \"films\"", "bucket = \"fil/ms\"", &["region or bucket is no name"]),
+        (SERVERS, "prefix = \"vod\"", "prefix = \"\"", &["prefix is no part of a path"]),
+        (
+            SERVERS,
+            "credentials_file = \"/etc/tidegate/s3\"",
+            "credentials_file = \"\"",
+            &["is no path"],
+        ),
+        (
+            SERVERS,
+            "role = \"origin\"\naddresses = [\"203.0.113.33\"]",
+            "role = \"router\"\naddresses = [\"203.0.113.33\"]",
+            &["origin_s3 says how an origin is asked"],
+        ),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
         (FILMS, "{host}/videos", "{port}/videos", &["known are {host}, {path} and {query}"]),

@@ -4,11 +4,12 @@
 //! and is said once; stopping tells routers and monitors first.
 
 use crate::core::Stop;
-use crate::origin_tls;
+use crate::origins;
 use crate::snapshot::Source;
 use crate::tls;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
+use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,6 +44,7 @@ impl Control<'_> {
         let mut last_ticks: Vec<(u64, Instant)> =
             self.ticks.iter().map(|_| (0, Instant::now())).collect();
         let mut snapshot_at = Instant::now();
+        let mut credentials_seen = HashMap::new();
         let mut certificate_stamp = self.certificate_stamp();
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
@@ -69,6 +71,7 @@ impl Control<'_> {
                 if self.source.changed() {
                     self.reload(&mut beats);
                 }
+                origins::refresh(&self.node.view.load(), &mut credentials_seen);
                 let stamp = self.certificate_stamp();
                 if stamp != certificate_stamp {
                     certificate_stamp = stamp;
@@ -113,7 +116,7 @@ impl Control<'_> {
         if snapshot.generation < running.generation {
             return refused(&format!("generation {} is older", snapshot.generation));
         }
-        let view = match origin_tls::view(&snapshot, id) {
+        let view = match origins::view(&snapshot, id) {
             Ok(view) => view,
             Err(error) => return refused(&error),
         };

@@ -9,7 +9,7 @@ mod args;
 mod control;
 mod core;
 mod log;
-mod origin_tls;
+mod origins;
 mod snapshot;
 mod start;
 mod store;

@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::log;
-use crate::origin_tls;
+use crate::origins;
 use crate::snapshot::Source;
 use crate::store;
 use crate::tls;
@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _limit = signal::raise_descriptor_limit();
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
-    let view = origin_tls::view(&snapshot, &args.node)?;
+    let view = origins::view(&snapshot, &args.node)?;
     let me = view.me.clone();
     if !matches!(me.role, Role::Edge | Role::Parent | Role::Origin) {
         return Err(format!(

@@ -1,9 +1,8 @@
 //! What this node derives from a snapshot once, so that a request only looks things up. Immutable; swapped whole.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
-use tidegate_fill::{Hop, HopTls, candidates};
+use tidegate_fill::{Hop, HopAccess, candidates};
 use tidegate_http::Authority;
 
 /// A delivery service as this node serves it.
@@ -45,14 +44,14 @@ impl std::fmt::Display for NotInSnapshot {
 impl std::error::Error for NotInSnapshot {}
 
 impl View {
-    /// The view of the server `id`; `tls` gives the configuration of an origin that is asked over TLS.
+    /// The view of the server `id`; `access` gives what is needed to ask origins over TLS or signed.
     ///
     /// # Errors
     /// The snapshot does not name it.
     pub fn new(
         snapshot: &Snapshot,
         id: &str,
-        tls: &impl Fn(&Server) -> Option<Arc<HopTls>>,
+        access: &impl Fn(&Server) -> HopAccess,
     ) -> Result<View, NotInSnapshot> {
         let me = snapshot
             .servers
@@ -76,7 +75,7 @@ impl View {
                 tidegate_contract::Role::Parent => service.origin_host.clone(),
                 _ => routed,
             };
-            let hops = candidates(snapshot, me, service, tls);
+            let hops = candidates(snapshot, me, service, access);
             services.push(ServiceView { service: service.clone(), hops, next_authority });
         }
         // A checked snapshot has a good one or none.

@@ -11,7 +11,7 @@ use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
@@ -64,6 +64,14 @@ pub async fn ask(
     request: &Request,
     timeouts: Timeouts,
 ) -> Result<Answer, FillError> {
+    let signed = match &hop.s3 {
+        None => None,
+        Some(s3) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            Some(s3.request(request, now).map_err(|what| FillError::BadRequest { what })?)
+        }
+    };
+    let request = signed.as_ref().unwrap_or(request);
     // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
     // goes on one (RFC 9110 §9.2.2).
     if request.method.is_safe()

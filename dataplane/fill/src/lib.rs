@@ -11,12 +11,15 @@ mod error;
 mod exchange;
 mod health;
 mod pool;
+mod s3;
 mod select;
+pub mod sigv4;
 mod stream;
 
 pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
 pub use health::HopHealth;
 pub use pool::Pool;
-pub use select::{Hop, candidates, order};
+pub use s3::HopS3;
+pub use select::{Hop, HopAccess, candidates, order};
 pub use stream::HopTls;

@@ -6,6 +6,7 @@
 //! still better than an error (they may just have come back).
 
 use crate::health::HopHealth;
+use crate::s3::HopS3;
 use crate::stream::HopTls;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,29 +23,41 @@ pub struct Hop {
     pub weight: f64,
     /// Spoken to over TLS.
     pub tls: Option<Arc<HopTls>>,
+    /// A bucket, whose requests are signed.
+    pub s3: Option<Arc<HopS3>>,
 }
 
-/// The servers that `me` may ask for content of `service`. For an edge: parents, never an origin. `tls` gives the
-/// configuration of an origin that is asked over TLS.
+/// What is needed to ask an origin that is not just asked.
+#[derive(Debug, Clone, Default)]
+pub struct HopAccess {
+    pub tls: Option<Arc<HopTls>>,
+    pub s3: Option<Arc<HopS3>>,
+}
+
+/// The servers that `me` may ask for content of `service`. For an edge: parents, never an origin. `access`
+/// gives what an origin needs that is asked over TLS or signed.
 pub fn candidates(
     snapshot: &Snapshot,
     me: &Server,
     service: &DeliveryService,
-    tls: &impl Fn(&Server) -> Option<Arc<HopTls>>,
+    access: &impl Fn(&Server) -> HopAccess,
 ) -> Vec<Hop> {
     let usable =
         |server: &Server| matches!(server.status, ServerStatus::Online | ServerStatus::Reported);
     let hop = |server: &Server| {
         // An origin that wants TLS is never asked without, whatever ports it has.
         let secure = server.role == Role::Origin && server.origin_tls.is_some();
-        let (port, tls) = match secure {
-            true => (server.https_port?, Some(tls(server)?)),
-            false => (server.http_port?, None),
-        };
+        let HopAccess { tls, s3 } =
+            if server.role == Role::Origin { access(server) } else { HopAccess::default() };
+        let port = if secure { server.https_port? } else { server.http_port? };
+        if (secure && tls.is_none()) || (server.origin_s3.is_some() && s3.is_none()) {
+            return None;
+        }
         Some(Hop {
             id: server.id.clone(),
             address: SocketAddr::new(*server.addresses.first()?, port),
             tls,
+            s3,
             identity: rendezvous::identity(server.id.as_bytes()),
             weight: server.weight,
         })

@@ -449,6 +449,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             heartbeat_port: None,
             dns_port: None,
             origin_tls: None,
+            origin_s3: None,
             weight: 1.0,
         }
     };
