@@ -2,7 +2,7 @@
 
 use super::{Budget, CORES, Process, Running};
 use std::net::SocketAddr;
-use tidegate_contract::Snapshot;
+use tidegate_contract::{Admission, Snapshot};
 use tidegate_e2e::{Fleet, FleetOptions};
 
 /// Who of the fleet is measured; a snapshot needs an edge too, which has nothing to do.
@@ -26,7 +26,7 @@ pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
     Ok(Running {
         version: format!("tidegated {}", env!("CARGO_PKG_VERSION")),
         settings: format!(
-            "one parent, {CORES} cores, ram_bytes {} MiB, store file {} MiB, stale-while-revalidate 1 s, access log on",
+            "one parent, {CORES} cores, ram_bytes {} MiB, store file {} MiB, stale-while-revalidate 1 s, written at the second request, access log on",
             budget.ram_mib(),
             budget.disk_mib()
         ),
@@ -39,6 +39,10 @@ pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
 
 /// Viewers of a live channel get the playlist of a moment ago while the next one is fetched, as with every peer.
 fn adjust(snapshot: &mut Snapshot) {
+    // What a configuration has that says nothing.
+    for server in &mut snapshot.servers {
+        server.machine.store_admission = Admission::default();
+    }
     for service in &mut snapshot.delivery_services {
         for behaviour in service.behaviours.iter_mut().filter(|behaviour| behaviour.cache) {
             behaviour.stale_while_revalidate_seconds = 1;
