@@ -297,10 +297,12 @@ pub struct Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Admission {
+    /// Whatever is filled while the store has room that was never written to; then what is asked for again.
+    #[default]
+    Adaptive,
     /// Whatever is filled.
     Always,
     /// What is asked for again within some time; the first request is served from memory.
-    #[default]
     SecondRequest,
 }
 

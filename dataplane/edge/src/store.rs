@@ -13,7 +13,7 @@ use tidegate_ring::{Arena, create_preallocated};
 use tidegate_store::{FormatOptions, OpenError, OpenOptions, RecoveryReport, Store, format};
 
 /// Store segments that a store should have at least, so that reclaiming one loses little.
-const SEGMENTS_WANTED: u64 = 32;
+const SEGMENTS_WANTED: u64 = 256;
 const SEGMENT_BYTES_MAX: u64 = 128 << 20;
 /// A segment holds at least a few of the largest extents.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;

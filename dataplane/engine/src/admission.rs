@@ -2,11 +2,12 @@
 //!
 //! Most objects of a long catalogue are asked for once; writing those costs a drive half its life and nobody a hit
 //! (Maggs and Sitaraman, "Algorithmic Nuggets in Content Delivery", 2015). So the first request is served from memory,
-//! and its key remembered in a pair of Bloom filters that take turns; the second one has the object written. The bar
-//! rises when more would be written than the drive may take:
+//! and its key remembered in a pair of Bloom filters that take turns; the second one has the object written. By default
+//! the first one does while the store has room that nothing was written to yet: that costs a drive one of its thousands
+//! of writes, and saves a second fill of each object. The bar rises when more would be written than the drive may take:
 //! ```text
 //! tokens for      written is what was asked for
-//! 2 min or more   as often as the policy says (once, or twice)
+//! 2 min or more   as often as the policy says (once, or twice, or once while there is room)
 //! 30 s            2 times more
 //! 2 s             6 times more; what is used is not written again at reclaim
 //! less            nothing
@@ -16,7 +17,7 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use tidegate_contract::Admission;
 
 /// Keys that one filter takes before the other one begins; 8 bits each: one in 40 is taken for seen.
@@ -114,7 +115,9 @@ const CLOSED: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct AdmissionState {
     recent: Option<Recent>,
-    base: u32,
+    policy: Admission,
+    /// The store has room that nothing was written to yet.
+    has_room: AtomicBool,
     /// Requests that an object needs to be written.
     bar: AtomicU32,
 }
@@ -122,14 +125,35 @@ pub struct AdmissionState {
 impl AdmissionState {
     /// For a store of `store_bytes`.
     pub fn new(policy: Admission, store_bytes: u64) -> AdmissionState {
-        let (base, recent) = match policy {
-            Admission::Always => (1, None),
-            Admission::SecondRequest => {
-                let keys = (store_bytes / OBJECT_BYTES_MEAN).clamp(KEYS_MIN, KEYS_MAX);
-                (2, Some(Recent::new(keys)))
-            }
+        let recent = (policy != Admission::Always).then(|| {
+            let keys = (store_bytes / OBJECT_BYTES_MEAN).clamp(KEYS_MIN, KEYS_MAX);
+            Recent::new(keys)
+        });
+        let state = AdmissionState {
+            recent,
+            policy,
+            has_room: AtomicBool::new(false),
+            bar: AtomicU32::new(CLOSED),
         };
-        AdmissionState { recent, base, bar: AtomicU32::new(base) }
+        state.set_level(Level::Free);
+        state
+    }
+
+    /// Whether the store has room for which nothing must give way. Without a budget the bar follows at once, else when
+    /// the budget is looked at.
+    pub fn set_room(&self, has_room: bool, budget: bool) {
+        if self.has_room.swap(has_room, Ordering::Relaxed) != has_room && !budget {
+            self.set_level(Level::Free);
+        }
+    }
+
+    /// Requests that an object needs when nothing is short.
+    fn base(&self) -> u32 {
+        match self.policy {
+            Admission::Always => 1,
+            Admission::Adaptive if self.has_room.load(Ordering::Relaxed) => 1,
+            Admission::Adaptive | Admission::SecondRequest => 2,
+        }
     }
 
     /// Requests for `key` that count before the one that fills it now.
@@ -149,9 +173,9 @@ impl AdmissionState {
 
     fn set_level(&self, level: Level) {
         let bar = match level {
-            Level::Free => self.base,
-            Level::Short => self.base + 2,
-            Level::Scarce => self.base + 6,
+            Level::Free => self.base(),
+            Level::Short => self.base() + 2,
+            Level::Scarce => self.base() + 6,
             Level::Spent => CLOSED,
         };
         self.bar.store(bar, Ordering::Relaxed);
@@ -267,7 +291,14 @@ mod tests {
     fn the_bar_follows_the_policy_and_the_budget() {
         let always = AdmissionState::new(Admission::Always, 1 << 30);
         assert!(always.is_enough(1 + always.earlier_requests(key(1))));
+        let adaptive = AdmissionState::new(Admission::Adaptive, 1 << 30);
+        assert_eq!(adaptive.bar(), Some(2));
+        adaptive.set_room(true, false);
+        assert_eq!(adaptive.bar(), Some(1));
+        adaptive.set_room(false, false);
+        assert_eq!(adaptive.bar(), Some(2));
         let second = AdmissionState::new(Admission::SecondRequest, 1 << 30);
+        second.set_room(true, false);
         assert!(!second.is_enough(1 + second.earlier_requests(key(1))));
         assert!(second.is_enough(1 + second.earlier_requests(key(1))));
         let mut budget = Budget::new(100.0, 86_400_000, 0.0); // 100,000 bytes a second

@@ -10,17 +10,19 @@ use crate::clock;
 use crate::device::RingDevice;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
+use crate::table::Table;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_cache::purge::{Judgement, Mode, Purge};
 use tidegate_ring::{Elapsed, timeout};
-use tidegate_store::{ExpiryClass, ExtentKey, JournalError, Store, Stream};
+use tidegate_store::{ExpiryClass, ExtentHeader, ExtentKey, JournalError, Reader, Store, Stream};
 use tidegate_telemetry::Counters;
+use tidegate_types::limits::BLOCK_BYTES;
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -79,9 +81,16 @@ struct Inner {
 #[derive(Default)]
 pub struct KeepQueue {
     inner: Mutex<Inner>,
+    /// What is in use now, also where only memory is asked.
+    table: OnceLock<Arc<Table>>,
 }
 
 impl KeepQueue {
+    /// From now on the keeper knows what this table knows.
+    pub fn know(&self, table: Arc<Table>) {
+        let _once = self.table.set(table);
+    }
+
     /// Hands an extent to the keeper; `false`: too much is waiting, it is not kept.
     pub fn push(&self, keep: Keep) -> bool {
         let waker = {
@@ -221,6 +230,8 @@ fn stored_bytes(keep: &Keep) -> u64 {
     bytes.next_multiple_of(tidegate_store::SLOT_BYTES as usize) as u64
 }
 
+/// A store with so many free segments, and one for each stream, has no room: it reclaims when two are left.
+const ROOM_SEGMENTS_MIN: u64 = 2;
 /// How often the budget is looked at while nothing is written.
 const LEVEL_SPAN: Duration = Duration::from_secs(1);
 /// After so many bytes the superblocks are told how many there were.
@@ -245,9 +256,9 @@ pub async fn run(
     let Wear { admission, mut budget, rated_bytes } = wear;
     let started = Instant::now();
     let (mut appended, mut overhead, mut noted, mut unflushed) = (0, 0, 0, 0);
-    let judge = purges.clone();
-    store.keep_if(move |header, payload| {
-        !header.key.is_head() || is_worth_keeping(&judge, header.key.key, payload)
+    let reclaim = Worth { purges: purges.clone(), queue: queue.clone(), reader: store.reader() };
+    store.keep_if(move |header, payload, used| {
+        !header.key.is_head() || reclaim.is_worth_keeping(header, payload, used)
     });
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
@@ -274,6 +285,8 @@ pub async fn run(
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
         counters.store_evicted_bytes_total.store(evicted, Ordering::Relaxed);
+        let full = Stream::ALL.len() as u64 + ROOM_SEGMENTS_MIN;
+        admission.set_room(totals.segments_free > full, budget.is_some());
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
             store.pause_reappend(matches!(level, Level::Scarce | Level::Spent));
@@ -345,15 +358,46 @@ fn is_kept(purges: &Purges, object: &Object) -> bool {
     purges.judge(&head.handles, head.version, head.confirmed) == Judgement::Kept
 }
 
-/// Whether a head that was read again since it was written shall be written once more.
-fn is_worth_keeping(purges: &Purges, key: u128, payload: &Bytes) -> bool {
-    match Object::decode(key, payload) {
-        Some(Stored::Object(object, _)) => {
-            let useful = object.head.lifetime.useful_until_ms() > clock::now_ms();
-            (useful || object.head.can_revalidate()) && is_kept(purges, &object)
+/// The judgement of heads at reclaim.
+struct Worth {
+    purges: Arc<Purges>,
+    queue: Arc<KeepQueue>,
+    reader: Reader,
+}
+
+/// Blocks of an object that are looked for: more than a media segment has.
+const LOOKED_FOR_BLOCKS_MAX: u32 = 64;
+
+impl Worth {
+    /// Whether a head shall be written once more: while the object may still be served, was not purged, and its
+    /// bytes are of use. `used`: it was read from the device.
+    fn is_worth_keeping(&self, header: &ExtentHeader, payload: &Bytes, used: bool) -> bool {
+        let key = header.key.key;
+        match Object::decode(key, payload) {
+            Some(Stored::Object(object, body)) => {
+                let useful = object.head.lifetime.useful_until_ms() > clock::now_ms()
+                    || object.head.can_revalidate();
+                useful && is_kept(&self.purges, &object) && self.has_use(&object, &body, used)
+            }
+            Some(Stored::Varies(_)) => used || self.was_asked(key, None),
+            // Segments of heads go in the order of their age: what it makes invalid is gone already.
+            Some(Stored::Gone(_)) | None => false,
         }
-        Some(Stored::Gone(_) | Stored::Varies(_)) => true,
-        None => false,
+    }
+
+    /// A body that lies with its head must have been asked for; one in blocks must lie on the device.
+    fn has_use(&self, object: &Object, body: &Option<Bytes>, used: bool) -> bool {
+        let (key, version) = (object.key, object.version());
+        let blocks = object.total().map_or(0, |total| total.div_ceil(BLOCK_BYTES as u64));
+        if body.is_some() || blocks == 0 {
+            return used || self.was_asked(key, Some(version));
+        }
+        let blocks = u32::try_from(blocks).unwrap_or(u32::MAX).min(LOOKED_FOR_BLOCKS_MAX);
+        (0..blocks).any(|block| self.reader.contains(&ExtentKey::block(key, version, block)))
+    }
+
+    fn was_asked(&self, key: u128, version: Option<u64>) -> bool {
+        self.queue.table.get().is_some_and(|table| table.take_used(key, version))
     }
 }
 

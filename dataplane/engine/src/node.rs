@@ -41,7 +41,7 @@ pub struct StoreFace {
 /// State of one data plane process.
 pub struct Node {
     pub view: ArcSwap<View>,
-    pub table: Table,
+    pub table: Arc<Table>,
     pub ram: RamTier,
     pub windows: Arc<Windows>,
     pub store: Option<StoreFace>,
@@ -71,9 +71,13 @@ impl Node {
     ) -> Node {
         let purges = store.as_ref().map(|store| store.purges.clone()).unwrap_or_default();
         let windows = Arc::new(Windows::new((ram_bytes / 4).max(WINDOWS_BYTES_MIN)));
+        let table = Arc::new(Table::new(OBJECTS_MAX, windows.clone()));
+        if let Some(store) = &store {
+            store.queue.know(table.clone());
+        }
         Node {
             view: ArcSwap::from_pointee(view),
-            table: Table::new(OBJECTS_MAX, windows.clone()),
+            table,
             windows,
             ram: RamTier::new(ram_bytes),
             versions: AtomicU64::new(first_version(store.as_ref(), &purges)),

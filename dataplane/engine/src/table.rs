@@ -296,6 +296,20 @@ impl Table {
         })
     }
 
+    /// Whether this version (`None`: the marker) was asked for since the last time that somebody wanted to know, or that
+    /// the table made room.
+    pub fn take_used(&self, key: u128, version: Option<u64>) -> bool {
+        self.with(key, |shard| {
+            shard.entries.get_mut(&key).is_some_and(|entry| {
+                let is_it = match version {
+                    Some(version) => entry.object.as_ref().is_some_and(|o| o.version() == version),
+                    None => entry.marker.is_some(),
+                };
+                is_it && std::mem::take(&mut entry.used)
+            })
+        })
+    }
+
     /// Entries now.
     pub fn len(&self) -> usize {
         self.shards

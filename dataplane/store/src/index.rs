@@ -16,12 +16,13 @@
 //! - The place of an entry says the generation its segment had. Ending a segment's life raises the
 //!   generation, which turns all its entries into known misses without touching them. After 256 lives a
 //!   leftover entry could look current again; reading it finds another extent or an older life, hence a miss.
+//! - How much of a segment was used is an estimate that only chooses what to reclaim: races may lose a count.
 //! - A slot that was used never becomes "never used" again, so a lookup may stop at the first such slot.
 //! - Two live entries of one tag and block hint never stand in one window: the later replaces the earlier, so
 //!   a lookup never finds an older head behind a newer one.
 //! - The table has a fixed size. When a window is full, its least used entry gives way, which is counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Slots that one key may be in. At the planned load of 3/4 a run longer than this is rare (a lost entry is a
 /// miss); 32 entries are eight cache lines, read in order.
@@ -75,6 +76,8 @@ struct Entry {
 struct Life {
     generation: AtomicU64,
     sequence: AtomicU64,
+    /// Slots of the extents that were looked up since they were written.
+    used_slots: AtomicU32,
 }
 
 const _: () = assert!(std::mem::size_of::<Entry>() as u64 == ENTRY_BYTES);
@@ -90,7 +93,11 @@ pub struct Index {
 impl Index {
     pub fn new(capacity: usize, segment_count: u32) -> Self {
         let capacity = capacity.max(WINDOW);
-        let life = || Life { generation: AtomicU64::new(0), sequence: AtomicU64::new(NO_LIFE) };
+        let life = || Life {
+            generation: AtomicU64::new(0),
+            sequence: AtomicU64::new(NO_LIFE),
+            used_slots: AtomicU32::new(0),
+        };
         Self {
             entries: (0..capacity).map(|_| Entry::default()).collect(),
             lives: (0..segment_count).map(|_| life()).collect(),
@@ -150,12 +157,16 @@ impl Index {
         if frequency < FREQUENCY_MAX {
             let raised = found.word_a + (1 << FREQUENCY_SHIFT);
             // Losing the race only loses one count.
-            let _ = self.entries[found.position].a.compare_exchange(
+            let counted = self.entries[found.position].a.compare_exchange(
                 found.word_a,
                 raised,
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             );
+            if frequency == 0 && counted.is_ok() {
+                let life = &self.lives[found.place.segment as usize];
+                life.used_slots.fetch_add(found.place.slots, Ordering::Relaxed);
+            }
         }
     }
 
@@ -203,9 +214,12 @@ impl Index {
         let entry = &self.entries[position];
         let generation = self.lives[place.segment as usize].generation.load(Ordering::Relaxed);
         // Word B first: until word A names the tag, nobody follows it on behalf of this key.
+        let replaced = entry.b.load(Ordering::Acquire);
         entry.b.store(word_b_of(place, block, generation as u8), Ordering::Release);
         let before = entry.a.swap(tag << TAG_SHIFT | STATE_LIVE << STATE_SHIFT, Ordering::AcqRel);
-        if !is_live(before) {
+        if is_live(before) {
+            self.unuse(before, replaced);
+        } else {
             self.used.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -231,7 +245,21 @@ impl Index {
 
     /// Only for the writer: a new life of the segment begins.
     pub fn begin_life(&self, segment: u32, sequence: u64) {
+        self.lives[segment as usize].used_slots.store(0, Ordering::Relaxed);
         self.lives[segment as usize].sequence.store(sequence, Ordering::Release);
+    }
+
+    /// Slots of the segment that were looked up in its present life and are still what a lookup finds.
+    pub fn used_slots(&self, segment: u32) -> u32 {
+        self.lives[segment as usize].used_slots.load(Ordering::Relaxed)
+    }
+
+    /// Only for the writer: what was used long ago counts half as much as what was used since.
+    pub fn age(&self) {
+        for life in &self.lives {
+            let used = life.used_slots.load(Ordering::Relaxed);
+            life.used_slots.store(used / 2, Ordering::Relaxed);
+        }
     }
 
     /// Only for the writer: all entries of the segment become misses. Before the segment is written again.
@@ -274,6 +302,18 @@ impl Index {
         })
     }
 
+    /// The entry with these words leads nowhere any more.
+    fn unuse(&self, word_a: u64, word_b: u64) {
+        let place = place_in(word_b);
+        if frequency_in(word_a) > 0
+            && let Some(life) = self.lives.get(place.segment as usize)
+            && life.generation.load(Ordering::Acquire) as u8 == word_b as u8
+        {
+            let less = |used: u32| Some(used.saturating_sub(place.slots));
+            let _always = life.used_slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+    }
+
     fn kill(&self, entry: &Entry, word_a: u64, tag: u64) {
         // A reader that raises the frequency meanwhile makes the exchange fail once or twice, then it
         // succeeds.
@@ -283,6 +323,7 @@ impl Index {
             match entry.a.compare_exchange(seen, dead, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => {
                     self.used.fetch_sub(1, Ordering::Relaxed);
+                    self.unuse(seen, entry.b.load(Ordering::Acquire));
                     return;
                 }
                 Err(now) => seen = now,

@@ -126,8 +126,8 @@ pub struct Counters {
     pub index_displaced: u64,
 }
 
-/// The owner's say at reclaim: whether an extent that was used is worth copying.
-pub(crate) type Keep = Box<dyn Fn(&ExtentHeader, &Bytes) -> bool>;
+/// The owner's say at reclaim: whether an extent is worth copying.
+pub(crate) type Keep = Box<dyn Fn(&ExtentHeader, &Bytes, bool) -> bool>;
 
 /// The one writer of a device. Not shared: the core that owns the device holds it.
 pub struct Store<D: Device> {
@@ -196,9 +196,10 @@ impl<D: Device> Store<D> {
         Ok(())
     }
 
-    /// Asks `keep`, with the payload, before an extent that was used is appended again at reclaim: a head that
-    /// was purged must not be (see `journal.rs`), one that has expired should not.
-    pub fn keep_if(&mut self, keep: impl Fn(&ExtentHeader, &Bytes) -> bool + 'static) {
+    /// Asks `keep`, with the payload, before an extent is appended again at reclaim: a head that was purged must
+    /// not be (see `journal.rs`), one that has expired should not. Asked of all heads, with whether they were used (who
+    /// has an object in memory looks up its blocks, not its head), and of other extents that were used.
+    pub fn keep_if(&mut self, keep: impl Fn(&ExtentHeader, &Bytes, bool) -> bool + 'static) {
         self.keep = Some(Box::new(keep));
     }
 

@@ -149,7 +149,11 @@ impl FromToml for ServerStatus {
 
 impl FromToml for Admission {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        let words = [("always", Admission::Always), ("second-request", Admission::SecondRequest)];
+        let words = [
+            ("adaptive", Admission::Adaptive),
+            ("always", Admission::Always),
+            ("second-request", Admission::SecondRequest),
+        ];
         word(value, &words)
     }
 }

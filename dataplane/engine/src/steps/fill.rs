@@ -778,6 +778,17 @@ impl Bringing {
     }
 }
 
+/// Whether the store has no head of this object any more; a young one may still wait to be written.
+fn is_head_gone(core: &Core, object: &Object) -> bool {
+    let age_ms = now_ms().saturating_sub(object.head.lifetime.response_ms);
+    let head = ExtentKey::head_of(object.key, object.version());
+    age_ms > HEAD_WRITTEN_MS
+        && core.node.store.as_ref().is_some_and(|store| !store.reader.contains(&head))
+}
+
+/// A head that was given to the keeper is written after this time at the latest.
+const HEAD_WRITTEN_MS: u64 = 1_000;
+
 fn has_strong_tag(object: &Object) -> bool {
     object.head.validators.etag.as_ref().is_some_and(|tag| !tag.weak)
 }
@@ -872,6 +883,9 @@ pub fn fill_part(
             Ok(body) => bringing.bring(body, end).await,
             Err(error) => Err(error),
         };
+        if outcome.is_ok() && is_head_gone(&bringing.core, &bringing.object) {
+            bringing.keep_head(None); // without it this part would be of no use after a restart
+        }
         bringing.end_part(outcome, false);
     });
 }

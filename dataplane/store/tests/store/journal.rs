@@ -153,7 +153,7 @@ fn a_full_journal_says_so_and_goes_on_when_heads_were_rewritten() {
     assert_eq!(report.records as usize, accepted.len());
     assert!(accepted.iter().all(|one| found(&store).contains(one)));
     // Heads of other keys go round the whole log, and none is appended again: the old head is overwritten.
-    store.keep_if(|_, _| false);
+    store.keep_if(|_, _, _| false);
     let mut key = 100u128;
     let retired = loop {
         key += 1;
