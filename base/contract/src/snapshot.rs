@@ -297,7 +297,7 @@ pub struct Machine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Admission {
-    /// Whatever is filled while the store has room that was never written to; then what is asked for again.
+    /// Whatever is filled until the store was written over twice; then what is asked for again.
     #[default]
     Adaptive,
     /// Whatever is filled.

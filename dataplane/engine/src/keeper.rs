@@ -1,4 +1,4 @@
-//! The store's keeper: the one task that writes to a device, on one core; all cores send it what to keep.
+//! The store's keeper: the one task that writes to a device, on a thread of its own; all cores send it what to keep.
 //!
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
@@ -230,8 +230,6 @@ fn stored_bytes(keep: &Keep) -> u64 {
     bytes.next_multiple_of(tidegate_store::SLOT_BYTES as usize) as u64
 }
 
-/// A store with so many free segments, and one for each stream, has no room: it reclaims when two are left.
-const ROOM_SEGMENTS_MIN: u64 = 2;
 /// How often the budget is looked at while nothing is written.
 const LEVEL_SPAN: Duration = Duration::from_secs(1);
 /// After so many bytes the superblocks are told how many there were.
@@ -260,6 +258,7 @@ pub async fn run(
     store.keep_if(move |header, payload, used| {
         !header.key.is_head() || reclaim.is_worth_keeping(header, payload, used)
     });
+    let store_bytes = tidegate_store::Device::size(store.device());
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     loop {
@@ -285,8 +284,7 @@ pub async fn run(
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
         counters.store_evicted_bytes_total.store(evicted, Ordering::Relaxed);
-        let full = Stream::ALL.len() as u64 + ROOM_SEGMENTS_MIN;
-        admission.set_room(totals.segments_free > full, budget.is_some());
+        admission.set_written(lifetime, store_bytes, budget.is_some());
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
             store.pause_reappend(matches!(level, Level::Scarce | Level::Spent));

@@ -26,7 +26,7 @@ pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
     Ok(Running {
         version: format!("tidegated {}", env!("CARGO_PKG_VERSION")),
         settings: format!(
-            "one parent, {CORES} cores, ram_bytes {} MiB, store file {} MiB, stale-while-revalidate 1 s, written at the second request, access log on",
+            "one parent, {CORES} cores, ram_bytes {} MiB, store file {} MiB, stale-while-revalidate 1 s, admission by default (adaptive), access log on",
             budget.ram_mib(),
             budget.disk_mib()
         ),
