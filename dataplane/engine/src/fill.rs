@@ -43,7 +43,7 @@ impl Windows {
         Windows { bytes: AtomicU64::new(0), bytes_max, fills: AtomicUsize::new(0) }
     }
 
-    /// Bytes in the windows now.
+    /// Bytes in the windows, and of blocks in the making, now.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -129,7 +129,9 @@ pub struct Fill {
 impl Drop for Fill {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.windows.give(state.blocks.iter().map(|(_, bytes)| bytes.len()).sum());
+        let blocks = state.blocks.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let pieces = state.pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        self.windows.give(blocks + pieces);
         self.windows.fills.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -232,6 +234,7 @@ impl Fill {
     /// More bytes; they must not cross the end of the block in the making. Gives the block's pieces when that
     /// block has become full.
     pub fn push(&self, bytes: Bytes) -> Option<(u32, Vec<Bytes>)> {
+        self.windows.take(bytes.len());
         self.change(|state| {
             let at = state.watermark;
             state.watermark += bytes.len() as u64;
@@ -252,6 +255,13 @@ impl Fill {
     /// The block is in one piece now (and in the RAM tier).
     pub fn settle_block(&self, block: u32, bytes: Bytes) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = (u64::from(block) + 1) * BLOCK_BYTES as u64;
+        let mut settled = 0;
+        state.pieces.retain(|(at, bytes)| {
+            settled += if *at < end { bytes.len() } else { 0 };
+            *at >= end
+        });
+        self.windows.give(settled);
         self.windows.take(bytes.len());
         state.blocks.push_back((block, bytes));
         let max = if self.windows.are_full() { WINDOW_BLOCKS_MIN } else { WINDOW_BLOCKS };
@@ -259,8 +269,6 @@ impl Fill {
             let oldest = state.blocks.pop_front();
             self.windows.give(oldest.map_or(0, |(_, bytes)| bytes.len()));
         }
-        let end = (u64::from(block) + 1) * BLOCK_BYTES as u64;
-        state.pieces.retain(|(at, _)| *at >= end);
     }
 
     /// No more bytes come: all are there, or it failed. Said twice, the first counts.

@@ -22,9 +22,8 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Instant;
 use tidegate_fill::{HopHealth, Pool, Timeouts};
 use tidegate_ring::Arena;
-use tidegate_store::Reader;
+use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
-use tidegate_types::limits::BLOCK_BYTES;
 
 /// The store, as all cores see it.
 pub struct StoreFace {
@@ -126,6 +125,9 @@ pub struct Core {
     pub lines: RefCell<Vec<u8>>,
 }
 
+/// What a block costs besides its bytes: its entry in the RAM tier and its places in the queues.
+const ENTRY_BYTES: u64 = 192;
+
 /// Log lines go to the writer when this many bytes are there, or by the core's timer.
 const LINES_BYTES: usize = 128 * 1024;
 
@@ -166,9 +168,9 @@ impl Core {
 
     /// Puts a block into the RAM tier, at what it occupies.
     pub fn remember(&self, id: crate::ram::BlockId, bytes: Bytes) {
-        // More than half a block sits in a chunk of the arena; the map's own entry costs something too.
-        let chunk = (BLOCK_BYTES + 4096) as u64;
-        let len = bytes.len() as u64;
-        self.node.ram.insert(id, bytes, if len > chunk / 2 { chunk } else { len + 128 });
+        // With its extent's header, if it was read from a disk.
+        let cost = self.node.arena.cost(bytes.len() + EXTENT_HEADER_BYTES);
+        let cost = cost.unwrap_or(bytes.len().next_multiple_of(4096)) as u64;
+        self.node.ram.insert(id, bytes, cost + ENTRY_BYTES);
     }
 }

@@ -1,17 +1,20 @@
-//! Memory that disk reads and writes go through: a process-wide arena of equal chunks on huge pages, registered
-//! with every ring, and aligned heap memory for what does not fit a chunk or when the arena is used up.
+//! Memory that disk reads and writes go through, and that the RAM tier lives in: a process-wide arena of equal chunks
+//! on huge pages, registered with every ring, and aligned heap memory for what does not fit a chunk or when the arena
+//! is used up. A chunk is given whole or split into equal pieces, so that blocks of any size lie in the arena and its
+//! size bounds what they take: with malloc a process of 256 MiB of blocks grew to 650 MiB (0007-memory-budget.md).
 //!
 //! Measured (docs/decisions/0001-ring-loop.md): a 1 MiB direct read costs 10.8 us of CPU into registered huge-page
-//! memory, 16.2 registered, 42.7 plain. Must stay true: a chunk has exactly one [`Buf`] at any time; it returns to
-//! the free list when that is dropped, and only the kernel operation or its future holds the `Buf` meanwhile.
+//! memory, 16.2 registered, 42.7 plain. Must stay true: a piece has exactly one [`Buf`] at any time; it returns to
+//! its chunk when that is dropped, and only the kernel operation or its future holds the `Buf` meanwhile; a chunk
+//! whose pieces are all back is whole again.
 
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
 use std::alloc::Layout;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Direct I/O needs memory, offset and length aligned to the device's block; 4 KiB suits 512e and 4Kn alike.
 pub(crate) const ALIGNMENT: usize = 4096;
@@ -32,9 +35,88 @@ pub struct Arena {
     base: NonNull<u8>,
     mapped_bytes: usize,
     chunk_bytes: usize,
+    /// Chunks that nothing of is given out.
     free: ArrayQueue<u32>,
+    splits: Mutex<Splits>,
     huge_pages: bool,
     exhausted: AtomicU64,
+    heap_bytes: Arc<AtomicU64>,
+}
+
+/// Into how many equal pieces a chunk may be split.
+const SPLITS: [usize; 12] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128];
+
+/// No chunk.
+const NONE: u32 = u32::MAX;
+
+/// A chunk that is split.
+#[derive(Clone, Copy)]
+struct Split {
+    /// A bit for each piece that is given out.
+    given: u128,
+    before: u32,
+    after: u32,
+}
+
+/// The split chunks: those with a free piece in a list for each kind of split, the fullest first.
+struct Splits {
+    chunks: Vec<Split>,
+    first: [u32; SPLITS.len()],
+}
+
+impl Splits {
+    fn unlink(&mut self, kind: usize, chunk: u32) {
+        let Split { before, after, .. } = self.chunks[chunk as usize];
+        match before {
+            NONE => self.first[kind] = after,
+            _ => self.chunks[before as usize].after = after,
+        }
+        if after != NONE {
+            self.chunks[after as usize].before = before;
+        }
+    }
+
+    fn link_first(&mut self, kind: usize, chunk: u32) {
+        let after = std::mem::replace(&mut self.first[kind], chunk);
+        if after != NONE {
+            self.chunks[after as usize].before = chunk;
+        }
+        let split = &mut self.chunks[chunk as usize];
+        (split.before, split.after) = (NONE, after);
+    }
+
+    /// A free piece; `fresh` gives a whole chunk to split.
+    fn take(&mut self, kind: usize, fresh: impl FnOnce() -> Option<u32>) -> Option<(u32, u8)> {
+        if self.first[kind] == NONE {
+            let chunk = fresh()?;
+            self.chunks[chunk as usize].given = 0;
+            self.link_first(kind, chunk);
+        }
+        let chunk = self.first[kind];
+        let given = &mut self.chunks[chunk as usize].given;
+        let piece = given.trailing_ones();
+        *given |= 1u128 << piece;
+        if given.count_ones() as usize == SPLITS[kind] {
+            self.unlink(kind, chunk);
+        }
+        Some((chunk, piece as u8))
+    }
+
+    /// Takes a piece back. `true`: the chunk is whole again.
+    fn give(&mut self, kind: usize, chunk: u32, piece: u8) -> bool {
+        let given = &mut self.chunks[chunk as usize].given;
+        debug_assert!(*given & (1u128 << piece) != 0, "a piece came home twice");
+        let was_full = given.count_ones() as usize == SPLITS[kind];
+        *given &= !(1u128 << piece);
+        let is_whole = *given == 0;
+        if was_full {
+            self.link_first(kind, chunk);
+        }
+        if is_whole {
+            self.unlink(kind, chunk);
+        }
+        is_whole
+    }
 }
 
 // SAFETY: the mapping is plain memory that lives as long as the Arena; chunks are handed out one owner at a time
@@ -88,8 +170,13 @@ impl Arena {
             mapped_bytes: wanted,
             chunk_bytes: options.chunk_bytes,
             free,
+            splits: Mutex::new(Splits {
+                chunks: vec![Split { given: 0, before: NONE, after: NONE }; options.chunks],
+                first: [NONE; SPLITS.len()],
+            }),
             huge_pages,
             exhausted: AtomicU64::new(0),
+            heap_bytes: Arc::default(),
         }))
     }
 
@@ -108,17 +195,59 @@ impl Arena {
         self.exhausted.load(Ordering::Relaxed)
     }
 
-    /// Memory for `len` bytes, at least; its length is exactly `len`. Contents are unspecified but initialised. What
-    /// would leave more than half of a chunk unused comes from the heap: registration gains little there (4 KiB: 3.4
-    /// against 3.8 us).
-    pub fn buffer(self: &Arc<Self>, len: usize) -> Buf {
-        if len > self.chunk_bytes / 2 && len <= self.chunk_bytes {
-            if let Some(chunk) = self.free.pop() {
-                return Buf { home: Home::Chunk(self.clone(), chunk), len };
-            }
-            self.exhausted.fetch_add(1, Ordering::Relaxed);
+    /// Bytes that came from the heap since no chunk was free, and are not given back yet.
+    pub fn heap_bytes(&self) -> u64 {
+        self.heap_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that nothing of is given out.
+    pub fn free_chunks(&self) -> usize {
+        self.free.len()
+    }
+
+    /// What [`Arena::buffer`] takes for `len` bytes. `None`: it comes from the heap.
+    pub fn cost(&self, len: usize) -> Option<usize> {
+        match self.kind(len)? {
+            None => Some(self.chunk_bytes),
+            Some(kind) => Some(self.piece_bytes(kind)),
         }
-        Buf::heap(len)
+    }
+
+    fn piece_bytes(&self, kind: usize) -> usize {
+        self.chunk_bytes / SPLITS[kind] / ALIGNMENT * ALIGNMENT
+    }
+
+    /// The smallest piece that `len` bytes fit: `Some(None)` a whole chunk, `None` none.
+    fn kind(&self, len: usize) -> Option<Option<usize>> {
+        let smallest = self.piece_bytes(SPLITS.len() - 1);
+        if len > self.chunk_bytes || len <= smallest / 2 {
+            return None;
+        }
+        Some((0..SPLITS.len()).rev().find(|kind| len <= self.piece_bytes(*kind)))
+    }
+
+    /// Memory for `len` bytes, at least; its length is exactly `len`. Contents are unspecified but initialised. What
+    /// would leave more than half of the smallest piece unused comes from the heap.
+    pub fn buffer(self: &Arc<Self>, len: usize) -> Buf {
+        let Some(kind) = self.kind(len) else { return Buf::heap(len) };
+        let home = match kind {
+            None => self.free.pop().map(|chunk| Home::Chunk(self.clone(), chunk)),
+            Some(kind) => {
+                let mut splits = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+                let taken = splits.take(kind, || self.free.pop());
+                taken.map(|(chunk, piece)| Home::Piece(self.clone(), chunk, kind as u8, piece))
+            }
+        };
+        if let Some(home) = home {
+            return Buf { home, len };
+        }
+        self.exhausted.fetch_add(1, Ordering::Relaxed);
+        let mut buf = Buf::heap(len);
+        if let Home::Heap(_, layout, counted) = &mut buf.home {
+            self.heap_bytes.fetch_add(layout.size() as u64, Ordering::Relaxed);
+            *counted = Some(self.heap_bytes.clone());
+        }
+        buf
     }
 
     /// The whole mapping as the pieces to register with a ring.
@@ -150,7 +279,10 @@ impl Drop for Arena {
 
 enum Home {
     Chunk(Arc<Arena>, u32),
-    Heap(NonNull<u8>, Layout),
+    /// Chunk, kind of its split, piece.
+    Piece(Arc<Arena>, u32, u8, u8),
+    /// With it where it is counted.
+    Heap(NonNull<u8>, Layout, Option<Arc<AtomicU64>>),
 }
 
 /// A piece of aligned memory with one owner.
@@ -173,12 +305,17 @@ impl Buf {
         // SAFETY: the layout has a size above zero. Zeroed, so that its contents are always initialised.
         let at = unsafe { std::alloc::alloc_zeroed(layout) };
         let at = NonNull::new(at).unwrap_or_else(|| std::alloc::handle_alloc_error(layout));
-        Buf { home: Home::Heap(at, layout), len }
+        Buf { home: Home::Heap(at, layout, None), len }
     }
 
     pub(crate) fn pointer(&self) -> *mut u8 {
         match &self.home {
-            Home::Heap(at, _) => at.as_ptr(),
+            Home::Heap(at, ..) => at.as_ptr(),
+            // SAFETY: a piece lies in its chunk, and that inside the arena's mapping.
+            Home::Piece(arena, chunk, kind, piece) => unsafe {
+                let within = *piece as usize * arena.piece_bytes(*kind as usize);
+                arena.base.as_ptr().add(*chunk as usize * arena.chunk_bytes + within)
+            },
             // SAFETY: chunk < chunks, so the offset stays inside the arena's mapping.
             Home::Chunk(arena, chunk) => unsafe {
                 arena.base.as_ptr().add(*chunk as usize * arena.chunk_bytes)
@@ -189,7 +326,9 @@ impl Buf {
     /// Which registered piece of the arena this memory lies in, when it is of the arena `registered`.
     pub(crate) fn registered_index(&self, registered: &Arena) -> Option<u16> {
         match &self.home {
-            Home::Chunk(arena, chunk) if std::ptr::eq(Arc::as_ptr(arena), registered) => {
+            Home::Chunk(arena, chunk) | Home::Piece(arena, chunk, ..)
+                if std::ptr::eq(Arc::as_ptr(arena), registered) =>
+            {
                 u16::try_from(*chunk as usize * arena.chunk_bytes / arena.registration_stride())
                     .ok()
             }
@@ -239,8 +378,20 @@ impl Drop for Buf {
                 let pushed = arena.free.push(*chunk);
                 debug_assert!(pushed.is_ok(), "a chunk came home twice");
             }
-            // SAFETY: allocated in `heap` with this layout, and this is the only owner.
-            Home::Heap(at, layout) => unsafe { std::alloc::dealloc(at.as_ptr(), *layout) },
+            Home::Piece(arena, chunk, kind, piece) => {
+                let mut splits = arena.splits.lock().unwrap_or_else(PoisonError::into_inner);
+                if splits.give(*kind as usize, *chunk, *piece) {
+                    let pushed = arena.free.push(*chunk);
+                    debug_assert!(pushed.is_ok(), "a chunk came home twice");
+                }
+            }
+            Home::Heap(at, layout, counted) => {
+                if let Some(counted) = counted {
+                    counted.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+                }
+                // SAFETY: allocated in `heap` with this layout, and this is the only owner.
+                unsafe { std::alloc::dealloc(at.as_ptr(), *layout) }
+            }
         }
     }
 }
@@ -271,6 +422,48 @@ mod tests {
         }
         assert_eq!(arena.free.len(), 8);
         assert_eq!(arena.exhausted(), 3);
+    }
+
+    #[test]
+    fn pieces_of_all_sizes_never_overlap_and_chunks_become_whole_again() {
+        // Goal: the arena is one owner's at a time, whatever sizes come and go. Method: seeded random takes and drops,
+        // each buffer filled with its own number and read back before it goes.
+        const CHUNKS: usize = 16;
+        let arena = Arena::new(ArenaOptions { chunk_bytes: 129 * 4096, chunks: CHUNKS }).unwrap();
+        let mut state = 1u64;
+        let mut random = move |end: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % end
+        };
+        for _ in 0..5 {
+            let mut held: Vec<(u64, Buf)> = Vec::new();
+            for number in 0..3_000u64 {
+                if random(5) < 3 {
+                    let mut buf = arena.buffer(1 + random(129 * 4096));
+                    let len = buf.len();
+                    if let Some(cost) = arena.cost(len) {
+                        assert!(cost >= len && cost < 2 * len + 8192, "{cost} for {len}");
+                    }
+                    for word in buf.as_mut().chunks_mut(8).step_by(64) {
+                        word.copy_from_slice(&number.to_le_bytes()[..word.len()]);
+                    }
+                    held.push((number, buf));
+                } else if !held.is_empty() {
+                    let (number, buf) = held.swap_remove(random(held.len()));
+                    for word in buf.as_ref().chunks(8).step_by(64) {
+                        assert_eq!(word, &number.to_le_bytes()[..word.len()]);
+                    }
+                }
+                while held.len() > 40 {
+                    held.swap_remove(0);
+                }
+            }
+            drop(held);
+            assert_eq!((arena.free_chunks(), arena.heap_bytes()), (CHUNKS, 0));
+        }
+        assert!(arena.exhausted() > 0, "the test reaches the arena's end");
     }
 
     #[test]

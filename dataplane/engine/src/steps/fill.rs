@@ -752,19 +752,17 @@ impl Bringing {
 
     /// Puts a block together, for the RAM tier and the store.
     fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
-        let bytes = match <[Bytes; 1]>::try_from(pieces) {
-            // A small piece may sit in a large receive buffer.
-            Ok([one]) if one.len() < BLOCK_BYTES / 2 => Bytes::copy_from_slice(&one),
-            Ok([one]) => one,
-            Err(pieces) => {
-                let mut whole = self.core.node.arena.buffer(pieces.iter().map(Bytes::len).sum());
-                let mut at = 0;
-                for piece in &pieces {
-                    whole.as_mut()[at..at + piece.len()].copy_from_slice(piece);
-                    at += piece.len();
-                }
-                whole.freeze()
+        let len = pieces.iter().map(Bytes::len).sum();
+        let bytes = if self.core.node.arena.cost(len).is_some() {
+            let mut whole = self.core.node.arena.buffer(len);
+            let mut at = 0;
+            for piece in &pieces {
+                whole.as_mut()[at..at + piece.len()].copy_from_slice(piece);
+                at += piece.len();
             }
+            whole.freeze()
+        } else {
+            pieces.concat().into() // a small piece may sit in a large receive buffer
         };
         let version = self.object.version();
         self.core.remember((self.object.key, version, block), bytes.clone());
