@@ -554,6 +554,16 @@ impl<'a> Checker<'a> {
         if machine.store_path.is_some() {
             self.range(object, "store_bytes", machine.store_bytes, 1, 1 << 56);
         }
+        self.range(object, "store_extent_bytes", machine.store_extent_bytes, 4096, 512 << 10);
+        if matches!(server.role, Role::Edge | Role::Parent)
+            && let Err(little) = machine.memory(machine.cores.max(1) as u64, machine.store_bytes)
+        {
+            let mend = format!(
+                "write memory_bytes = \"{} MiB\" or more, or less ram_bytes or store_bytes",
+                little.needed_bytes.div_ceil(1 << 20)
+            );
+            self.tell(object, "memory_bytes", little.what(), mend);
+        }
         if machine.store_writes_per_day.is_some_and(|n| !(0.001..=1000.0).contains(&n)) {
             let what = "store_writes_per_day is no number of drive writes per day";
             let mend = "write what the drive's maker allows, e.g. 1.0 (from 0.001 to 1000)";

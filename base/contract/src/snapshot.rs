@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use tidegate_types::memory::{MemoryPlan, TooLittle, Wanted, plan};
 
 /// One immutable version of all CDN configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -271,12 +272,18 @@ pub enum ServerStatus {
 pub struct Machine {
     /// Threads, one per core; 0: one per core of the host.
     pub cores: usize,
+    /// All memory that the process may take; `None`: as much as the parts of it need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
     /// RAM tier.
     pub ram_bytes: u64,
     /// Store file or raw device; `None`: RAM only.
     pub store_path: Option<String>,
     /// Size of the store file when it has to be made.
     pub store_bytes: u64,
+    /// Mean length of a stored extent (a head, or a block of up to 512 KiB): sizes the index.
+    #[serde(default = "extent_bytes_default")]
+    pub store_extent_bytes: u64,
     /// What is written to the store at all.
     #[serde(default)]
     pub store_admission: Admission,
@@ -291,6 +298,26 @@ pub struct Machine {
     /// PEM files (certificate chain, key) for HTTPS, read at start and on reload.
     pub tls_certificate: Option<String>,
     pub tls_key: Option<String>,
+}
+
+fn extent_bytes_default() -> u64 {
+    tidegate_types::memory::EXTENT_BYTES_DEFAULT
+}
+
+impl Machine {
+    /// How its memory is divided, with `cores` threads and a store of `store_bytes`.
+    ///
+    /// # Errors
+    /// When `memory_bytes` is too little.
+    pub fn memory(&self, cores: u64, store_bytes: u64) -> Result<MemoryPlan, TooLittle> {
+        plan(&Wanted {
+            memory_bytes: self.memory_bytes,
+            ram_bytes: self.ram_bytes,
+            store_bytes: if self.store_path.is_some() { store_bytes } else { 0 },
+            extent_bytes: self.store_extent_bytes,
+            cores,
+        })
+    }
 }
 
 /// What is worth the wear of a drive.

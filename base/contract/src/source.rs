@@ -18,6 +18,7 @@ use crate::snapshot::*;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use table::Table;
+use tidegate_types::memory::EXTENT_BYTES_DEFAULT;
 use toml::de::DeTable;
 use values::Size;
 
@@ -384,9 +385,13 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         weight: table.take("weight").unwrap_or(1.0),
         machine: Machine {
             cores: table.take("cores").unwrap_or(0),
+            memory_bytes: table.take("memory_bytes").map(|Size(bytes)| bytes),
             ram_bytes: table.take("ram_bytes").map_or(RAM_BYTES_DEFAULT, |Size(bytes)| bytes),
             store_path: table.take("store_path"),
             store_bytes: table.take("store_bytes").map_or(STORE_BYTES_DEFAULT, |Size(bytes)| bytes),
+            store_extent_bytes: table
+                .take("store_extent_bytes")
+                .map_or(EXTENT_BYTES_DEFAULT, |Size(bytes)| bytes),
             store_admission: table.take("store_admission").unwrap_or_default(),
             store_writes_per_day: table.take("store_writes_per_day"),
             store_rated_bytes: table.take("store_rated_bytes").map(|Size(bytes)| bytes),

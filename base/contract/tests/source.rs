@@ -113,7 +113,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             SERVERS,
             "id = \"edge-b2\"",
             "id = \"edge-b1\"",
-            &["a second server called `edge-b1`", "servers.toml:51:6"],
+            &["a second server called `edge-b1`", "servers.toml:55:6"],
         ),
         (SERVERS, "id = \"lisbon\"", "id = \"berlin\"", &["a second cache group called `berlin`"]),
         (
@@ -184,6 +184,16 @@ fn every_mistake_is_found_with_its_place_and_mend() {
         ),
         (SERVERS, "weight = 1.0", "weight = -1.0", &["weight -1 is out of range"]),
         (SERVERS, "ram_bytes = \"16 GiB\"", "ram_bytes = \"16 GB\"", &["\"512 MiB\""]),
+        (
+            SERVERS,
+            "memory_bytes = \"24 GiB\"",
+            "memory_bytes = \"16 GiB\"",
+            &[
+                "memory_bytes is 16384 MiB",
+                "index of the store 512 MiB",
+                "less ram_bytes or store_bytes",
+            ],
+        ),
         (SERVERS, "tls_key = \"/etc/tidegate/tls/edge.key\"", "", &["come together"]),
         (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
         (

@@ -233,6 +233,12 @@ fn render_labels(labels: &[(&str, &str)]) -> String {
 counters! {
     requests_total Counter "requests" "Requests whose head was taken."
     panics_total Counter "tasks" "Requests and fills ended by a broken invariant; standard error says where. Report it."
+    requests_shed_total Counter "requests" "Requests answered 503 since the memory budget was used up."
+    memory_limit_bytes Gauge "bytes" "The memory budget of the process (memory_bytes)."
+    memory_fixed_bytes Gauge "bytes" "Of it, what is planned at start: process, index, RAM tier, object table."
+    memory_flexible_used_bytes Gauge "bytes" "Of the rest, what connections, fills and slow clients hold."
+    memory_pressure GaugeMax "level" "0 calm, 1 nothing is admitted to the store, 2 no connections are accepted, 3 requests are refused."
+    objects_bytes Gauge "bytes" "What the object table takes, about."
     requests_refused_total Counter "requests" "Requests refused as malformed or too large, then closed."
     responses_2xx_total Counter "responses" "Answers with a status from 200 to 299."
     responses_3xx_total Counter "responses" "Answers with a status from 300 to 399."

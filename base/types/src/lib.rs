@@ -6,6 +6,7 @@
 
 pub mod cache_status;
 pub mod limits;
+pub mod memory;
 pub mod rendezvous;
 
 pub use cache_status::{CacheStatus, Forward};

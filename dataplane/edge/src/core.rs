@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tidegate_engine::device::RingDevice;
+use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_TLS_BYTES, Pressure};
 use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
 use tidegate_engine::{Core, Node};
@@ -23,6 +24,8 @@ const CLIENTS_MAX: usize = 50_000;
 /// How often a core shows that it is alive and hands over its log lines.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often a core that is full looks whether it may accept again.
+const FULL_LOOK: Duration = Duration::from_millis(5);
 /// How often a stopping core looks whether it may leave.
 const STOP_LOOK: Duration = Duration::from_millis(10);
 /// For writing out what the store was given.
@@ -146,15 +149,20 @@ async fn accept(
     open: Rc<Cell<bool>>,
 ) {
     loop {
-        while core.clients.get() >= CLIENTS_MAX {
-            sleep(Duration::from_millis(5)).await;
+        // An operator is let in whatever happens.
+        while speaks != Speaks::Admin
+            && (core.clients.get() >= CLIENTS_MAX
+                || core.node.memory.pressure() >= Pressure::Scarce)
+        {
+            sleep(FULL_LOOK).await;
         }
         let stream = listener.accept().await;
         if !open.get() {
             return;
         }
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
-        let seat = Seat::take(&core);
+        let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
+        let seat = Seat::take(&core, cost);
         core.spawn(async move {
             let core = seat.0.clone();
             let Ok(peer) = stream.peer_addr() else { return }; // gone already
@@ -173,18 +181,20 @@ async fn accept(
 }
 
 /// Counts a connection from its first moment, handshake included.
-struct Seat(Rc<Core>);
+struct Seat(Rc<Core>, u64);
 
 impl Seat {
-    fn take(core: &Rc<Core>) -> Seat {
+    fn take(core: &Rc<Core>, bytes: u64) -> Seat {
         core.clients.set(core.clients.get() + 1);
-        Seat(core.clone())
+        core.node.memory.client_came(bytes);
+        Seat(core.clone(), bytes)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.0.clients.set(self.0.clients.get() - 1);
+        self.0.node.memory.client_went(self.1);
     }
 }
 

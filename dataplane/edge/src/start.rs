@@ -27,16 +27,12 @@ use tidegate_engine::node::StoreFace;
 use tidegate_engine::purge::Purges;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
-use tidegate_types::limits::BLOCK_BYTES;
+use tidegate_types::memory::{CHUNK_BYTES, MemoryPlan, arena_chunks};
 
 /// Waiting connections per listener.
 const BACKLOG: i32 = 4096;
-/// One block with its extent header, in whole pages.
-const CHUNK_BYTES: usize = BLOCK_BYTES + 4096;
 /// Operations that the keeper has under way at once, at most: those of a recovery.
 const KEEPER_ENTRIES: u32 = 256;
-/// Chunks beyond the RAM tier's, for reads and fills under way.
-const CHUNKS_SPARE: usize = 64;
 
 type Failure = Box<dyn Error>;
 
@@ -72,10 +68,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         certificate.store(Some(tls::config(chain, key)?));
     }
     let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
-    let chunks = (me.machine.ram_bytes as usize / CHUNK_BYTES).max(1) + CHUNKS_SPARE;
-    let arena = Arena::new(ArenaOptions { chunk_bytes: CHUNK_BYTES, chunks }).map_err(|e| {
-        format!("no memory for the RAM tier: {e}\n    mend: give server {} less ram_bytes", me.id)
-    })?;
+    let plan = me
+        .machine
+        .memory(cores as u64, store::size(&me.machine))
+        .map_err(|little| format!("server {}: {little}", me.id))?;
+    let chunks = arena_chunks(me.machine.ram_bytes) as usize;
+    let arena =
+        Arena::new(ArenaOptions { chunk_bytes: CHUNK_BYTES as usize, chunks }).map_err(|e| {
+            format!(
+                "no memory for the RAM tier: {e}\n    mend: give server {} less ram_bytes",
+                me.id
+            )
+        })?;
     let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
     let writer = log::start(args.log.clone(), counters[0].clone()).map_err(|e| {
         format!(
@@ -107,6 +111,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             me.clone(),
             arena.clone(),
             counters[0].clone(),
+            plan,
             store_ready.clone(),
         )?);
     } else {
@@ -114,8 +119,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     drop(store_ready);
     let store = store_opened.recv().map_err(|_| "the keeper ended before its store was open")??;
-    let ram_bytes = me.machine.ram_bytes;
-    let node = Arc::new(Node::new(view, ram_bytes, store, arena, counters, writer.lines.clone()));
+    let node = Arc::new(Node::new(view, plan, store, arena, counters, writer.lines.clone()));
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
     }
@@ -228,6 +232,7 @@ fn start_keeper(
     me: Server,
     arena: Arc<Arena>,
     counters: Arc<Counters>,
+    plan: MemoryPlan,
     ready: Sender<StoreReady>,
 ) -> Result<JoinHandle<()>, Failure> {
     let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
@@ -245,7 +250,7 @@ fn start_keeper(
             }
         };
         runtime.block_on(async move {
-            match open_store(&me, &arena, &counters).await {
+            match open_store(&me, &arena, &counters, plan.index).await {
                 Ok((face, keeping)) => {
                     if ready.send(Ok(Some(face))).is_ok() {
                         keeping.await;
@@ -262,12 +267,14 @@ async fn open_store(
     me: &Server,
     arena: &Arc<Arena>,
     counters: &Arc<Counters>,
+    index_bytes_max: u64,
 ) -> Result<(StoreFace, impl Future<Output = ()>), String> {
     let Some(path) = &me.machine.store_path else {
         return Err("no store is configured".to_owned());
     };
     let queue = Arc::new(KeepQueue::default());
-    let (path, store, report) = store::open(&me.machine, path, arena.clone()).await?;
+    let (path, store, report) =
+        store::open(&me.machine, path, arena.clone(), index_bytes_max).await?;
     eprintln!(
         "tidegated {}: store {}: {} extents in {} of {} segments ({} walked), {} bad",
         me.id,

@@ -18,11 +18,24 @@ const SEGMENT_BYTES_MAX: u64 = 128 << 20;
 /// A segment holds at least a few of the largest extents.
 const SEGMENT_BYTES_MIN: u64 = 4 << 20;
 
+/// The smallest index there is.
+const INDEX_BYTES_MIN: u64 = 4096;
+
+/// Bytes of the store that `machine` names: of the file or device if it is there, else as many as it will have.
+pub fn size(machine: &Machine) -> u64 {
+    let there = machine.store_path.as_ref().and_then(|path| {
+        let mut file = std::fs::File::open(path).ok()?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).ok() // of a block device too
+    });
+    there.unwrap_or(machine.store_bytes)
+}
+
 /// Opens the store that `machine` names, on this thread's ring.
 pub async fn open(
     machine: &Machine,
     path: &str,
     arena: Arc<Arena>,
+    index_bytes_max: u64,
 ) -> Result<(PathBuf, Store<RingDevice>, RecoveryReport), String> {
     let path = PathBuf::from(path);
     let at = |what: &str, error: &dyn std::fmt::Display| {
@@ -43,13 +56,18 @@ pub async fn open(
             at("cannot be opened", &e)
         )
     })?;
-    let opened = match Store::open(device.clone(), OpenOptions::default()).await {
+    let how = OpenOptions {
+        extent_mean_bytes: machine.store_extent_bytes,
+        index_bytes_max: index_bytes_max.max(INDEX_BYTES_MIN),
+        ..OpenOptions::default()
+    };
+    let opened = match Store::open(device.clone(), how).await {
         Err(OpenError::Blank) => {
             let mut options = FormatOptions::new(fresh_uuid()?);
             options.segment_bytes = segment_bytes(tidegate_store::Device::size(&device)) as u32;
             options.journal_bytes = options.journal_bytes.min(options.segment_bytes);
             format(&device, options).await.map_err(|e| at("cannot be formatted", &e))?;
-            Store::open(device, OpenOptions::default()).await
+            Store::open(device, how).await
         }
         other => other,
     };

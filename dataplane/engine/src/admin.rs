@@ -106,6 +106,12 @@ fn refresh_gauges(core: &Core) {
     let first = &node.counters[0];
     let (bytes, evictions) = node.ram.usage();
     first.ram_tier_bytes.set(bytes);
+    let memory = &node.memory;
+    first.memory_limit_bytes.set(memory.plan.limit);
+    first.memory_fixed_bytes.set(memory.plan.limit - memory.plan.flexible);
+    first.memory_flexible_used_bytes.set(memory.flexible_used());
+    first.memory_pressure.set(memory.pressure() as u64);
+    first.objects_bytes.set(node.table.bytes());
     first.ram_tier_evictions_total.set(evictions);
     if let Some(store) = &node.store {
         first.store_bad_extents_total.set(store.reader.bad_extents());

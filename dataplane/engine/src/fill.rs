@@ -30,6 +30,7 @@ const WINDOW_BLOCKS_MIN: usize = 2;
 #[derive(Debug)]
 pub struct Windows {
     bytes: AtomicU64,
+    making: AtomicU64,
     bytes_max: u64,
     fills: AtomicUsize,
 }
@@ -40,10 +41,20 @@ pub const FILLS_MAX: usize = 4096;
 impl Windows {
     /// Up to `bytes_max` are shared by the fills; each may have [`WINDOW_BLOCKS_MIN`] besides.
     pub fn new(bytes_max: u64) -> Windows {
-        Windows { bytes: AtomicU64::new(0), bytes_max, fills: AtomicUsize::new(0) }
+        Windows {
+            bytes: AtomicU64::new(0),
+            making: AtomicU64::new(0),
+            bytes_max,
+            fills: AtomicUsize::new(0),
+        }
     }
 
-    /// Bytes in the windows, and of blocks in the making, now.
+    /// Bytes of blocks in the making now.
+    pub fn making(&self) -> u64 {
+        self.making.load(Ordering::Relaxed)
+    }
+
+    /// Bytes in the windows now.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -131,7 +142,8 @@ impl Drop for Fill {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let blocks = state.blocks.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
         let pieces = state.pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-        self.windows.give(blocks + pieces);
+        self.windows.give(blocks);
+        self.windows.making.fetch_sub(pieces as u64, Ordering::Relaxed);
         self.windows.fills.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -234,7 +246,7 @@ impl Fill {
     /// More bytes; they must not cross the end of the block in the making. Gives the block's pieces when that
     /// block has become full.
     pub fn push(&self, bytes: Bytes) -> Option<(u32, Vec<Bytes>)> {
-        self.windows.take(bytes.len());
+        self.windows.making.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.change(|state| {
             let at = state.watermark;
             state.watermark += bytes.len() as u64;
@@ -261,7 +273,7 @@ impl Fill {
             settled += if *at < end { bytes.len() } else { 0 };
             *at >= end
         });
-        self.windows.give(settled);
+        self.windows.making.fetch_sub(settled as u64, Ordering::Relaxed);
         self.windows.take(bytes.len());
         state.blocks.push_back((block, bytes));
         let max = if self.windows.are_full() { WINDOW_BLOCKS_MIN } else { WINDOW_BLOCKS };

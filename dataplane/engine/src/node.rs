@@ -6,6 +6,7 @@ use crate::device::RingDevice;
 use crate::fill::Windows;
 use crate::isolate::isolated;
 use crate::keeper::KeepQueue;
+use crate::memory::Memory;
 use crate::purge::Purges;
 use crate::ram::RamTier;
 use crate::table::Table;
@@ -24,6 +25,7 @@ use tidegate_fill::{HopHealth, Pool, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
+use tidegate_types::memory::MemoryPlan;
 
 /// The store, as all cores see it.
 pub struct StoreFace {
@@ -42,7 +44,7 @@ pub struct Node {
     pub view: ArcSwap<View>,
     pub table: Arc<Table>,
     pub ram: RamTier,
-    pub windows: Arc<Windows>,
+    pub memory: Arc<Memory>,
     pub store: Option<StoreFace>,
     pub purges: Arc<Purges>,
     pub hop_health: HopHealth,
@@ -62,22 +64,23 @@ impl Node {
     #[allow(clippy::too_many_arguments, reason = "made in one place, from what start-up has built")]
     pub fn new(
         view: View,
-        ram_bytes: u64,
+        plan: MemoryPlan,
         store: Option<StoreFace>,
         arena: Arc<Arena>,
         counters: Vec<Arc<Counters>>,
         log: SyncSender<Vec<u8>>,
     ) -> Node {
         let purges = store.as_ref().map(|store| store.purges.clone()).unwrap_or_default();
-        let windows = Arc::new(Windows::new((ram_bytes / 4).max(WINDOWS_BYTES_MIN)));
-        let table = Arc::new(Table::new(OBJECTS_MAX, windows.clone()));
+        let windows = Arc::new(Windows::new((plan.flexible / 4).max(WINDOWS_BYTES_MIN)));
+        let table = Arc::new(Table::new(plan.objects, windows.clone()));
+        let ram_bytes = view.me.machine.ram_bytes;
         if let Some(store) = &store {
             store.queue.know(table.clone());
         }
         Node {
             view: ArcSwap::from_pointee(view),
             table,
-            windows,
+            memory: Arc::new(Memory::new(plan, arena.clone(), windows)),
             ram: RamTier::new(ram_bytes),
             versions: AtomicU64::new(first_version(store.as_ref(), &purges)),
             store,
@@ -104,10 +107,7 @@ fn first_version(store: Option<&StoreFace>, purges: &Purges) -> u64 {
     (wall_ms() << 20).max(stored + 1).max(purges.newest() + 1)
 }
 
-/// Objects that the table holds; the rest is found again in the store. About 1 KiB each.
-const OBJECTS_MAX: usize = 200_000;
-
-/// Memory for the windows of fills: a quarter of the RAM tier's size, beside it, and not less than this.
+/// Memory for the windows of fills: a quarter of what clients and fills share, and not less than this.
 const WINDOWS_BYTES_MIN: u64 = 32 << 20;
 
 /// What one core has for itself.

@@ -70,6 +70,22 @@ impl Object {
         }
     }
 
+    /// About what it takes in memory, with its place in the table and its prepared lines.
+    pub fn cost(&self) -> usize {
+        const PLACE_BYTES: usize = 320;
+        const FIELD_BYTES: usize = 72;
+        let fields = self.head.fields.iter().map(|(name, value)| name.len() + value.len());
+        let field_bytes = fields.map(|bytes| FIELD_BYTES + 2 * bytes).sum::<usize>();
+        let chosen = self.head.vary.iter().map(|(name, value)| {
+            FIELD_BYTES + name.len() + value.as_ref().map_or(0, |value| value.len())
+        });
+        size_of::<Object>()
+            + PLACE_BYTES
+            + field_bytes
+            + chosen.sum::<usize>()
+            + 8 * self.head.handles.len()
+    }
+
     /// Counts requests; how many there were now.
     pub fn count_requests(&self, n: u32) -> u32 {
         self.requests.fetch_add(n, Ordering::Relaxed).saturating_add(n)

@@ -55,31 +55,45 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
             Next::Closed => break,
         };
         buffer.drain(..parsed.head_bytes);
-        let _busy = Busy::new(&core);
-        let head_only = parsed.head.method == Method::Head;
-        let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
-        let mut client =
-            Client::new(&mut transport, peer, head_only, parsed.head.version, keep_alive);
-        let body = match read_body(&mut client, &mut buffer, &parsed).await {
-            Ok(body) => body,
-            Err((status, what)) => {
-                client.keep_alive = false;
-                core.count(|c| &c.requests_refused_total, 1);
-                let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
-                break;
-            }
-        };
-        let exchange = Exchange { request: parsed.head, body };
-        match face {
-            Face::Traffic => transaction::run(&core, &mut client, exchange).await,
-            Face::Admin => crate::admin::run(&core, &mut client, exchange).await,
-        }
-        if !client.keep_alive {
+        // In a box of its own: a connection that waits for its next request holds no room for one.
+        if !Box::pin(exchange(&core, &mut transport, peer, face, parsed, &mut buffer)).await {
             break;
+        }
+        if buffer.is_empty() {
+            buffer = Vec::new();
         }
     }
     // A client that takes nothing any more is not waited for.
     let _closed_or_late = timeout(CLOSE_SPAN_MAX, transport.close()).await;
+}
+
+/// One request and its answer. `false`: the connection is of no more use.
+async fn exchange<T: Transport>(
+    core: &Rc<Core>,
+    transport: &mut T,
+    peer: SocketAddr,
+    face: Face,
+    parsed: ParsedRequest,
+    buffer: &mut Vec<u8>,
+) -> bool {
+    let _busy = Busy::new(core);
+    let head_only = parsed.head.method == Method::Head;
+    let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
+    let mut client = Client::new(transport, peer, head_only, parsed.head.version, keep_alive);
+    let body = match read_body(&mut client, buffer, &parsed).await {
+        Ok(body) => body,
+        Err((status, what)) => {
+            core.count(|c| &c.requests_refused_total, 1);
+            let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
+            return false;
+        }
+    };
+    let exchange = Exchange { request: parsed.head, body };
+    match face {
+        Face::Traffic => transaction::run(core, &mut client, exchange).await,
+        Face::Admin => crate::admin::run(core, &mut client, exchange).await,
+    }
+    client.keep_alive
 }
 
 struct OpenConnection(Rc<Core>);

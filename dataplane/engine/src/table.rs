@@ -2,7 +2,7 @@
 //! uncacheable. Shared by all cores, in shards with short locks.
 //!
 //! Must stay true: at most one whole-object fill per key, and part fills of one version do not overlap; an entry
-//! with a fill is never evicted; the number of entries is bounded (the rest is found again in the store).
+//! with a fill is never evicted; what entries take is bounded in bytes (the rest is found again in the store).
 
 use crate::fill::{Fill, Windows};
 use crate::object::Object;
@@ -23,9 +23,21 @@ struct Entry {
     /// Versions up to this one were given up: what the store still holds of them is not taken again.
     forgotten: u64,
     used: bool,
+    /// What it was counted with in its shard.
+    cost: usize,
 }
 
+/// What an entry takes that holds no object.
+const ENTRY_BYTES: usize = 320;
+
 impl Entry {
+    fn cost(&self) -> usize {
+        let names = |marker: &Arc<Marker>| marker.names.iter().map(|name| 48 + name.len()).sum();
+        self.object.as_ref().map_or(0, |object| object.cost())
+            + self.marker.as_ref().map_or(0, names)
+            + ENTRY_BYTES
+    }
+
     fn put(&mut self, object: Arc<Object>) {
         let rank = |object: &Object| (object.version(), object.head.confirmed);
         if self.object.as_ref().is_none_or(|current| rank(current) <= rank(&object)) {
@@ -40,6 +52,7 @@ struct Shard {
     entries: HashMap<u128, Entry>,
     /// Keys in the order of their coming; used ones get another round.
     queue: VecDeque<u128>,
+    bytes: usize,
 }
 
 /// What is known of a key.
@@ -75,16 +88,16 @@ pub enum Forgot {
 /// The table of one process.
 pub struct Table {
     shards: Vec<Mutex<Shard>>,
-    shard_entries_max: usize,
+    shard_bytes_max: usize,
     windows: Arc<Windows>,
 }
 
 impl Table {
-    /// A table of about `entries_max` objects, whose fills share `windows`.
-    pub fn new(entries_max: usize, windows: Arc<Windows>) -> Table {
+    /// A table whose objects take about `bytes_max`, and whose fills share `windows`.
+    pub fn new(bytes_max: u64, windows: Arc<Windows>) -> Table {
         Table {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            shard_entries_max: (entries_max / SHARDS).max(16),
+            shard_bytes_max: (bytes_max as usize / SHARDS).max(64 << 10),
             windows,
         }
     }
@@ -111,13 +124,17 @@ impl Table {
     }
 
     fn entry<T>(&self, key: u128, work: impl FnOnce(&mut Entry) -> T) -> T {
-        let max = self.shard_entries_max;
+        let max = self.shard_bytes_max;
         self.with(key, |shard| {
             if !shard.entries.contains_key(&key) {
                 shard.make_room(max);
                 shard.queue.push_back(key);
             }
-            work(shard.entries.entry(key).or_default())
+            let entry = shard.entries.entry(key).or_default();
+            let outcome = work(entry);
+            let cost = entry.cost();
+            shard.bytes = shard.bytes + cost - std::mem::replace(&mut entry.cost, cost);
+            outcome
         })
     }
 
@@ -310,6 +327,14 @@ impl Table {
         })
     }
 
+    /// Bytes that the entries take, about.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |shard: &Mutex<Shard>| {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).bytes as u64
+        };
+        self.shards.iter().map(bytes).sum()
+    }
+
     /// Entries now.
     pub fn len(&self) -> usize {
         self.shards
@@ -328,13 +353,14 @@ impl Shard {
     fn make_room(&mut self, max: usize) {
         // One round is enough: used marks are cleared on the way.
         let mut looks = self.queue.len() * 2;
-        while self.entries.len() >= max && looks > 0 {
+        while self.bytes >= max && looks > 0 {
             looks -= 1;
             let Some(key) = self.queue.pop_front() else { return };
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             if entry.fill.is_some() || !entry.parts.is_empty() || std::mem::take(&mut entry.used) {
                 self.queue.push_back(key);
             } else {
+                self.bytes -= entry.cost;
                 self.entries.remove(&key);
             }
         }

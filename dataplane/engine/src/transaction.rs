@@ -6,6 +6,7 @@
 use crate::client::{BodyLength, Client, Transport};
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
+use crate::memory::Pressure;
 use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
@@ -84,6 +85,11 @@ async fn steps<T: Transport>(
     let request = &exchange.request;
     if let Some((status, text)) = refused_early(request, view) {
         return synth::answer(client, status, text, Fields::new()).await;
+    }
+    if core.node.memory.pressure() == Pressure::Full {
+        core.count(|c| &c.requests_shed_total, 1);
+        let text = "this node's memory is used up; try again shortly, or another node";
+        return synth::answer(client, 503, text, Fields::new()).await;
     }
     // Route: host, then path.
     let Some(routed) = route(view, request) else {

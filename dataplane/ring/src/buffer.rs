@@ -219,15 +219,13 @@ impl Arena {
 
     /// The smallest piece that `len` bytes fit: `Some(None)` a whole chunk, `None` none.
     fn kind(&self, len: usize) -> Option<Option<usize>> {
-        let smallest = self.piece_bytes(SPLITS.len() - 1);
-        if len > self.chunk_bytes || len <= smallest / 2 {
+        if len > self.chunk_bytes {
             return None;
         }
         Some((0..SPLITS.len()).rev().find(|kind| len <= self.piece_bytes(*kind)))
     }
 
-    /// Memory for `len` bytes, at least; its length is exactly `len`. Contents are unspecified but initialised. What
-    /// would leave more than half of the smallest piece unused comes from the heap.
+    /// Memory for `len` bytes, at least; its length is exactly `len`. Contents are unspecified but initialised.
     pub fn buffer(self: &Arc<Self>, len: usize) -> Buf {
         let Some(kind) = self.kind(len) else { return Buf::heap(len) };
         let home = match kind {

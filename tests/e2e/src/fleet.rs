@@ -425,7 +425,9 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
         Server {
             machine: Machine {
                 cores: options.cores,
+                memory_bytes: None,
                 ram_bytes: options.ram_bytes,
+                store_extent_bytes: 64 << 10,
                 store_path: options
                     .store_bytes
                     .filter(|_| caching)

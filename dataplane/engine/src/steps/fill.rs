@@ -9,6 +9,7 @@
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::keeper::Keep;
+use crate::memory::Pressure;
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
 use crate::session::Busy;
@@ -535,7 +536,8 @@ fn stream_of(object: &Object) -> Stream {
 fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Option<Arc<Object>>) {
     let owner = object.clone();
     if let Some(store) = &core.node.store
-        && !store.queue.push(Keep { stream, key, payload, object })
+        && (core.node.memory.pressure() >= Pressure::Short
+            || !store.queue.push(Keep { stream, key, payload, object }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
         // A later request tries again.

@@ -1,0 +1,101 @@
+//! The part of the memory budget that moves: connections, blocks in the making, and blocks that are held beyond the
+//! arena (by slow clients, mostly). What is fixed at start is planned in `tidegate_types::memory`.
+//!
+//! Sheds in this order as the flexible part fills, and takes up again in the other one:
+//! ```text
+//! 70 %   nothing is admitted to the store: what would wait for the device is let go
+//! 85 %   no connection is accepted: clients wait in the backlog, routers see it by the load
+//! 95 %   requests are answered 503 with Retry-After, small ones for the node's own ports excepted
+//! ```
+//! Prefetch, when there is one, comes before all of these. Must stay true: what is counted here is counted where it is
+//! taken and given back, never estimated from a sample; reading it takes no lock.
+
+use crate::fill::Windows;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidegate_ring::Arena;
+use tidegate_types::memory::MemoryPlan;
+
+/// Resident bytes of one client connection, with the task that serves it (measured: `tests/e2e/tests/memory.rs`).
+pub const CLIENT_BYTES: u64 = 24 << 10;
+/// What TLS adds to it.
+pub const CLIENT_TLS_BYTES: u64 = 72 << 10;
+
+/// How full the flexible part is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    Calm,
+    /// Nothing is admitted to the store.
+    Short,
+    /// Besides, no connection is accepted.
+    Scarce,
+    /// Besides, requests are refused.
+    Full,
+}
+
+/// The budget of one process, shared by all cores.
+pub struct Memory {
+    pub plan: MemoryPlan,
+    arena: Arc<Arena>,
+    windows: Arc<Windows>,
+    clients: AtomicU64,
+}
+
+impl Memory {
+    pub fn new(plan: MemoryPlan, arena: Arc<Arena>, windows: Arc<Windows>) -> Memory {
+        Memory { plan, arena, windows, clients: AtomicU64::new(0) }
+    }
+
+    /// A connection has come; it costs `bytes` until it goes.
+    pub fn client_came(&self, bytes: u64) {
+        self.clients.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It has gone.
+    pub fn client_went(&self, bytes: u64) {
+        self.clients.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the flexible part that are taken.
+    pub fn flexible_used(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed) + self.windows.making() + self.arena.heap_bytes()
+    }
+
+    /// What is shed now.
+    pub fn pressure(&self) -> Pressure {
+        pressure_of(self.flexible_used(), self.plan.flexible)
+    }
+}
+
+fn pressure_of(used: u64, flexible: u64) -> Pressure {
+    match used.saturating_mul(100) / flexible.max(1) {
+        0..70 => Pressure::Calm,
+        70..85 => Pressure::Short,
+        85..95 => Pressure::Scarce,
+        _ => Pressure::Full,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shed_comes_in_its_order() {
+        let levels: Vec<_> = (0..=110).map(|used| pressure_of(used, 100)).collect();
+        assert!(levels.is_sorted());
+        assert_eq!(
+            [0, 69, 70, 84, 85, 94, 95, 110].map(|at| levels[at]),
+            [
+                Pressure::Calm,
+                Pressure::Calm,
+                Pressure::Short,
+                Pressure::Short,
+                Pressure::Scarce,
+                Pressure::Scarce,
+                Pressure::Full,
+                Pressure::Full
+            ]
+        );
+    }
+}
