@@ -1,6 +1,7 @@
 //! The side-by-side rigs. Hits from memory (this file): one tidegate edge and nginx serve the same files on the same core; a load generator on
 //! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
 //! trace (`trace`) and hits from disk (`mixed`): a parent and its peers as caches in front of an origin that counts.
+//! How an edge with a full store comes back (`start`).
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
 //! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
@@ -11,6 +12,7 @@ mod cpu;
 mod mixed;
 mod nginx;
 mod report;
+mod start;
 mod trace;
 mod wrk;
 
@@ -51,6 +53,7 @@ struct Args {
 enum Rig {
     Trace(Box<trace::TraceArgs>),
     Mixed(Box<mixed::MixedArgs>),
+    Start(start::StartArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         None => run(&args),
         Some(Rig::Trace(args)) => trace::run(args),
         Some(Rig::Mixed(args)) => mixed::run(args),
+        Some(Rig::Start(args)) => start::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

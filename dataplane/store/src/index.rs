@@ -179,6 +179,13 @@ impl Index {
         }
     }
 
+    /// Reads where the keys of these hashes belong, so that what is done there next finds it in the processor's cache: the
+    /// loads do not wait for each other, as those of one insert after another would.
+    pub fn warm(&self, hashes: impl Iterator<Item = u128>) {
+        let read = |hash| self.entries[self.home(hash)].a.load(Ordering::Relaxed);
+        std::hint::black_box(hashes.map(read).fold(0, u64::wrapping_add));
+    }
+
     /// Only for the writer: makes the extent visible, in place of an earlier one of the same key.
     pub fn insert(&self, hash: u128, block: u32, place: Place) {
         let tag = tag_of(hash);
@@ -275,11 +282,14 @@ impl Index {
         (sequence != NO_LIFE).then_some(sequence)
     }
 
+    /// Multiply and shift: an even spread over a table that need not be a power of two.
+    fn home(&self, hash: u128) -> usize {
+        ((u128::from(hash as u64) * self.entries.len() as u128) >> 64) as usize
+    }
+
     /// The positions of a key's window, wrapping at the table's end.
     fn window(&self, hash: u128) -> impl Iterator<Item = usize> + use<> {
-        let capacity = self.entries.len();
-        // Multiply and shift: an even spread over a table that need not be a power of two.
-        let home = ((u128::from(hash as u64) * capacity as u128) >> 64) as usize;
+        let (home, capacity) = (self.home(hash), self.entries.len());
         (home..home + WINDOW).map(move |at| if at < capacity { at } else { at - capacity })
     }
 

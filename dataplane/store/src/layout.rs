@@ -155,7 +155,7 @@ impl Geometry {
 }
 
 /// The start value of every checksum on a device: ties each record to the device it was written on.
-pub(crate) fn device_seed(uuid: u128) -> u32 {
+pub fn device_seed(uuid: u128) -> u32 {
     crc32c::crc32c(&uuid.to_le_bytes())
 }
 

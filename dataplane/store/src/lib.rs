@@ -51,7 +51,7 @@ pub use journal::{JournalRecord, JournalReport, RECORD_PAYLOAD_BYTES, decode_pag
 pub use layout::{
     EXTENT_HEADER_BYTES, Geometry, JOURNAL_BYTES_DEFAULT, JOURNAL_BYTES_MIN, JOURNAL_OFFSET,
     PAYLOAD_BYTES_MAX, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MAX,
-    SEGMENTS_MIN, SLOT_BYTES, SUPERBLOCK_OFFSETS,
+    SEGMENTS_MIN, SLOT_BYTES, SUPERBLOCK_OFFSETS, device_seed,
 };
 pub use reader::{Location, Reader, read, verify_extent};
 pub use recover::RecoveryReport;

@@ -284,6 +284,7 @@ async fn recover_segment<D: Device>(device: &D, map: Map, header: &SegmentHeader
 struct Merge {
     next: BinaryHeap<Reverse<(u64, usize)>>,
     segments: Vec<(u32, std::vec::IntoIter<SummaryRow>)>,
+    batch: Vec<(u128, u32, Place)>,
 }
 
 impl Merge {
@@ -301,21 +302,40 @@ impl Merge {
                 break;
             }
             self.next.pop();
+            // This segment's rows up to the first one of another segment.
+            let other = self.next.peek().map_or(u64::MAX, |Reverse((oldest, _))| *oldest);
             let (segment, rows) = &mut self.segments[at];
-            if let Some(row) = rows.next() {
+            let end = rows.as_slice().partition_point(|row| row.sequence < sequence.min(other));
+            for row in rows.by_ref().take(end) {
                 let place =
                     Place { segment: *segment, slot: u32::from(row.slot), slots: row.slots() };
-                shared.index.insert(row.key.hash(shared.hash_seed), row.key.block, place);
-                entered += 1;
+                let hash = row.key.hash(shared.hash_seed);
+                self.batch.push((hash, row.key.block, place));
+                if self.batch.len() == BATCH_ROWS {
+                    enter(&mut self.batch, shared);
+                }
             }
+            entered += end as u64;
             match rows.as_slice().first() {
                 Some(row) => self.next.push(Reverse((row.sequence, at))),
                 None => *rows = Vec::new().into_iter(),
             }
         }
+        enter(&mut self.batch, shared);
         if self.next.is_empty() {
             self.segments.clear();
         }
         entered
+    }
+}
+
+/// Rows that are entered together: enough to keep a processor's loads in flight.
+const BATCH_ROWS: usize = 32;
+
+/// Enters rows in their order.
+fn enter(batch: &mut Vec<(u128, u32, Place)>, shared: &Shared) {
+    shared.index.warm(batch.iter().map(|(hash, ..)| *hash));
+    for (hash, block, place) in batch.drain(..) {
+        shared.index.insert(hash, block, place);
     }
 }
