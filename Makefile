@@ -13,6 +13,7 @@ test: cargo
 bench: cargo
 	@cargo xtask bench
 	@cargo xtask bench mixed
+	@cargo xtask bench start
 
 bench-trace: cargo
 	@cargo xtask bench trace

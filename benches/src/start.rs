@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_e2e::fleet::HOST;
 use tidegate_e2e::{Fleet, FleetOptions, content};
 use tidegate_store::{
@@ -70,6 +70,7 @@ pub fn run(args: &StartArgs) -> Result<(), String> {
                 }
             }
         },
+        store_wait_seconds: 1,
         ..FleetOptions::default()
     };
     let mut fleet = Fleet::start("bench-start", &options);
@@ -84,10 +85,18 @@ pub fn run(args: &StartArgs) -> Result<(), String> {
         let asked = fleet.counter("parent-1", "requests_total");
         fleet.kill("edge-1");
         let begun = Instant::now();
-        fleet.restart("edge-1");
+        fleet.kill_and_launch("edge-1");
+        while !fleet.get("edge-1", &format!("/{}", name(0)), "").is_ok_and(|r| r.status == 200) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let served = begun.elapsed().as_secs_f64();
+        // By what it says, for questions would cost it CPU time.
+        while opened(&fleet) < round + 2 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let wall = begun.elapsed().as_secs_f64();
         let cpu = fleet.cpu_time("edge-1").as_secs_f64();
-        for n in 0..OWN {
+        for n in 1..OWN {
             let answer = fleet.get("edge-1", &format!("/{}", name(n)), "");
             if answer.map_err(|e| e.to_string())?.body != content(&name(n), OWN_BYTES) {
                 return Err(format!("round {round}: {} has other bytes", name(n)));
@@ -95,12 +104,13 @@ pub fn run(args: &StartArgs) -> Result<(), String> {
         }
         let filled = fleet.counter("parent-1", "requests_total") - asked;
         println!(
-            "  serving after {wall:.2} s, {cpu:.2} s of CPU time; {filled} of {OWN} objects filled again"
+            "  serves after {served:.2} s, warm after {wall:.2} s and {cpu:.2} s of CPU time; {filled} fill(s)"
         );
-        if filled > 0 {
+        // The one that was asked for before the store was read may have come from the parent.
+        if filled > 1 {
             return Err(format!("round {round}: {filled} objects were lost"));
         }
-        rounds.push(serde_json::json!({ "wall_s": wall, "cpu_s": cpu }));
+        rounds.push(serde_json::json!({ "serves_s": served, "warm_s": wall, "cpu_s": cpu }));
     }
     let said = fs::read_to_string(fleet.dir.join("edge-1.err")).unwrap_or_default();
     let store = said.lines().rev().find(|line| line.contains("extents in")).unwrap_or_default();
@@ -116,6 +126,12 @@ pub fn run(args: &StartArgs) -> Result<(), String> {
         .map_err(|e| format!("{}: {e}", args.out.display()))?;
     println!("\nReport: {}", args.out.display());
     Ok(())
+}
+
+/// How often the edge has said that its store was read.
+fn opened(fleet: &Fleet) -> u32 {
+    let said = fs::read_to_string(fleet.dir.join("edge-1.err")).unwrap_or_default();
+    said.lines().filter(|line| line.contains(" extents in ")).count() as u32
 }
 
 /// One stream's open segment.

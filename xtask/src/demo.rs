@@ -40,11 +40,16 @@ pub fn build() -> Result<(), String> {
 }
 
 /// Runs a side-by-side rig: hits from memory against nginx, or, against all peers, `bench trace` (the reference trace)
-/// or `bench mixed` (hits from disk and fills).
+/// or `bench mixed` (hits from disk and fills); `bench start`: how an edge with a full store comes back.
 pub fn bench(options: Vec<String>) -> Result<(), String> {
-    let rig =
-        options.first().map(String::as_str).filter(|first| ["trace", "mixed"].contains(first));
-    setup::run(if rig.is_some() { "bench-trace" } else { "bench" })?;
+    let rig = options
+        .first()
+        .map(String::as_str)
+        .filter(|first| ["trace", "mixed", "start"].contains(first));
+    let needs_peers = rig.is_none_or(|rig| rig != "start");
+    if needs_peers {
+        setup::run(if rig.is_some() { "bench-trace" } else { "bench" })?;
+    }
     build()?;
     finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;
     let programs = target().join("release");

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Tidegate's data plane: serves as edge, parent or origin, as the snapshot says.
 #[derive(Debug, Parser)]
@@ -22,4 +23,15 @@ pub struct Args {
     /// How long a stopping process waits for requests under way, in seconds.
     #[arg(long, default_value_t = 5)]
     pub drain_seconds: u64,
+    /// How long a starting process waits for its store to be read before it serves without it, in seconds; meanwhile
+    /// all is filled that is not in memory.
+    #[arg(long, default_value_t = 1.0)]
+    pub store_wait_seconds: f64,
+}
+
+impl Args {
+    /// As `store_wait_seconds` says; nonsense is taken for nothing.
+    pub fn store_wait(&self) -> Duration {
+        Duration::try_from_secs_f64(self.store_wait_seconds).unwrap_or_default()
+    }
 }

@@ -3,7 +3,7 @@
 use crate::tls::TlsStream;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
-use tidegate_engine::device::RingDevice;
 use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_TLS_BYTES, Pressure};
 use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
@@ -80,13 +79,13 @@ pub struct CoreParts {
 }
 
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
-pub async fn run(parts: CoreParts, node: Arc<Node>, device: Option<RingDevice>) {
+pub async fn run(parts: CoreParts, node: Arc<Node>) {
     let counters = node.counters[parts.index].clone();
     let core = Rc::new(Core {
         node,
         index: parts.index,
         pool: Rc::new(Pool::default()),
-        device,
+        device: OnceCell::new(),
         counters,
         clients: Cell::new(0),
         busy: Cell::new(0),

@@ -16,18 +16,16 @@ use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread::JoinHandle;
 use tidegate_contract::{Role, Server};
 use tidegate_engine::Node;
 use tidegate_engine::admission::{AdmissionState, Budget};
-use tidegate_engine::device::RingDevice;
-use tidegate_engine::keeper::{self, KeepQueue, Wear};
+use tidegate_engine::keeper::{self, Wear};
 use tidegate_engine::node::StoreFace;
-use tidegate_engine::purge::Purges;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
-use tidegate_types::memory::{CHUNK_BYTES, MemoryPlan, arena_chunks};
+use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
 
 /// Waiting connections per listener.
 const BACKLOG: i32 = 4096;
@@ -36,8 +34,8 @@ const KEEPER_ENTRIES: u32 = 256;
 
 type Failure = Box<dyn Error>;
 
-/// What the keeper says when its store is open.
-type StoreReady = Result<Option<StoreFace>, String>;
+/// What the keeper says when its store has been read.
+type StoreReady = Result<(), String>;
 
 /// Runs the process to its end.
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -106,19 +104,31 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         };
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
-    if me.machine.store_path.is_some() {
-        threads.push(start_keeper(
-            me.clone(),
-            arena.clone(),
-            counters[0].clone(),
-            plan,
-            store_ready.clone(),
-        )?);
-    } else {
-        store_ready.send(Ok(None))?;
+    let mut store = None;
+    if let Some(path) = &me.machine.store_path {
+        let bytes = store::size(&me.machine);
+        let admission = Arc::new(AdmissionState::new(me.machine.store_admission, bytes));
+        let face = Arc::new(StoreFace::new(path.into(), admission));
+        store = Some(face.clone());
+        let keeper = Keeper {
+            me: me.clone(),
+            face,
+            arena: arena.clone(),
+            counters: counters[0].clone(),
+            index_bytes_max: plan.index,
+        };
+        threads.push(start_keeper(keeper, store_ready)?);
+        match store_opened.recv_timeout(args.store_wait()) {
+            Ok(read) => read?,
+            Err(RecvTimeoutError::Timeout) => eprintln!(
+                "tidegated {}: store {path}: still being read; serving without it meanwhile",
+                me.id
+            ),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err("the keeper ended before its store was read".into());
+            }
+        }
     }
-    drop(store_ready);
-    let store = store_opened.recv().map_err(|_| "the keeper ended before its store was open")??;
     let node = Arc::new(Node::new(view, plan, store, arena, counters, writer.lines.clone()));
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
@@ -209,32 +219,25 @@ fn start_core(
         runtime.block_on(async move {
             // Nothing runs on this core yet, so that blocking for a moment hurts nobody.
             let Ok(node) = take_node.recv() else { return };
-            let device = match &node.store {
-                None => None,
-                Some(store) => match RingDevice::open(&store.path, false, arena) {
-                    Ok(device) => Some(device),
-                    Err(e) => {
-                        eprintln!("tidegated {}: core {}: store {}: {e}", me.id, parts.index, store.path.display());
-                        None
-                    }
-                },
-            };
-            run_core(parts, node, device).await;
+            run_core(parts, node).await;
         });
     })?;
     outcome.recv().map_err(|_| "a core ended while it was started")??;
     Ok(thread)
 }
 
-/// The thread of the store's keeper. Its checksums and copies take no core's time from the requests there, and its
-/// writes follow each other as fast as the device takes them, however long a core's round is.
-fn start_keeper(
+/// What the keeper's thread is given.
+struct Keeper {
     me: Server,
+    face: Arc<StoreFace>,
     arena: Arc<Arena>,
     counters: Arc<Counters>,
-    plan: MemoryPlan,
-    ready: Sender<StoreReady>,
-) -> Result<JoinHandle<()>, Failure> {
+    index_bytes_max: u64,
+}
+
+/// The thread of the store's keeper. Its checksums and copies take no core's time from the requests there, and its
+/// writes follow each other as fast as the device takes them, however long a core's round is.
+fn start_keeper(keeper: Keeper, ready: Sender<StoreReady>) -> Result<JoinHandle<()>, Failure> {
     let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
         let options = Options {
             entries: KEEPER_ENTRIES,
@@ -250,65 +253,58 @@ fn start_keeper(
             }
         };
         runtime.block_on(async move {
-            match open_store(&me, &arena, &counters, plan.index).await {
-                Ok((face, keeping)) => {
-                    if ready.send(Ok(Some(face))).is_ok() {
-                        keeping.await;
+            match keeper.open().await {
+                Ok(keeping) => {
+                    let _served_already = ready.send(Ok(()));
+                    keeping.await;
+                }
+                Err(error) => {
+                    if let Err(SendError(Err(error))) = ready.send(Err(error)) {
+                        eprintln!("tidegated: {error}"); // it serves already, and ends now
                     }
                 }
-                Err(error) => drop(ready.send(Err(error))),
             }
         });
     })?;
     Ok(thread)
 }
 
-async fn open_store(
-    me: &Server,
-    arena: &Arc<Arena>,
-    counters: &Arc<Counters>,
-    index_bytes_max: u64,
-) -> Result<(StoreFace, impl Future<Output = ()>), String> {
-    let Some(path) = &me.machine.store_path else {
-        return Err("no store is configured".to_owned());
-    };
-    let queue = Arc::new(KeepQueue::default());
-    let (path, store, report) =
-        store::open(&me.machine, path, arena.clone(), index_bytes_max).await?;
-    eprintln!(
-        "tidegated {}: store {}: {} extents in {} of {} segments ({} walked), {} bad",
-        me.id,
-        path.display(),
-        report.extents,
-        report.segments - report.segments_free,
-        report.segments,
-        report.segments_walked,
-        report.extents_bad,
-    );
-    let store_bytes = tidegate_store::Device::size(store.device());
-    let admission = Arc::new(AdmissionState::new(me.machine.store_admission, store_bytes));
-    let budget =
-        me.machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
-    let purges = Arc::new(Purges::default());
-    purges.load(store.journal_records());
-    if report.journal.pairs_lost > 0 {
+impl Keeper {
+    /// Reads the store; gives what keeps it from then on.
+    async fn open(self) -> Result<impl Future<Output = ()>, String> {
+        let Keeper { me, face, arena, counters, index_bytes_max } = self;
+        let path = face.path.display();
+        let (store, report) = store::open(&me.machine, &face.path, arena, index_bytes_max).await?;
         eprintln!(
-            "tidegated {}: store {}: {} page(s) of the purge journal are damaged: all that is stored is asked about \
-             again before it is served\n    mend: look at the device; purge again what was purged lately",
+            "tidegated {}: store {path}: {} extents in {} of {} segments ({} walked), {} bad",
             me.id,
-            path.display(),
-            report.journal.pairs_lost,
+            report.extents,
+            report.segments - report.segments_free,
+            report.segments,
+            report.segments_walked,
+            report.extents_bad,
         );
-        purges.distrust(report.version_max.max(purges.newest()) + 1);
+        let store_bytes = tidegate_store::Device::size(store.device());
+        let budget =
+            me.machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
+        let (purges, queue) = (face.purges.clone(), face.queue.clone());
+        purges.load(store.journal_records());
+        let mut distrust = report.journal.pairs_lost > 0;
+        if distrust {
+            eprintln!(
+                "tidegated {}: store {path}: {} page(s) of the purge journal are damaged: all that is stored is asked \
+                 about again before it is served\n    mend: look at the device; purge again what was purged lately",
+                me.id, report.journal.pairs_lost,
+            );
+        }
+        let above = report.version_max.max(purges.newest()) + 1;
+        distrust |= !face.raise_versions(above);
+        if distrust {
+            purges.distrust(above);
+        }
+        face.set_ready(store.reader());
+        let admission = face.admission.clone();
+        let wear = Wear { admission, budget, rated_bytes: me.machine.store_rated_bytes };
+        Ok(keeper::run(store, queue, purges, wear, counters))
     }
-    let face = StoreFace {
-        path,
-        reader: store.reader(),
-        queue: queue.clone(),
-        version_max: report.version_max,
-        purges: purges.clone(),
-        admission: admission.clone(),
-    };
-    let wear = Wear { admission, budget, rated_bytes: me.machine.store_rated_bytes };
-    Ok((face, keeper::run(store, queue, purges, wear, counters.clone())))
 }

@@ -5,7 +5,7 @@
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tidegate_contract::Machine;
 use tidegate_engine::device::RingDevice;
@@ -33,16 +33,15 @@ pub fn size(machine: &Machine) -> u64 {
 /// Opens the store that `machine` names, on this thread's ring.
 pub async fn open(
     machine: &Machine,
-    path: &str,
+    path: &Path,
     arena: Arc<Arena>,
     index_bytes_max: u64,
-) -> Result<(PathBuf, Store<RingDevice>, RecoveryReport), String> {
-    let path = PathBuf::from(path);
+) -> Result<(Store<RingDevice>, RecoveryReport), String> {
     let at = |what: &str, error: &dyn std::fmt::Display| {
         format!("store {}: {what}: {error}", path.display())
     };
     if !path.exists() {
-        make_file(&path, machine.store_bytes).map_err(|e| {
+        make_file(path, machine.store_bytes).map_err(|e| {
             let mend = format!(
                 "    mend: give store_bytes that fits the file system (asked: {})",
                 machine.store_bytes
@@ -50,7 +49,7 @@ pub async fn open(
             format!("{}\n{mend}", at("cannot be made", &e))
         })?;
     }
-    let device = RingDevice::open(&path, true, arena).map_err(|e| {
+    let device = RingDevice::open(path, true, arena).map_err(|e| {
         format!(
             "{}\n    mend: check that this user may read and write it",
             at("cannot be opened", &e)
@@ -72,7 +71,7 @@ pub async fn open(
         other => other,
     };
     let (store, report) = opened.map_err(|e| at("cannot be used", &e))?;
-    Ok((path, store, report))
+    Ok((store, report))
 }
 
 fn make_file(path: &Path, bytes: u64) -> io::Result<()> {

@@ -48,7 +48,9 @@ async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Re
     if core.node.draining.load(Ordering::Relaxed) {
         return synth::answer(client, 503, "draining", Fields::new()).await;
     }
-    text(client, "text/plain; charset=utf-8", "ok\n".to_owned()).await
+    let opening = core.node.store.as_ref().is_some_and(|store| store.reader().is_none());
+    let said = if opening { "ok, the store is being read\n" } else { "ok\n" };
+    text(client, "text/plain; charset=utf-8", said.to_owned()).await
 }
 
 pub(crate) async fn text<T: Transport>(
@@ -85,7 +87,7 @@ fn status(core: &Core) -> String {
         "huge_pages": node.arena.huge_pages(),
         "store": node.store.as_ref().map(|store| json!({
             "path": store.path.display().to_string(),
-            "state": store.reader.state().to_string(),
+            "state": store.reader().map_or("opening".to_owned(), |r| r.state().to_string()),
             "unwritten_extents": store.queue.unwritten(),
         })),
         "counters": counters,
@@ -113,8 +115,8 @@ fn refresh_gauges(core: &Core) {
     first.memory_pressure.set(memory.pressure() as u64);
     first.objects_bytes.set(node.table.bytes());
     first.ram_tier_evictions_total.set(evictions);
-    if let Some(store) = &node.store {
-        first.store_bad_extents_total.set(store.reader.bad_extents());
+    if let Some(reader) = node.store.as_ref().and_then(|store| store.reader()) {
+        first.store_bad_extents_total.set(reader.bad_extents());
     }
     first.purge_rules.set(node.purges.len() as u64);
     first.snapshot_generation.set(node.view.load().generation);

@@ -13,13 +13,13 @@ use crate::table::Table;
 use crate::view::View;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tidegate_fill::{HopHealth, Pool, Timeouts};
 use tidegate_ring::Arena;
@@ -27,17 +27,51 @@ use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
 use tidegate_types::memory::MemoryPlan;
 
-/// The store, as all cores see it.
+/// The store, as all cores see it. A node serves before its store has been read: until then nothing is found in it,
+/// and what it shall keep waits.
 pub struct StoreFace {
     pub path: PathBuf,
-    pub reader: Reader,
+    reader: OnceLock<Reader>,
     pub queue: Arc<KeepQueue>,
-    /// The greatest version that was found in it at start.
-    pub version_max: u64,
     /// What its journal says was purged.
     pub purges: Arc<Purges>,
     pub admission: Arc<AdmissionState>,
+    /// The node's; see [`Node::next_version`].
+    versions: AtomicU64,
 }
+
+impl StoreFace {
+    /// A store that is still to be read.
+    pub fn new(path: PathBuf, admission: Arc<AdmissionState>) -> StoreFace {
+        StoreFace {
+            path,
+            reader: OnceLock::new(),
+            queue: Arc::default(),
+            purges: Arc::default(),
+            admission,
+            versions: AtomicU64::new(wall_ms() << VERSION_CLOCK_SHIFT),
+        }
+    }
+
+    /// For lookups; `None`: it is still being read.
+    pub fn reader(&self) -> Option<&Reader> {
+        self.reader.get()
+    }
+
+    /// Versions from now on are not below `floor`, which is above all that lies in the store or was purged. `false`: those
+    /// that were given out before were (the clock was set back), so a purge meanwhile may have missed something.
+    pub fn raise_versions(&self, floor: u64) -> bool {
+        self.versions.fetch_max(floor, Ordering::SeqCst) >= floor
+    }
+
+    /// It has been read, and its journal: from now on it is looked into.
+    pub fn set_ready(&self, reader: Reader) {
+        let _once = self.reader.set(reader);
+    }
+}
+
+/// Versions begin at the wall clock's milliseconds times 2 to this.
+const VERSION_CLOCK_SHIFT: u32 = 20;
 
 /// State of one data plane process.
 pub struct Node {
@@ -45,7 +79,7 @@ pub struct Node {
     pub table: Arc<Table>,
     pub ram: RamTier,
     pub memory: Arc<Memory>,
-    pub store: Option<StoreFace>,
+    pub store: Option<Arc<StoreFace>>,
     pub purges: Arc<Purges>,
     pub hop_health: HopHealth,
     pub arena: Arc<Arena>,
@@ -65,7 +99,7 @@ impl Node {
     pub fn new(
         view: View,
         plan: MemoryPlan,
-        store: Option<StoreFace>,
+        store: Option<Arc<StoreFace>>,
         arena: Arc<Arena>,
         counters: Vec<Arc<Counters>>,
         log: SyncSender<Vec<u8>>,
@@ -82,7 +116,7 @@ impl Node {
             table,
             memory: Arc::new(Memory::new(plan, arena.clone(), windows)),
             ram: RamTier::new(ram_bytes),
-            versions: AtomicU64::new(first_version(store.as_ref(), &purges)),
+            versions: AtomicU64::new(wall_ms() << VERSION_CLOCK_SHIFT),
             store,
             purges,
             hop_health: HopHealth::default(),
@@ -97,14 +131,9 @@ impl Node {
 
     /// A version number that no object of this store has had: rises within a run, and between runs by the clock.
     pub fn next_version(&self) -> u64 {
-        self.versions.fetch_add(1, Ordering::Relaxed)
+        let versions = self.store.as_ref().map_or(&self.versions, |store| &store.versions);
+        versions.fetch_add(1, Ordering::Relaxed)
     }
-}
-
-/// Above all that lies in the store and all that was purged, also when the clock was set back between two runs.
-fn first_version(store: Option<&StoreFace>, purges: &Purges) -> u64 {
-    let stored = store.map_or(0, |store| store.version_max);
-    (wall_ms() << 20).max(stored + 1).max(purges.newest() + 1)
 }
 
 /// Memory for the windows of fills: a quarter of what clients and fills share, and not less than this.
@@ -115,7 +144,7 @@ pub struct Core {
     pub node: Arc<Node>,
     pub index: usize,
     pub pool: Rc<Pool>,
-    pub device: Option<RingDevice>,
+    pub device: OnceCell<Option<RingDevice>>,
     pub counters: Arc<Counters>,
     /// Clients connected now.
     pub clients: Cell<usize>,
@@ -132,6 +161,21 @@ const ENTRY_BYTES: u64 = 192;
 const LINES_BYTES: usize = 128 * 1024;
 
 impl Core {
+    /// The store for lookups, and this core's handle of its device, once it has been read.
+    pub fn disk(&self) -> Option<(&StoreFace, &Reader, &RingDevice)> {
+        let store = self.node.store.as_ref()?;
+        let reader = store.reader()?;
+        let open = || match RingDevice::open(&store.path, false, self.node.arena.clone()) {
+            Ok(device) => Some(device),
+            Err(error) => {
+                let path = store.path.display();
+                eprintln!("tidegated: core {}: store {path}: {error}", self.index);
+                None
+            }
+        };
+        Some((store, reader, self.device.get_or_init(open).as_ref()?))
+    }
+
     /// Writes the access log line of a transaction.
     pub fn log(&self, event: &TransactionEnd<'_>) {
         let mut lines = self.lines.borrow_mut();

@@ -5,7 +5,7 @@
 
 use crate::device::RingDevice;
 use crate::fill::{Fill, Progress};
-use crate::node::Core;
+use crate::node::{Core, StoreFace};
 use crate::object::{INLINE_BODY_BYTES_MAX, Object, Stored};
 use crate::steps::fill::fill_part;
 use crate::table::Claim;
@@ -152,22 +152,24 @@ impl ObjectReader {
     }
 
     async fn read_store(&self, block: u32) -> Option<Bytes> {
-        let store = self.core.node.store.as_ref()?;
-        let device = self.core.device.as_ref()?;
+        let key = ExtentKey::block(self.object.key, self.object.version(), block);
+        let waiting = |store: &Arc<StoreFace>| store.queue.find(&key);
+        let Some((store, reader, device)) = self.core.disk() else {
+            return self.core.node.store.as_ref().and_then(waiting);
+        };
         if is_inline(&self.object)
-            && let Some(body) = self.read_inline(&store.reader, device).await
+            && let Some(body) = self.read_inline(reader, device).await
         {
             return Some(body);
         }
-        let key = ExtentKey::block(self.object.key, self.object.version(), block);
         if let Some(bytes) = store.queue.find(&key) {
             return Some(bytes);
         }
-        match tidegate_store::read(&store.reader, device, &key).await {
+        match tidegate_store::read(reader, device, &key).await {
             Ok(Some(extent)) => {
                 let expected = Object::block_len(self.object.total()?, block);
                 if extent.payload.len() != expected {
-                    store.reader.count_bad();
+                    reader.count_bad();
                     return None;
                 }
                 self.core.count(|c| &c.store_read_bytes_total, extent.payload.len() as u64);
@@ -194,9 +196,12 @@ fn is_inline(object: &Object) -> bool {
 /// Whether the store has this block, as far as its index tells.
 fn is_stored(core: &Core, object: &Object, block: u32) -> bool {
     core.node.store.as_ref().is_some_and(|store| {
-        (is_inline(object) && store.reader.contains(&ExtentKey::head(object.key)))
-            || store.reader.contains(&ExtentKey::block(object.key, object.version(), block))
-            || store.queue.find(&ExtentKey::block(object.key, object.version(), block)).is_some()
+        let key = ExtentKey::block(object.key, object.version(), block);
+        let has = |reader: &Reader| {
+            (is_inline(object) && reader.contains(&ExtentKey::head(object.key)))
+                || reader.contains(&key)
+        };
+        store.reader().is_some_and(has) || store.queue.find(&key).is_some()
     })
 }
 
@@ -223,9 +228,8 @@ pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
 
 /// The object whose head lies in the store, if one does.
 pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
-    let store = core.node.store.as_ref()?;
-    let device = core.device.as_ref()?;
-    let extent = match tidegate_store::read(&store.reader, device, &ExtentKey::head(key)).await {
+    let (_, reader, device) = core.disk()?;
+    let extent = match tidegate_store::read(reader, device, &ExtentKey::head(key)).await {
         Ok(extent) => extent?,
         Err(_) => {
             core.count(|c| &c.store_read_errors_total, 1);
@@ -243,7 +247,7 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
             return None;
         }
         None => {
-            store.reader.count_bad();
+            reader.count_bad();
             return None;
         }
     };

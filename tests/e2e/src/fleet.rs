@@ -35,6 +35,8 @@ pub struct FleetOptions {
     pub prepare: fn(&Path),
     /// How long a stopping process waits for requests under way.
     pub drain_seconds: u64,
+    /// How long a starting process waits for its store before it serves without it.
+    pub store_wait_seconds: u64,
 }
 
 impl Default for FleetOptions {
@@ -51,6 +53,7 @@ impl Default for FleetOptions {
             adjust: |_| {},
             prepare: |_| {},
             drain_seconds: 2,
+            store_wait_seconds: 60,
         }
     }
 }
@@ -96,6 +99,7 @@ pub struct Fleet {
     pub members: Vec<Member>,
     key: SigningKey,
     drain_seconds: u64,
+    store_wait_seconds: u64,
     /// Trusts the fleet's certificates.
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -156,8 +160,10 @@ impl Fleet {
             .map(|server| Member { server: server.clone(), child: None })
             .collect();
         (options.prepare)(&dir);
-        let drain_seconds = options.drain_seconds;
-        let mut fleet = Fleet { dir, snapshot, members, key, drain_seconds, tls };
+        let (drain_seconds, store_wait_seconds) =
+            (options.drain_seconds, options.store_wait_seconds);
+        let mut fleet =
+            Fleet { dir, snapshot, members, key, drain_seconds, store_wait_seconds, tls };
         fleet.publish();
         for index in 0..fleet.members.len() {
             fleet.launch(index);
@@ -212,6 +218,7 @@ impl Fleet {
         let mut command = Command::new(binary("tidegated"));
         command
             .args(["--node", id, "--drain-seconds", &self.drain_seconds.to_string()])
+            .args(["--store-wait-seconds", &self.store_wait_seconds.to_string()])
             .arg("--snapshot")
             .arg(self.dir.join("snapshot"))
             .arg("--trust")
@@ -252,7 +259,8 @@ impl Fleet {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
             let member = &mut self.members[index];
-            if get(member.admin(), "x", "/health", "").is_ok_and(|r| r.status == 200) {
+            // With its store.
+            if get(member.admin(), "x", "/health", "").is_ok_and(|r| r.body == b"ok\n") {
                 return;
             }
             let ended = member.child.as_mut().is_some_and(|c| !matches!(c.try_wait(), Ok(None)));
@@ -280,6 +288,19 @@ impl Fleet {
         self.kill(id);
         let index = self.index(id);
         self.launch(index);
+        self.wait_ready(index);
+    }
+
+    /// Ends a member at once and starts it again, without waiting for anything.
+    pub fn kill_and_launch(&mut self, id: &str) {
+        self.kill(id);
+        let index = self.index(id);
+        self.launch(index);
+    }
+
+    /// Waits until a member serves, and has read its store.
+    pub fn wait_for(&mut self, id: &str) {
+        let index = self.index(id);
         self.wait_ready(index);
     }
 

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_contract::{AdminKey, Order};
 use tidegate_e2e::fleet::{HOST, binary};
-use tidegate_e2e::{Asked, Connection, Fleet, FleetOptions, Gate, HandOrigin, Response, reply};
+use tidegate_e2e::{
+    Asked, Connection, Fleet, FleetOptions, Gate, HandOrigin, Response, get, reply,
+};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -304,6 +306,40 @@ fn purges_hold_through_many_kills() {
         }
     }
     assert!(world.fleet.counter("edge-1", "purge_rules") >= 4, "they are read back at start");
+}
+
+#[test]
+fn purges_hold_that_are_ordered_before_the_store_is_read() {
+    // Goal: a node that serves before it has read its store takes purges that reach what lies there. Method: nodes that
+    // do not wait for their stores are killed and purged as soon as they answer; what was seen before is not seen again,
+    // then and after another kill.
+    let options = FleetOptions { store_wait_seconds: 0, ..one_edge() };
+    let mut world = world("early", &options);
+    let mut gone: Vec<String> = Vec::new();
+    for round in 0..6 {
+        let path = PATHS[round % 4];
+        let body = world.body(path);
+        assert!(!gone.contains(&body), "round {round}: {body} came back");
+        world.settle();
+        for id in ["parent-1", "edge-1"] {
+            world.fleet.kill_and_launch(id);
+            world.fleet.until("it answers", |fleet| {
+                get(fleet.member(id).admin(), "x", "/health", "").is_ok_and(|r| r.status == 200)
+            });
+        }
+        let url = format!("http://{HOST}{path}");
+        let output = world.purge(&["--url", &url, "--hard"]);
+        assert!(output.status.success(), "{}", said(&output));
+        gone.push(body);
+        for restarted in [false, true] {
+            for path in PATHS {
+                let body = world.body(path);
+                assert!(!gone.contains(&body), "round {round}, {restarted}: {body} came back");
+            }
+            world.fleet.restart("parent-1");
+            world.fleet.restart("edge-1");
+        }
+    }
 }
 
 #[test]

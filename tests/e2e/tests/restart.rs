@@ -212,3 +212,30 @@ fn snapshots_are_taken_live_or_refused_and_no_request_is_lost() {
     assert_eq!(fleet.counter("edge-1", "snapshot_refused_total"), 3);
     assert_eq!(fleet.counter("origin-1", "requests_total"), 1);
 }
+
+#[test]
+fn a_node_serves_before_its_store_is_read_and_finds_all_of_it_then() {
+    // Goal: a start does not wait for the store, and nothing is lost by that. Method: a start that waits not at all; at
+    // once one object is asked for; when the store has been read, the others are hits.
+    let options = FleetOptions { store_wait_seconds: 0, ..small() };
+    let mut fleet = Fleet::start("atonce", &options);
+    let get = |fleet: &Fleet, n: usize| {
+        let name = format!("a{n}.m4s");
+        fleet
+            .get("edge-1", &format!("/{name}"), "")
+            .is_ok_and(|r| r.body == content(&name, 600_000))
+    };
+    for n in 0..8 {
+        fleet.put(&format!("a{n}.m4s"), 600_000);
+        assert!(get(&fleet, n));
+    }
+    for round in 0..4 {
+        fleet.settle("edge-1");
+        fleet.kill_and_launch("edge-1");
+        fleet.until("it serves", |fleet| get(fleet, round));
+        fleet.wait_for("edge-1");
+        let asked = fleet.counter("parent-1", "requests_total");
+        assert!((0..8).all(|n| get(&fleet, n)));
+        assert_eq!(fleet.counter("parent-1", "requests_total"), asked, "round {round}");
+    }
+}

@@ -577,7 +577,7 @@ pub fn admit(core: &Core, object: &Arc<Object>) {
     }
     for number in 0..blocks {
         let key = ExtentKey::block(object.key, object.version(), number);
-        if store.reader.contains(&key) {
+        if store.reader().is_some_and(|reader| reader.contains(&key)) {
             continue; // of an earlier try
         }
         let Some(bytes) = block(number) else { continue };
@@ -615,7 +615,8 @@ pub fn invalidate(core: &Core, key: u128) {
     };
     let stored = match core.node.table.forget_key(key, version) {
         Forgot::Object => true,
-        Forgot::Unknown => store.reader.contains(&ExtentKey::head(key)),
+        // What cannot be looked up yet may be there.
+        Forgot::Unknown => store.reader().is_none_or(|r| r.contains(&ExtentKey::head(key))),
         Forgot::Nothing => false,
     };
     if stored {
@@ -782,8 +783,7 @@ impl Bringing {
 fn is_head_gone(core: &Core, object: &Object) -> bool {
     let age_ms = now_ms().saturating_sub(object.head.lifetime.response_ms);
     let head = ExtentKey::head_of(object.key, object.version());
-    age_ms > HEAD_WRITTEN_MS
-        && core.node.store.as_ref().is_some_and(|store| !store.reader.contains(&head))
+    age_ms > HEAD_WRITTEN_MS && core.disk().is_some_and(|(_, reader, _)| !reader.contains(&head))
 }
 
 /// A head that was given to the keeper is written after this time at the latest.
