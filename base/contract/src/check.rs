@@ -496,6 +496,20 @@ impl<'a> Checker<'a> {
             }
             _ => {}
         }
+        if let Some(path) = &server.origin_health {
+            if server.role != Role::Origin {
+                let what = "origin_health says how an origin is asked";
+                self.tell(
+                    object,
+                    "origin_health",
+                    what,
+                    "leave it out: our own nodes are asked anyway",
+                );
+            } else if !path.starts_with('/') || !printable(path) {
+                let what = format!("`{}` is no path", path.escape_default());
+                self.tell(object, "origin_health", what, "write one like \"/health\"");
+            }
+        }
         if let Some(s3) = &server.origin_s3 {
             if server.role != Role::Origin {
                 let what = "origin_s3 says how an origin is asked";

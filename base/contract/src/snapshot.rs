@@ -211,6 +211,9 @@ pub struct Server {
     /// An origin that is a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_s3: Option<OriginS3>,
+    /// Path that a well origin answers below 500 without much ado; asked for while it is out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_health: Option<String>,
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,

@@ -371,6 +371,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
     let server = Server {
         origin_tls,
         origin_s3,
+        origin_health: table.take("origin_health"),
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),

@@ -268,6 +268,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "role = \"router\"\naddresses = [\"203.0.113.33\"]",
             &["origin_s3 says how an origin is asked"],
         ),
+        (SERVERS, "origin_health = \"/", "origin_health = \"", &["`health.txt` is no path"]),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
         (FILMS, "{host}/videos", "{port}/videos", &["known are {host}, {path} and {query}"]),

@@ -25,6 +25,7 @@ use tidegate_engine::device::RingDevice;
 use tidegate_engine::keeper::{self, KeepQueue, Wear};
 use tidegate_engine::node::StoreFace;
 use tidegate_engine::purge::Purges;
+use tidegate_fill::Hops;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
@@ -47,7 +48,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _limit = signal::raise_descriptor_limit();
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
-    let view = origins::view(&snapshot, &args.node)?;
+    let hops = Arc::new(Hops::default());
+    let view = origins::view(&snapshot, &args.node, &hops)?;
     let me = view.me.clone();
     if !matches!(me.role, Role::Edge | Role::Parent | Role::Origin) {
         return Err(format!(
@@ -112,7 +114,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let store =
         store_opened.recv().map_err(|_| "the first core ended before its store was open")??;
     let ram_bytes = me.machine.ram_bytes;
-    let node = Arc::new(Node::new(view, ram_bytes, store, arena, counters, writer.lines.clone()));
+    let lines = writer.lines.clone();
+    let node = Arc::new(Node::new(view, hops, ram_bytes, store, arena, counters, lines));
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
     }

@@ -110,6 +110,8 @@ fn refresh_gauges(core: &Core) {
     if let Some(store) = &node.store {
         first.store_bad_extents_total.set(store.reader.bad_extents());
     }
+    first.next_hop_ejections_total.set(node.hops.ejections());
+    first.next_hops_out.set(node.hops.out() as u64);
     first.purge_rules.set(node.purges.len() as u64);
     first.snapshot_generation.set(node.view.load().generation);
     first.plain_buffer_fallback_total.set(node.arena.exhausted());

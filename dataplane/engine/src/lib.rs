@@ -16,6 +16,7 @@ pub mod explain;
 pub mod fill;
 pub mod isolate;
 pub mod keeper;
+pub mod next_hop;
 pub mod node;
 pub mod object;
 pub mod orders;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Instant;
-use tidegate_fill::{HopHealth, Pool, Timeouts};
+use tidegate_fill::{Hops, Pool, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::Reader;
 use tidegate_telemetry::{Counters, TransactionEnd};
@@ -46,7 +46,7 @@ pub struct Node {
     pub windows: Arc<Windows>,
     pub store: Option<StoreFace>,
     pub purges: Arc<Purges>,
-    pub hop_health: HopHealth,
+    pub hops: Arc<Hops>,
     pub arena: Arc<Arena>,
     /// One set per core, summed when read.
     pub counters: Vec<Arc<Counters>>,
@@ -59,10 +59,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that runs on `view`.
+    /// A node that runs on `view`, which was made with `hops`.
     #[allow(clippy::too_many_arguments, reason = "made in one place, from what start-up has built")]
     pub fn new(
         view: View,
+        hops: Arc<Hops>,
         ram_bytes: u64,
         store: Option<StoreFace>,
         arena: Arc<Arena>,
@@ -79,7 +80,7 @@ impl Node {
             versions: AtomicU64::new(first_version(store.as_ref(), &purges)),
             store,
             purges,
-            hop_health: HopHealth::default(),
+            hops,
             arena,
             counters,
             log,

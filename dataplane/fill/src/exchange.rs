@@ -2,11 +2,14 @@
 //!
 //! Must stay true: a kept connection that turns out to be closed before a byte of the answer came is replaced by a
 //! new one, once, and only for requests that may be repeated; a
-//! connection returns to the pool only after a complete body and with no bytes left over.
+//! connection returns to the pool only after a complete body and with no bytes left over. What the exchange says of the
+//! hop's health goes into its ticket: failures here, whether a complete head is a good one by [`Answer::judge`].
 
 use crate::error::{FillError, Phase};
+use crate::health::Signal;
 use crate::pool::Pool;
 use crate::select::Hop;
+use crate::state::Ticket;
 use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
@@ -54,11 +57,45 @@ pub struct Answer {
     pub body: Body,
 }
 
+impl Answer {
+    /// Says whether the head is a good one, or (`own_error`) an error that is the hop's own: its health hangs on it.
+    pub fn judge(&mut self, own_error: bool) {
+        if let Some(ticket) = &mut self.body.ticket {
+            if own_error { ticket.fail_by(Signal::ServerError) } else { ticket.pass() }
+        }
+        if matches!(self.body.framing, Framing::Done) {
+            self.body.ticket = None;
+        }
+    }
+}
+
 /// Sends `request` to `hop` and waits for the head of the answer.
 ///
 /// # Errors
 /// Whatever keeps a well-formed final response head from coming in time.
 pub async fn ask(
+    pool: &Rc<Pool>,
+    hop: &Hop,
+    request: &Request,
+    timeouts: Timeouts,
+    mut ticket: Ticket,
+) -> Result<Answer, FillError> {
+    match ask_hop(pool, hop, request, timeouts).await {
+        Ok(mut answer) => {
+            if matches!(answer.body.framing, Framing::Done) {
+                ticket.end();
+            }
+            answer.body.ticket = Some(ticket);
+            Ok(answer)
+        }
+        Err(error) => {
+            ticket.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+async fn ask_hop(
     pool: &Rc<Pool>,
     hop: &Hop,
     request: &Request,
@@ -83,20 +120,24 @@ pub async fn ask(
             Ok(answer) => return Ok(answer),
         }
     }
-    let connecting = async {
-        let tcp = TcpStream::connect(hop.address).await?;
-        Stream::begin(tcp, hop.tls.as_deref(), timeouts.connect).await
-    };
-    // A handshake takes a few round trips more.
-    let span = if hop.tls.is_some() { timeouts.connect * 3 } else { timeouts.connect };
-    let stream = match timeout(span, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(failed(hop, Phase::Connect, &error)),
-        Err(_) => return Err(FillError::Timeout { hop: hop.id.clone(), phase: Phase::Connect }),
-    };
+    let stream = connect(hop, timeouts).await?;
     exchange(pool, hop, request, timeouts, stream).await.map_err(|attempt| match attempt {
         Attempt::Silent(error) | Attempt::Failed(error) => error,
     })
+}
+
+async fn connect(hop: &Hop, timeouts: Timeouts) -> Result<Stream, FillError> {
+    let late = |phase| FillError::Timeout { hop: hop.id.clone(), phase };
+    let connecting = timeout(timeouts.connect, TcpStream::connect(hop.address)).await;
+    let tcp = connecting
+        .map_err(|_| late(Phase::Connect))?
+        .map_err(|error| failed(hop, Phase::Connect, &error))?;
+    // A handshake takes a few round trips more.
+    let shaking = Stream::begin(tcp, hop.tls.as_deref(), timeouts.connect);
+    timeout(timeouts.connect * 2, shaking)
+        .await
+        .map_err(|_| late(Phase::Tls))?
+        .map_err(|error| failed(hop, Phase::Tls, &error))
 }
 
 enum Attempt {
@@ -106,7 +147,8 @@ enum Attempt {
 }
 
 fn failed(hop: &Hop, phase: Phase, error: &io::Error) -> FillError {
-    FillError::Connection { hop: hop.id.clone(), phase, what: error.to_string() }
+    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    FillError::Connection { hop: hop.id.clone(), phase, what: error.to_string(), refused }
 }
 
 async fn exchange(
@@ -166,6 +208,7 @@ async fn exchange(
         keep_alive: parsed.keep_alive,
         received,
         framing,
+        ticket: None,
         idle: timeouts.idle,
         pace: Pace { since: Instant::now(), bytes: 0 },
         length: match parsed.body {
@@ -239,6 +282,7 @@ pub struct Body {
     keep_alive: bool,
     received: Vec<u8>,
     framing: Framing,
+    ticket: Option<Ticket>,
     idle: Duration,
     pace: Pace,
     length: Option<u64>,
@@ -283,6 +327,24 @@ impl Body {
     /// # Errors
     /// When the body cannot be completed; what came before stays valid.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+        let outcome = self.next_piece().await;
+        if let Some(ticket) = &mut self.ticket {
+            match &outcome {
+                Ok(_) if matches!(self.framing, Framing::Done) => {
+                    ticket.end();
+                    self.ticket = None;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    ticket.fail(error);
+                    self.ticket = None;
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
             if matches!(self.framing, Framing::Done) {
                 return Ok(None);
@@ -337,6 +399,7 @@ impl Body {
             hop: self.hop.id.clone(),
             phase: Phase::Body,
             what: what.to_owned(),
+            refused: false,
         }
     }
 

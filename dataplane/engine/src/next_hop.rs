@@ -1,0 +1,195 @@
+//! Asking the next hops until one answers, and asking those that are out whether they are back.
+//!
+//! Must stay true: a hop that is out costs no request its time: it is passed over, and tried by one exchange at a time;
+//! what is not safe to repeat is sent once; when nobody may be asked, that is said at once.
+
+use crate::clock::now_ms;
+use crate::node::Core;
+use crate::view::{ServiceView, View};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_cache::lookup::is_next_hop_error;
+use tidegate_fill::{
+    Answer, Entry, FillError, Hop, Request, Standing, Ticket, Timeouts, ask, order,
+};
+use tidegate_http::{Fields, Method};
+use tidegate_ring::sleep;
+
+/// What to ask the next hops.
+pub struct Question<'a> {
+    pub request: &'a Request,
+    /// Decides which hop is asked first.
+    pub key: u64,
+    pub tries_max: usize,
+    /// It has just broken off.
+    pub avoid: Option<&'a str>,
+}
+
+/// Asks the next hops in their order until one answers.
+///
+/// # Errors
+/// What went wrong at the hop that tells most, when no hop answered.
+pub async fn ask_any(
+    core: &Rc<Core>,
+    view: &View,
+    service: &ServiceView,
+    question: &Question<'_>,
+) -> Result<(Answer, String), FillError> {
+    let hops = &service.hops;
+    if hops.is_empty() {
+        return Err(FillError::NoNextHop);
+    }
+    let mut choices = order(view.me.role, hops, question.key);
+    choices.sort_by_key(|choice| question.avoid == Some(hops[choice.index].id.as_str()));
+    let mut outcome = Outcome::default();
+    for choice in &choices {
+        let hop = &hops[choice.index];
+        let Some(entry) = choice.place.entry() else { continue };
+        if outcome.tries == question.tries_max {
+            break;
+        }
+        let Some(ticket) = hop.state.enter(entry) else { continue };
+        if let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await) {
+            return Ok(answered);
+        }
+    }
+    // With one next hop only, it gets a second chance: its connection may have been about to close.
+    if let ([hop], [choice], 1, true) =
+        (&hops[..], &choices[..], outcome.tries, question.tries_max > 1)
+        && outcome.own_error.is_none()
+        && let Some(ticket) = choice.place.entry().and_then(|entry| hop.state.enter(entry))
+        && let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await)
+    {
+        return Ok(answered);
+    }
+    if outcome.tries == 0 {
+        let last_resort =
+            |hop: &'_ Hop| hop.state.enter(Entry::LastResort).map(|ticket| (hop.clone(), ticket));
+        let Some((hop, ticket)) =
+            choices.iter().find_map(|choice| last_resort(&hops[choice.index]))
+        else {
+            core.count(|c| &c.next_hops_all_out_total, 1);
+            return Err(FillError::AllOut);
+        };
+        if let Some(answered) = outcome.take(core, try_hop(core, &hop, question, ticket).await) {
+            return Ok(answered);
+        }
+    }
+    // Nobody did better.
+    outcome.own_error.ok_or(outcome.error.unwrap_or(FillError::AllOut))
+}
+
+/// What came of the tries so far.
+#[derive(Default)]
+struct Outcome {
+    tries: usize,
+    /// An overloaded or broken hop's answer: the next one may do better, and this one may be right.
+    own_error: Option<(Answer, String)>,
+    error: Option<FillError>,
+}
+
+impl Outcome {
+    /// The answer to go on with, if this is one.
+    fn take(
+        &mut self,
+        core: &Core,
+        tried: Result<(Answer, bool), FillError>,
+    ) -> Option<(Answer, String)> {
+        self.tries += 1;
+        match tried {
+            Ok((answer, is_own_error)) => {
+                let hop = answer.body.hop().to_owned();
+                if is_own_error && self.own_error.is_none() {
+                    self.own_error = Some((answer, hop));
+                    return None;
+                }
+                Some((answer, hop))
+            }
+            Err(error) => {
+                core.count(|c| &c.fill_errors_total, 1);
+                self.error = Some(match self.error.take() {
+                    Some(before) => before.or_rather(error),
+                    None => error,
+                });
+                None
+            }
+        }
+    }
+}
+
+/// One exchange up to its head, and whether that is an error of the hop's own.
+async fn try_hop(
+    core: &Rc<Core>,
+    hop: &Hop,
+    question: &Question<'_>,
+    ticket: Ticket,
+) -> Result<(Answer, bool), FillError> {
+    let mut answer = ask(&core.pool, hop, question.request, core.node.timeouts, ticket).await?;
+    let own_error = is_own_error(&answer);
+    answer.judge(own_error);
+    Ok((answer, own_error))
+}
+
+/// An error of the next hop itself, not one that it passes on: asking another parent for what the origin refuses
+/// would only double the origin's load.
+fn is_own_error(answer: &Answer) -> bool {
+    let passed_on = answer
+        .head
+        .fields
+        .get_all("cache-status")
+        .any(|value| value.windows(FWD_STATUS.len()).any(|part| part == FWD_STATUS));
+    is_next_hop_error(answer.head.status) && !passed_on
+}
+
+const FWD_STATUS: &[u8] = b"fwd-status=5";
+
+/// How often hops that are out are asked whether they are back.
+const PROBE_SPAN: Duration = Duration::from_secs(1);
+/// What asks for health alone waits no longer than this for each phase.
+const PROBE_TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(1),
+    head: Duration::from_secs(2),
+    idle: Duration::from_secs(2),
+};
+
+/// Asks hops that are out for their health, for ever. One core of a process does.
+pub async fn probe(core: Rc<Core>) {
+    loop {
+        sleep(PROBE_SPAN).await;
+        let view = core.node.view.load_full();
+        let mut seen = HashSet::new();
+        for hop in view.services().iter().flat_map(|service| &service.hops) {
+            if hop.probe.is_some()
+                && hop.state.standing() != Standing::Up
+                && seen.insert(Arc::as_ptr(&hop.state))
+                && let Some(ticket) = hop.state.enter_probe()
+            {
+                core.count(|c| &c.next_hop_probes_total, 1);
+                core.spawn(probe_hop(core.clone(), hop.clone(), ticket));
+            }
+        }
+    }
+}
+
+async fn probe_hop(core: Rc<Core>, hop: Hop, ticket: Ticket) {
+    let Some(probe) = &hop.probe else { return };
+    let request = Request {
+        method: Method::Get,
+        target: probe.path.clone(),
+        authority: probe.authority.clone(),
+        fields: Fields::new(),
+        body: bytes::Bytes::new(),
+    };
+    // How it went is in the ticket.
+    if let Ok(mut answer) = ask(&core.pool, &hop, &request, PROBE_TIMEOUTS, ticket).await {
+        answer.judge(answer.head.status > probe.status_max);
+        let begun = now_ms();
+        while let Ok(Some(_)) = answer.body.next().await {
+            if now_ms() - begun > PROBE_TIMEOUTS.idle.as_millis() as u64 {
+                return; // long, or slow: its end is not needed
+            }
+        }
+    }
+}

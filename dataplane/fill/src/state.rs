@@ -1,0 +1,296 @@
+//! What the cores of a process share of each next hop: its health, and what is under way there.
+//!
+//! An exchange holds a [`Ticket`] from before its connection to the end of its body; what the exchange saw goes into
+//! the hop's health by it, once. Must stay true: a dropped ticket leaves nothing behind: not a trial that is never
+//! decided, not a count that stays.
+
+use crate::error::{FillError, Phase};
+use crate::health::{Health, Signal, Standing};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+/// The next hops of a process, by who and where they are. Outlives snapshots.
+#[derive(Debug)]
+pub struct Hops {
+    begun: Instant,
+    states: Mutex<HashMap<String, Weak<HopState>>>,
+    tallies: Arc<Tallies>,
+}
+
+/// Counts over all next hops.
+#[derive(Debug, Default)]
+struct Tallies {
+    ejections: AtomicU64,
+}
+
+impl Default for Hops {
+    fn default() -> Self {
+        Hops { begun: Instant::now(), states: Mutex::default(), tallies: Arc::default() }
+    }
+}
+
+impl Hops {
+    /// What is shared of the hop that is called `id` and reached at `place`; another place is another hop.
+    pub fn state(&self, id: &str, place: &str) -> Arc<HopState> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("{id} {place}");
+        if let Some(state) = states.get(&name).and_then(Weak::upgrade) {
+            return state;
+        }
+        states.retain(|_, state| state.strong_count() > 0);
+        let state = Arc::new(HopState {
+            id: id.to_owned(),
+            begun: self.begun,
+            health: Mutex::default(),
+            under_way: AtomicU32::new(0),
+            tallies: self.tallies.clone(),
+        });
+        states.insert(name, Arc::downgrade(&state));
+        state
+    }
+
+    /// How often a hop was taken out.
+    pub fn ejections(&self) -> u64 {
+        self.tallies.ejections.load(Ordering::Relaxed)
+    }
+
+    /// Hops that are not up.
+    pub fn out(&self) -> usize {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_out = |state: &Arc<HopState>| state.standing() != Standing::Up;
+        states.values().filter_map(Weak::upgrade).filter(is_out).count()
+    }
+}
+
+/// One next hop.
+#[derive(Debug)]
+pub struct HopState {
+    pub id: String,
+    begun: Instant,
+    health: Mutex<Health>,
+    under_way: AtomicU32,
+    tallies: Arc<Tallies>,
+}
+
+/// How an exchange may go to a hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// When it is up, or due and nobody else tries it.
+    Usual,
+    /// Though it is out by opinion: too many of its group are.
+    Spared,
+    /// Though its time is not over: all of its group are out.
+    LastResort,
+}
+
+impl HopState {
+    fn with<T>(&self, change: impl FnOnce(&mut Health, u64) -> T) -> T {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut health, self.now_ms())
+    }
+
+    /// The time that standings speak of.
+    pub fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    /// What it is good for now.
+    pub fn standing(&self) -> Standing {
+        self.with(|health, now| health.standing(now))
+    }
+
+    /// Exchanges under way with it, over all cores.
+    pub fn under_way(&self) -> u32 {
+        self.under_way.load(Ordering::Relaxed)
+    }
+
+    /// A ticket for an exchange, if it may take place.
+    pub fn enter(self: &Arc<Self>, entry: Entry) -> Option<Ticket> {
+        let part = self.with(|health, now| match (health.standing(now), entry) {
+            (Standing::Up, _) | (_, Entry::Spared) => Some(Part::Plain),
+            (_, entry) => {
+                health.begin_trial(entry == Entry::LastResort, now).then_some(Part::Trial)
+            }
+        });
+        Some(self.ticket(part?))
+    }
+
+    /// A ticket for an exchange that asks for health alone, when the hop is out and nobody tries it.
+    pub fn enter_probe(self: &Arc<Self>) -> Option<Ticket> {
+        self.with(|health, now| health.begin_probe(now)).then(|| self.ticket(Part::Probe))
+    }
+
+    fn ticket(self: &Arc<Self>, part: Part) -> Ticket {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Ticket { state: self.clone(), part, is_over: false, verdict: None }
+    }
+
+    fn count_ejection(&self, ejected: bool) {
+        self.tallies.ejections.fetch_add(u64::from(ejected), Ordering::Relaxed);
+    }
+}
+
+/// What an exchange means to a hop's health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Plain,
+    /// It decides whether the hop is up again.
+    Trial,
+    Probe,
+}
+
+/// An exchange under way with a hop.
+#[derive(Debug)]
+pub struct Ticket {
+    state: Arc<HopState>,
+    part: Part,
+    /// The answer is all there.
+    is_over: bool,
+    /// What the head was: good or not.
+    verdict: Option<bool>,
+}
+
+impl Ticket {
+    /// The exchange failed.
+    pub(crate) fn fail(&mut self, error: &FillError) {
+        if let Some(signal) = signal_of(error) {
+            self.fail_by(signal);
+        }
+    }
+
+    /// The exchange failed, or its answer shows that the hop does.
+    pub(crate) fn fail_by(&mut self, signal: Signal) {
+        if self.verdict == Some(false) {
+            return;
+        }
+        self.verdict = Some(false);
+        let part = std::mem::replace(&mut self.part, Part::Plain);
+        let ejected = self.state.with(|health, now| match part {
+            Part::Plain => health.note_bad(signal, now),
+            Part::Trial | Part::Probe => health.fail_trial(signal, now),
+        });
+        self.state.count_ejection(ejected);
+    }
+
+    /// The head of the answer is a good one.
+    pub(crate) fn pass(&mut self) {
+        if self.verdict.is_some() {
+            return;
+        }
+        self.verdict = Some(true);
+        match std::mem::replace(&mut self.part, Part::Plain) {
+            Part::Plain => {}
+            Part::Trial => self.state.with(Health::pass_trial),
+            Part::Probe => self.state.with(Health::pass_probe),
+        }
+        if self.is_over {
+            self.state.with(Health::note_good);
+        }
+    }
+
+    /// The answer is all there.
+    pub(crate) fn end(&mut self) {
+        if !std::mem::replace(&mut self.is_over, true) && self.verdict == Some(true) {
+            self.state.with(Health::note_good);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.state.under_way.fetch_sub(1, Ordering::Relaxed);
+        if self.part != Part::Plain {
+            self.state.with(|health, _| health.drop_trial());
+        }
+    }
+}
+
+/// What a failed exchange says of the hop; nothing when it is not the hop's doing.
+fn signal_of(error: &FillError) -> Option<Signal> {
+    Some(match error {
+        FillError::Connection { phase: Phase::Connect, refused: true, .. } => Signal::Refused,
+        FillError::Connection { phase, .. } | FillError::Timeout { phase, .. } => match phase {
+            Phase::Connect => Signal::Connect,
+            Phase::Tls => Signal::Tls,
+            Phase::Send | Phase::Head => Signal::FirstByte,
+            Phase::Body if matches!(error, FillError::Timeout { .. }) => Signal::Slow,
+            Phase::Body => Signal::MidBody,
+        },
+        FillError::BadResponse { .. } => Signal::BadAnswer,
+        FillError::BadRequest { .. }
+        | FillError::NoNextHop
+        | FillError::AllOut
+        | FillError::Deadline => {
+            return None;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Cause, FAILURES_MAX};
+
+    fn out_by(hops: &Hops, signal: Signal) -> Arc<HopState> {
+        let state = hops.state("parent-1", "here");
+        for _ in 0..FAILURES_MAX {
+            if let Some(mut ticket) = state.enter(Entry::Usual) {
+                ticket.fail_by(signal);
+            }
+        }
+        assert!(matches!(state.standing(), Standing::Out { .. }));
+        state
+    }
+
+    #[test]
+    fn a_hop_is_the_same_over_snapshots_while_its_place_is() {
+        let hops = Hops::default();
+        let first = out_by(&hops, Signal::Refused);
+        assert_eq!((hops.ejections(), hops.out()), (1, 1));
+        assert!(Arc::ptr_eq(&first, &hops.state("parent-1", "here")));
+        let moved = hops.state("parent-1", "there");
+        assert_eq!(moved.standing(), Standing::Up);
+        drop((first, moved));
+        assert_eq!(hops.out(), 0);
+        assert_eq!(hops.state("parent-1", "here").standing(), Standing::Up);
+    }
+
+    #[test]
+    fn a_dropped_ticket_leaves_nothing_behind() {
+        let hops = Hops::default();
+        let state = out_by(&hops, Signal::Refused);
+        assert!(state.enter(Entry::Usual).is_none());
+        let probe = state.enter_probe().unwrap();
+        assert_eq!(state.under_way(), 1);
+        assert!(state.enter_probe().is_none() && state.enter(Entry::LastResort).is_none());
+        drop(probe);
+        assert_eq!(state.under_way(), 0);
+        let mut probe = state.enter_probe().unwrap();
+        probe.pass();
+        assert_eq!(state.standing(), Standing::Up);
+        drop(probe);
+        assert_eq!((state.under_way(), state.standing()), (0, Standing::Up));
+    }
+
+    #[test]
+    fn heads_alone_do_not_end_a_row_of_broken_bodies() {
+        let hops = Hops::default();
+        let state = hops.state("parent-1", "here");
+        for n in 1..=FAILURES_MAX {
+            assert_eq!(state.standing(), Standing::Up, "{n}");
+            let mut ticket = state.enter(Entry::Usual).unwrap();
+            ticket.pass();
+            ticket.fail(&FillError::Connection {
+                hop: String::new(),
+                phase: Phase::Body,
+                what: String::new(),
+                refused: false,
+            });
+            ticket.end();
+        }
+        let cause = Cause::Opinion(Signal::MidBody);
+        assert!(matches!(state.standing(), Standing::Out { cause: c, .. } if c == cause));
+    }
+}
