@@ -257,6 +257,7 @@ counters! {
     next_hop_ejections_total Counter "ejections" "How often a next hop was taken out."
     next_hop_probes_total Counter "requests" "Requests that asked a next hop that is out for its health."
     next_hops_all_out_total Counter "requests" "Requests to next hops that were not made, all of them being out."
+    next_hop_over_bound_total Counter "requests" "Requests to next hops while one had more than its share under way."
     deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."

@@ -109,6 +109,7 @@ fn next_hop(hop: &Hop, choice: &Choice) -> Value {
         Cause::Opinion(signal) => signal.word(),
     };
     let state = match (choice.place, hop.state.standing()) {
+        (Place::OverBound, _) => "up, but over its bound: others have room".to_owned(),
         (Place::Up, _) | (_, Standing::Up) => "up".to_owned(),
         (_, Standing::Due(cause)) => format!("was out ({}), tried next", why_out(cause)),
         (Place::Spared, Standing::Out { cause, .. }) => {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_cache::lookup::is_next_hop_error;
 use tidegate_fill::{
-    Answer, Entry, FillError, Hop, Request, Standing, Ticket, Timeouts, ask, order,
+    Answer, Entry, FillError, Hop, Place, Request, Standing, Ticket, Timeouts, ask, order,
 };
 use tidegate_http::{Fields, Method};
 use tidegate_ring::sleep;
@@ -43,6 +43,9 @@ pub async fn ask_any(
     }
     let mut choices = order(view.me.role, hops, question.key);
     choices.sort_by_key(|choice| question.avoid == Some(hops[choice.index].id.as_str()));
+    if choices.iter().any(|choice| choice.place == Place::OverBound) {
+        core.count(|c| &c.next_hop_over_bound_total, 1);
+    }
     let mut outcome = Outcome::default();
     for choice in &choices {
         let hop = &hops[choice.index];

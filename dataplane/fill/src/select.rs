@@ -2,10 +2,13 @@
 //!
 //! Edges ask the parents of their group's parent group, in the order of weighted rendezvous hashing over the cache
 //! key, so that one object lives on one parent and a lost parent moves only its own objects. Parents ask the
-//! delivery service's origins in the order written. Hops that are out come last, and are asked only when nobody else
+//! delivery service's origins in the order written. A parent that has more under way than its share, and something on
+//! top, is passed over as long as others have room: one object that everybody wants, or a parent that has become slow,
+//! does not pile up requests there ("consistent hashing with bounded loads"). Hops that are out come last, and are asked only when nobody else
 //! can be, one exchange at a time.
 //!
-//! Must stay true: opinions take out no more than [`OUT_SHARE_MAX`] of a group, and never the only one.
+//! Must stay true: opinions take out no more than [`OUT_SHARE_MAX`] of a group, and never the only one; a hop within
+//! its bound keeps its keys.
 
 use crate::health::{Cause, Standing};
 use crate::s3::HopS3;
@@ -145,6 +148,8 @@ pub enum Place {
     Due,
     /// Out by opinion, but too many of its group are.
     Spared,
+    /// It has more under way than its share: asked after those that have room.
+    OverBound,
     /// Asked only when all are out.
     Out,
 }
@@ -153,7 +158,7 @@ impl Place {
     /// How an exchange gets there; `None`: not as long as there are others.
     pub fn entry(self) -> Option<Entry> {
         match self {
-            Place::Up | Place::Due => Some(Entry::Usual),
+            Place::Up | Place::Due | Place::OverBound => Some(Entry::Usual),
             Place::Spared => Some(Entry::Spared),
             Place::Out => None,
         }
@@ -171,7 +176,39 @@ pub fn order(role: Role, hops: &[Hop], key: u64) -> Vec<Choice> {
         _ => (0..hops.len()).collect(),
     };
     let standings: Vec<Standing> = hops.iter().map(|hop| hop.state.standing()).collect();
-    arrange(&ranked, &standings)
+    let mut choices = arrange(&ranked, &standings);
+    if role == Role::Edge {
+        let loads = hops.iter().map(|hop| (hop.state.under_way(), hop.weight));
+        pass_over(&mut choices, &loads.collect::<Vec<_>>());
+    }
+    choices
+}
+
+/// A hop may have this many times its share of what is under way.
+pub const BOUND: f64 = 1.25;
+/// As many may always be under way at a hop: below it nothing moves.
+pub const BOUND_FLOOR: u32 = 32;
+
+/// Moves hops that have more under way than they may behind those with room. `loads`: under way, and weight, of each.
+fn pass_over(choices: &mut [Choice], loads: &[(u32, f64)]) {
+    let shares = |choice: &&Choice| matches!(choice.place, Place::Up | Place::Spared);
+    let (under_way, weights) = choices
+        .iter()
+        .filter(shares)
+        .map(|choice| loads[choice.index])
+        .fold((1.0, 0.0), |(sum, weights), (n, weight)| (sum + f64::from(n), weights + weight));
+    for choice in choices.iter_mut().filter(|choice| choice.place == Place::Up) {
+        let (n, weight) = loads[choice.index];
+        let share = (BOUND * under_way * weight / weights).ceil();
+        if f64::from(n) + 1.0 > share.max(f64::from(BOUND_FLOOR)) {
+            choice.place = Place::OverBound;
+        }
+    }
+    choices.sort_by_key(|choice| match choice.place {
+        Place::Up | Place::Due | Place::Spared => 0,
+        Place::OverBound => 1,
+        Place::Out => 2,
+    });
 }
 
 fn arrange(ranked: &[usize], standings: &[Standing]) -> Vec<Choice> {
@@ -247,6 +284,44 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_under_way_stays_within_the_bound_and_keys_stay_where_there_is_room(
+            weights in proptest::collection::vec(0.5..4.0f64, 1..12),
+            steps in proptest::collection::vec((any::<u64>(), any::<bool>()), 0..2000),
+            hot in any::<u64>()
+        ) {
+            // Half of the requests are for one key; now and then one ends.
+            let standings = vec![Standing::Up; weights.len()];
+            let mut loads: Vec<(u32, f64)> = weights.iter().map(|weight| (0, *weight)).collect();
+            let total: f64 = weights.iter().sum();
+            for (key, is_hot) in steps {
+                if key % 8 == 0 {
+                    let busy = (0..loads.len()).max_by_key(|index| loads[*index].0);
+                    let busy = busy.expect("there is one");
+                    loads[busy].0 = loads[busy].0.saturating_sub(1);
+                    continue;
+                }
+                let key = if is_hot { hot } else { key };
+                let ids = loads.iter().enumerate().map(|(index, load)| (index as u64, load.1));
+                let ranked = rendezvous::rank(key, ids);
+                let mut choices = arrange(&ranked, &standings);
+                pass_over(&mut choices, &loads);
+                let chosen = choices[0];
+                prop_assert_eq!(chosen.place, Place::Up, "somebody always has room");
+                let under_way: u32 = loads.iter().map(|load| load.0).sum::<u32>() + 1;
+                let bound = |index: usize| {
+                    (BOUND * f64::from(under_way) * loads[index].1 / total)
+                        .ceil()
+                        .max(f64::from(BOUND_FLOOR))
+                };
+                let has_room = |index: usize| f64::from(loads[index].0 + 1) <= bound(index);
+                prop_assert!(has_room(chosen.index));
+                let first = ranked.iter().copied().find(|index| has_room(*index));
+                prop_assert_eq!(Some(chosen.index), first, "the first of its order that has room");
+                loads[chosen.index].0 += 1;
+            }
+        }
+
         #[test]
         fn opinions_take_out_a_bounded_share(
             standings in proptest::collection::vec(standing(), 0..20), key in any::<u64>()

@@ -242,3 +242,46 @@ fn one_exchange_at_a_time_tries_a_hop_that_is_out() {
     fleet.until("it is up", |fleet| fleet.counter("edge-1", "next_hops_out") == 0);
     assert_eq!(fleet.get("edge-1", "/first", "").unwrap().body, b"back");
 }
+
+#[test]
+fn a_parent_with_more_than_its_share_under_way_is_passed_over_until_it_has_room() {
+    // Goal: bounded load over all cores, and nothing moves below the floor. Method: the first parent holds all that it
+    // gets; 32 objects of its own wait there, the next ones come from the other; when it lets go, its objects are its own.
+    const FLOOR: usize = 32;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let first = hand_parent(move |target, stream| {
+        held.wait();
+        reply(stream, 200, FRESH, target.as_bytes());
+    });
+    let second = hand_parent(|target, stream| reply(stream, 200, FRESH, target.as_bytes()));
+    let fleet = Fleet::start("bound", &with_parents(&[&first, &second]));
+    let mut paths: Vec<String> =
+        (0..FLOOR + 6).map(|_| path_of(&fleet, "edge-1", "parent-1")).collect();
+    let later = paths.split_off(FLOOR);
+    let mut waiting: Vec<Connection> = paths
+        .iter()
+        .map(|path| {
+            let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
+            client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    fleet.until("they wait at their parent", |_| first.count() == FLOOR);
+    assert_eq!(second.count(), 0);
+    assert_eq!(next_hops(&fleet, "edge-1", &later[0])[0].0, "parent-2");
+    for path in &later[..3] {
+        assert_eq!(fleet.get("edge-1", path, "").unwrap().body, path.as_bytes());
+        assert_eq!((first.count_of(path), second.count_of(path)), (0, 1));
+    }
+    assert_eq!(fleet.counter("edge-1", "next_hop_over_bound_total"), 3);
+    gate.open();
+    for (client, path) in waiting.iter_mut().zip(&paths) {
+        assert_eq!(client.response(false).unwrap().body, path.as_bytes());
+    }
+    fleet.until("it has room", |fleet| next_hops(fleet, "edge-1", &later[3])[0].0 == "parent-1");
+    for path in &later[3..] {
+        assert_eq!(fleet.get("edge-1", path, "").unwrap().body, path.as_bytes());
+        assert_eq!((first.count_of(path), second.count_of(path)), (1, 0));
+    }
+}
