@@ -1,7 +1,8 @@
 //! Asking the next hops until one answers, and asking those that are out whether they are back.
 //!
 //! Must stay true: a hop that is out costs no request its time: it is passed over, and tried by one exchange at a time;
-//! what is not safe to repeat is sent once; when nobody may be asked, that is said at once.
+//! what is not safe to repeat is sent once; when nobody may be asked, that is said at once; second tries come out of a
+//! budget, and all tries end by one deadline.
 
 use crate::clock::now_ms;
 use crate::node::Core;
@@ -9,13 +10,13 @@ use crate::view::{ServiceView, View};
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_cache::lookup::is_next_hop_error;
 use tidegate_fill::{
     Answer, Entry, FillError, Hop, Place, Request, Standing, Ticket, Timeouts, ask, order,
 };
 use tidegate_http::{Fields, Method};
-use tidegate_ring::sleep;
+use tidegate_ring::{sleep, timeout};
 
 /// What to ask the next hops.
 pub struct Question<'a> {
@@ -25,6 +26,8 @@ pub struct Question<'a> {
     pub tries_max: usize,
     /// It has just broken off.
     pub avoid: Option<&'a str>,
+    /// All tries together end by then.
+    pub deadline: Instant,
 }
 
 /// Asks the next hops in their order until one answers.
@@ -46,6 +49,7 @@ pub async fn ask_any(
     if choices.iter().any(|choice| choice.place == Place::OverBound) {
         core.count(|c| &c.next_hop_over_bound_total, 1);
     }
+    core.node.hops.note_first_try();
     let mut outcome = Outcome::default();
     for choice in &choices {
         let hop = &hops[choice.index];
@@ -54,6 +58,9 @@ pub async fn ask_any(
             break;
         }
         let Some(ticket) = hop.state.enter(entry) else { continue };
+        if !outcome.may_go_on(core) {
+            break;
+        }
         if let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await) {
             return Ok(answered);
         }
@@ -63,6 +70,7 @@ pub async fn ask_any(
         (&hops[..], &choices[..], outcome.tries, question.tries_max > 1)
         && outcome.own_error.is_none()
         && let Some(ticket) = choice.place.entry().and_then(|entry| hop.state.enter(entry))
+        && outcome.may_go_on(core)
         && let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await)
     {
         return Ok(answered);
@@ -94,6 +102,21 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Whether another try may follow those so far.
+    fn may_go_on(&mut self, core: &Core) -> bool {
+        let has_cost =
+            self.own_error.is_some() || self.error.as_ref().is_some_and(FillError::has_cost);
+        if matches!(self.error, Some(FillError::Deadline)) {
+            return false;
+        }
+        if self.tries > 0 && has_cost && !core.node.hops.may_retry() {
+            core.count(|c| &c.retries_denied_total, 1);
+            return false;
+        }
+        core.count(|c| &c.retries_total, u64::from(self.tries > 0));
+        true
+    }
+
     /// The answer to go on with, if this is one.
     fn take(
         &mut self,
@@ -129,7 +152,9 @@ async fn try_hop(
     question: &Question<'_>,
     ticket: Ticket,
 ) -> Result<(Answer, bool), FillError> {
-    let mut answer = ask(&core.pool, hop, question.request, core.node.timeouts, ticket).await?;
+    let left = question.deadline.saturating_duration_since(Instant::now());
+    let asking = ask(&core.pool, hop, question.request, core.node.timeouts, ticket);
+    let mut answer = timeout(left, asking).await.map_err(|_| FillError::Deadline)??;
     let own_error = is_own_error(&answer);
     answer.judge(own_error);
     Ok((answer, own_error))
@@ -155,6 +180,7 @@ const PROBE_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(1),
     head: Duration::from_secs(2),
     idle: Duration::from_secs(2),
+    total: Duration::from_secs(5),
 };
 
 /// Asks hops that are out for their health, for ever. One core of a process does.

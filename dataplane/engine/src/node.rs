@@ -72,6 +72,7 @@ impl Node {
     ) -> Node {
         let purges = store.as_ref().map(|store| store.purges.clone()).unwrap_or_default();
         let windows = Arc::new(Windows::new((ram_bytes / 4).max(WINDOWS_BYTES_MIN)));
+        let role = view.me.role;
         Node {
             view: ArcSwap::from_pointee(view),
             table: Table::new(OBJECTS_MAX, windows.clone()),
@@ -84,7 +85,7 @@ impl Node {
             arena,
             counters,
             log,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts::of(role),
             started: Instant::now(),
             draining: AtomicBool::new(false),
         }

@@ -677,8 +677,13 @@ async fn pass_on<T: Transport>(
     };
     // What is not safe to repeat is sent once.
     let tries = if request.method.is_safe() { 3 } else { 1 };
-    let question =
-        Question { request: &passed, key: wanted.place(), tries_max: tries, avoid: None };
+    let question = Question {
+        request: &passed,
+        key: wanted.place(),
+        tries_max: tries,
+        avoid: None,
+        deadline: Instant::now() + wanted.core.node.timeouts.total,
+    };
     ask_any(wanted.core, wanted.view, service, &question).await
 }
 

@@ -49,6 +49,11 @@ impl FillError {
         }
     }
 
+    /// Whether somebody may have done work for the try that failed so.
+    pub fn has_cost(&self) -> bool {
+        self.status() != 503
+    }
+
     /// Of two failed tries, the one that tells more: that somebody was reached and did badly.
     pub fn or_rather(self, other: FillError) -> FillError {
         if self.status() != 503 && other.status() == 503 { self } else { other }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tidegate_contract::Role;
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
@@ -28,14 +29,22 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two pieces of the body.
     pub idle: Duration,
+    /// All tries together, to the head of the answer that is taken.
+    pub total: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
+impl Timeouts {
+    /// Those of a node with this role. A parent has given up before an edge gives up the parent: who is slow is blamed.
+    pub fn of(role: Role) -> Timeouts {
+        let (head, total) = match role {
+            Role::Edge => (15, 20),
+            _ => (12, 14),
+        };
         Timeouts {
             connect: Duration::from_secs(2),
-            head: Duration::from_secs(15),
+            head: Duration::from_secs(head),
             idle: Duration::from_secs(10),
+            total: Duration::from_secs(total),
         }
     }
 }

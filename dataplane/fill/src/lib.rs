@@ -7,6 +7,7 @@
 //! Not here: caching, collapse, resuming (engine).
 #![forbid(unsafe_code)]
 
+mod budget;
 mod error;
 mod exchange;
 mod health;

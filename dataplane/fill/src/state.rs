@@ -4,6 +4,7 @@
 //! the hop's health by it, once. Must stay true: a dropped ticket leaves nothing behind: not a trial that is never
 //! decided, not a count that stays.
 
+use crate::budget::Budget;
 use crate::error::{FillError, Phase};
 use crate::health::{Health, Signal, Standing};
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ pub struct Hops {
     begun: Instant,
     states: Mutex<HashMap<String, Weak<HopState>>>,
     tallies: Arc<Tallies>,
+    budget: Mutex<Budget>,
 }
 
 /// Counts over all next hops.
@@ -27,7 +29,12 @@ struct Tallies {
 
 impl Default for Hops {
     fn default() -> Self {
-        Hops { begun: Instant::now(), states: Mutex::default(), tallies: Arc::default() }
+        Hops {
+            begun: Instant::now(),
+            states: Mutex::default(),
+            tallies: Arc::default(),
+            budget: Mutex::default(),
+        }
     }
 }
 
@@ -49,6 +56,18 @@ impl Hops {
         });
         states.insert(name, Arc::downgrade(&state));
         state
+    }
+
+    /// A first try begins, at whatever hop.
+    pub fn note_first_try(&self) {
+        let now_ms = self.begun.elapsed().as_millis() as u64;
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).note_first(now_ms);
+    }
+
+    /// Whether a second try may begin; if so, it is counted.
+    pub fn may_retry(&self) -> bool {
+        let now_ms = self.begun.elapsed().as_millis() as u64;
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms)
     }
 
     /// How often a hop was taken out.

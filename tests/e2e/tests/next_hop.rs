@@ -285,3 +285,38 @@ fn a_parent_with_more_than_its_share_under_way_is_passed_over_until_it_has_room(
         assert_eq!((first.count_of(path), second.count_of(path)), (1, 0));
     }
 }
+
+#[test]
+fn second_tries_are_a_share_of_the_traffic() {
+    // Goal: the retry budget. Method: parents that fail each third request of theirs, so that none goes out; at first
+    // each failure is tried again, and when that would be more than a tenth of the traffic, clients get the failure.
+    let parents: Vec<HandOrigin> = (0..2)
+        .map(|_| {
+            let count = AtomicUsize::new(0);
+            hand_parent(move |_, stream| match count.fetch_add(1, Ordering::Relaxed) % 3 {
+                2 => reply(stream, 500, "", b"third"),
+                _ => reply(stream, 200, "Cache-Control: no-store\r\n", b"fine"),
+            })
+        })
+        .collect();
+    let fleet = Fleet::start("budget", &with_parents(&[&parents[0], &parents[1]]));
+    let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
+    let (mut requests, mut failures) = (0, 0);
+    let mut ask = || {
+        requests += 1;
+        let status = client.get(HOST, &format!("/pass/{requests}"), "").unwrap().status;
+        failures += usize::from(status == 500);
+    };
+    (0..50).for_each(|_| ask());
+    assert_eq!(fleet.counter("edge-1", "retries_denied_total"), 0, "the floor is enough for these");
+    assert!(fleet.counter("edge-1", "retries_total") >= 10);
+    // However slow the machine: more than a tenth of what is asked in the window fails.
+    fleet.until("the budget is used up", |fleet| {
+        (0..50).for_each(|_| ask());
+        fleet.counter("edge-1", "retries_denied_total") > 0
+    });
+    let retries = fleet.counter("edge-1", "retries_total") as usize;
+    let asked = parents.iter().map(HandOrigin::count).sum::<usize>();
+    assert_eq!(asked, requests + retries, "nobody is asked behind the budget's back");
+    assert!(failures > 0);
+}

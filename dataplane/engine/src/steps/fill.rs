@@ -20,6 +20,7 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
@@ -200,6 +201,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         fields: Fields::new(),
         body: Bytes::new(),
     };
+    let deadline = Instant::now() + node.timeouts.total;
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
         send_chosen(&wanted.chosen, &mut request.fields);
@@ -213,8 +215,13 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         let request_ms = wall_ms();
         // Before the question: a purge from here on reaches the answer, which may be older than it.
         let number = node.next_version();
-        let question =
-            Question { request: &request, key: wanted.place(), tries_max: 3, avoid: None };
+        let question = Question {
+            request: &request,
+            key: wanted.place(),
+            tries_max: 3,
+            avoid: None,
+            deadline,
+        };
         let (answer, hop) = match ask_any(core, wanted.view, service, &question).await {
             Ok(answered) => answered,
             Err(error) => {
@@ -669,9 +676,12 @@ impl Bringing {
                 Err(error) => {
                     self.core.count(|c| &c.fill_errors_total, 1);
                     resumes += 1;
-                    if resumes > RESUMES_MAX {
+                    // The first one asks for what nobody has sent yet, and a parent that dies breaks many bodies at
+                    // once: it is free. Later ones come out of the budget.
+                    if resumes > RESUMES_MAX || (resumes > 1 && !self.core.node.hops.may_retry()) {
                         return Err(error);
                     }
+                    self.core.count(|c| &c.resumes_total, 1);
                     let broken = body.hop().to_owned();
                     body = ask_rest(self, end, Some(&broken)).await?;
                 }
@@ -767,7 +777,9 @@ async fn ask_rest(
         body: Bytes::new(),
     };
     let (core, view) = (&bringing.core, &bringing.view);
-    let question = Question { request: &request, key: bringing.place, tries_max: 3, avoid };
+    let deadline = Instant::now() + bringing.core.node.timeouts.total;
+    let question =
+        Question { request: &request, key: bringing.place, tries_max: 3, avoid, deadline };
     let (answer, _) = ask_any(core, view, service, &question).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
