@@ -510,6 +510,23 @@ impl<'a> Checker<'a> {
                 self.tell(object, "origin_health", what, "write one like \"/health\"");
             }
         }
+        if let Some(limit) = &server.origin_limit {
+            if server.role != Role::Origin {
+                let what = "origin_limit says how an origin is asked";
+                self.tell(object, "origin_limit", what, "leave it out here");
+            }
+            let bounds = [
+                ("requests_max", limit.requests_max, 1, 1_000_000),
+                ("queue_max", limit.queue_max, 0, 1_000_000),
+                ("queue_seconds", limit.queue_seconds, 1, 60),
+            ];
+            for (name, value, min, max) in bounds {
+                if !(min..=max).contains(&value) {
+                    let what = format!("{name} = {value} is out of range");
+                    self.tell(object, "origin_limit", what, format!("write {min} to {max}"));
+                }
+            }
+        }
         if let Some(s3) = &server.origin_s3 {
             if server.role != Role::Origin {
                 let what = "origin_s3 says how an origin is asked";

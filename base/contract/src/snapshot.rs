@@ -214,6 +214,9 @@ pub struct Server {
     /// Path that a well origin answers below 500 without much ado; asked for while it is out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_health: Option<String>,
+    /// How much each parent may ask of an origin at once; `None`: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_limit: Option<OriginLimit>,
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,
@@ -227,6 +230,17 @@ pub struct OriginTls {
     /// PEM file of the authorities that may have signed it; `None`: those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+}
+
+/// How much a parent asks of an origin at once, all its cores together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginLimit {
+    /// Requests under way, to the end of their bodies.
+    pub requests_max: u32,
+    /// Requests that wait for one of them to end; more are turned away.
+    pub queue_max: u32,
+    /// How long one waits before it is turned away.
+    pub queue_seconds: u32,
 }
 
 /// A bucket of an S3 store, asked with signed requests (AWS Signature Version 4).

@@ -368,10 +368,21 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         s3.finish();
         found
     });
+    let origin_limit = table.table("origin_limit").map(|(offset, inner)| {
+        let mut limit = Table::new(table.compiler(), object, file, offset, inner);
+        let found = OriginLimit {
+            requests_max: limit.need("requests_max", "requests_max = 256"),
+            queue_max: limit.take("queue_max").unwrap_or(ORIGIN_QUEUE_DEFAULT),
+            queue_seconds: limit.take("queue_seconds").unwrap_or(ORIGIN_QUEUE_SECONDS_DEFAULT),
+        };
+        limit.finish();
+        found
+    });
     let server = Server {
         origin_tls,
         origin_s3,
         origin_health: table.take("origin_health"),
+        origin_limit,
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),
@@ -534,6 +545,8 @@ pub const HEARTBEAT_KEY_FILE: &str = "keys/heartbeat.key";
 /// The MAC key of orders to admin ports, 64 hexadecimal digits.
 pub const ADMIN_KEY_FILE: &str = "keys/admin.key";
 const DNS_TTL_SECONDS_DEFAULT: u32 = 20;
+const ORIGIN_QUEUE_DEFAULT: u32 = 1024;
+const ORIGIN_QUEUE_SECONDS_DEFAULT: u32 = 5;
 const DNS_ANSWERS_DEFAULT: usize = 2;
 const RAM_BYTES_DEFAULT: u64 = 256 << 20;
 const STORE_BYTES_DEFAULT: u64 = 1 << 30;

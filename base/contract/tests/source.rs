@@ -268,6 +268,13 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "role = \"router\"\naddresses = [\"203.0.113.33\"]",
             &["origin_s3 says how an origin is asked"],
         ),
+        (SERVERS, "requests_max = 64", "requests_max = 0", &["requests_max = 0 is out of range"]),
+        (
+            SERVERS,
+            "requests_max = 64",
+            "request_max = 64",
+            &["did you mean `requests_max`?", "requests_max is missing"],
+        ),
         (SERVERS, "origin_health = \"/", "origin_health = \"", &["`health.txt` is no path"]),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),

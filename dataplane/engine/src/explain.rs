@@ -125,6 +125,7 @@ fn next_hop(hop: &Hop, choice: &Choice) -> Value {
         "up": choice.place != Place::Out,
         "state": state,
         "under_way": hop.state.under_way(),
+        "waiting": hop.state.waiting(),
     })
 }
 

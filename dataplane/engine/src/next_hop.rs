@@ -69,6 +69,7 @@ pub async fn ask_any(
     if let ([hop], [choice], 1, true) =
         (&hops[..], &choices[..], outcome.tries, question.tries_max > 1)
         && outcome.own_error.is_none()
+        && outcome.error.as_ref().is_some_and(FillError::has_cost)
         && let Some(ticket) = choice.place.entry().and_then(|entry| hop.state.enter(entry))
         && outcome.may_go_on(core)
         && let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await)
@@ -150,11 +151,12 @@ async fn try_hop(
     core: &Rc<Core>,
     hop: &Hop,
     question: &Question<'_>,
-    ticket: Ticket,
+    mut ticket: Ticket,
 ) -> Result<(Answer, bool), FillError> {
-    let left = question.deadline.saturating_duration_since(Instant::now());
+    let left = || question.deadline.saturating_duration_since(Instant::now());
+    ticket.take_place(left()).await?;
     let asking = ask(&core.pool, hop, question.request, core.node.timeouts, ticket);
-    let mut answer = timeout(left, asking).await.map_err(|_| FillError::Deadline)??;
+    let mut answer = timeout(left(), asking).await.map_err(|_| FillError::Deadline)??;
     let own_error = is_own_error(&answer);
     answer.judge(own_error);
     Ok((answer, own_error))

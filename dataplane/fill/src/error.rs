@@ -29,6 +29,8 @@ pub enum FillError {
     NoNextHop,
     /// All of them are out, and somebody else tries them.
     AllOut,
+    /// It has as much under way as it may have.
+    Busy { hop: String },
     /// All tries together took too long.
     Deadline,
 }
@@ -41,6 +43,7 @@ impl FillError {
             FillError::Connection { phase: Phase::Connect, .. }
             | FillError::Timeout { phase: Phase::Connect, .. }
             | FillError::NoNextHop
+            | FillError::Busy { .. }
             | FillError::AllOut => 503,
             FillError::Timeout { .. } | FillError::Deadline => 504,
             FillError::Connection { .. }
@@ -68,6 +71,7 @@ impl FillError {
             FillError::BadRequest { .. } => "bad-request",
             FillError::NoNextHop => "no-next-hop",
             FillError::AllOut => "all-out",
+            FillError::Busy { .. } => "busy",
             FillError::Deadline => "deadline",
         }
     }
@@ -90,6 +94,9 @@ impl fmt::Display for FillError {
                 f.write_str("the snapshot names no next hop for this delivery service")
             }
             FillError::AllOut => f.write_str("all next hops are out"),
+            FillError::Busy { hop } => {
+                write!(f, "next hop {hop}: as much is under way there as origin_limit allows")
+            }
             FillError::Deadline => f.write_str("all tries together took too long"),
         }
     }

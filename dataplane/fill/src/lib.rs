@@ -10,6 +10,7 @@
 mod budget;
 mod error;
 mod exchange;
+mod gate;
 mod health;
 mod pool;
 mod s3;

@@ -94,10 +94,12 @@ pub fn candidates(
                 status_max: 299,
             }),
         };
+        let state = hops.state(&server.id, &address.to_string());
+        state.set_limit(server.origin_limit);
         Some(Hop {
             id: server.id.clone(),
             address,
-            state: hops.state(&server.id, &address.to_string()),
+            state,
             probe,
             tls,
             s3,

@@ -6,11 +6,14 @@
 
 use crate::budget::Budget;
 use crate::error::{FillError, Phase};
+use crate::gate::{Gate, Permit};
 use crate::health::{Health, Signal, Standing};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tidegate_contract::OriginLimit;
+use tidegate_ring::timeout;
 
 /// The next hops of a process, by who and where they are. Outlives snapshots.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Hops {
 #[derive(Debug, Default)]
 struct Tallies {
     ejections: AtomicU64,
+    waited: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 impl Default for Hops {
@@ -52,6 +57,7 @@ impl Hops {
             begun: self.begun,
             health: Mutex::default(),
             under_way: AtomicU32::new(0),
+            gate: Arc::default(),
             tallies: self.tallies.clone(),
         });
         states.insert(name, Arc::downgrade(&state));
@@ -75,6 +81,18 @@ impl Hops {
         self.tallies.ejections.load(Ordering::Relaxed)
     }
 
+    /// Requests that have waited for a place at a hop, and those that were turned away.
+    pub fn queued(&self) -> (u64, u64) {
+        let tallies = &self.tallies;
+        (tallies.waited.load(Ordering::Relaxed), tallies.turned_away.load(Ordering::Relaxed))
+    }
+
+    /// Requests that wait for a place at a hop now.
+    pub fn waiting(&self) -> usize {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.values().filter_map(Weak::upgrade).map(|state| state.gate.waiting()).sum()
+    }
+
     /// Hops that are not up.
     pub fn out(&self) -> usize {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,6 +108,7 @@ pub struct HopState {
     begun: Instant,
     health: Mutex<Health>,
     under_way: AtomicU32,
+    gate: Arc<Gate>,
     tallies: Arc<Tallies>,
 }
 
@@ -125,6 +144,34 @@ impl HopState {
         self.under_way.load(Ordering::Relaxed)
     }
 
+    /// Sets how many exchanges may be under way.
+    pub fn set_limit(&self, limit: Option<OriginLimit>) {
+        self.gate.set_limit(limit);
+    }
+
+    /// Requests that wait for a place now.
+    pub fn waiting(&self) -> usize {
+        self.gate.waiting()
+    }
+
+    /// A place among the exchanges under way, waited for no longer than `span` and what the limit says.
+    ///
+    /// # Errors
+    /// The queue is full, or the wait was too long.
+    pub(crate) async fn place(&self, span: Duration) -> Result<Permit, FillError> {
+        let busy = || {
+            self.tallies.turned_away.fetch_add(1, Ordering::Relaxed);
+            FillError::Busy { hop: self.id.clone() }
+        };
+        let entering = self.gate.enter().ok_or_else(busy)?;
+        if !entering.waits() {
+            return Ok(entering.await);
+        }
+        self.tallies.waited.fetch_add(1, Ordering::Relaxed);
+        let patience = Duration::from_secs(u64::from(self.gate.patience_seconds()));
+        timeout(span.min(patience), entering).await.map_err(|_| busy())
+    }
+
     /// A ticket for an exchange, if it may take place.
     pub fn enter(self: &Arc<Self>, entry: Entry) -> Option<Ticket> {
         let part = self.with(|health, now| match (health.standing(now), entry) {
@@ -143,7 +190,7 @@ impl HopState {
 
     fn ticket(self: &Arc<Self>, part: Part) -> Ticket {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Ticket { state: self.clone(), part, is_over: false, verdict: None }
+        Ticket { state: self.clone(), part, is_over: false, verdict: None, place: None }
     }
 
     fn count_ejection(&self, ejected: bool) {
@@ -169,9 +216,21 @@ pub struct Ticket {
     is_over: bool,
     /// What the head was: good or not.
     verdict: Option<bool>,
+    /// Among the exchanges under way.
+    place: Option<Permit>,
 }
 
 impl Ticket {
+    /// Waits for a place among the exchanges under way with the hop.
+    ///
+    /// # Errors
+    /// There is none in time.
+    pub async fn take_place(&mut self, span: Duration) -> Result<(), FillError> {
+        let state = self.state.clone();
+        self.place = Some(state.place(span).await?);
+        Ok(())
+    }
+
     /// The exchange failed.
     pub(crate) fn fail(&mut self, error: &FillError) {
         if let Some(signal) = signal_of(error) {
@@ -211,6 +270,7 @@ impl Ticket {
 
     /// The answer is all there.
     pub(crate) fn end(&mut self) {
+        self.place = None;
         if !std::mem::replace(&mut self.is_over, true) && self.verdict == Some(true) {
             self.state.with(Health::note_good);
         }
@@ -241,6 +301,7 @@ fn signal_of(error: &FillError) -> Option<Signal> {
         FillError::BadRequest { .. }
         | FillError::NoNextHop
         | FillError::AllOut
+        | FillError::Busy { .. }
         | FillError::Deadline => {
             return None;
         }

@@ -451,6 +451,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             origin_tls: None,
             origin_s3: None,
             origin_health: None,
+            origin_limit: None,
             weight: 1.0,
         }
     };

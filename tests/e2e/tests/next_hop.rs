@@ -320,3 +320,71 @@ fn second_tries_are_a_share_of_the_traffic() {
     assert_eq!(asked, requests + retries, "nobody is asked behind the budget's back");
     assert!(failures > 0);
 }
+
+#[test]
+fn an_origin_is_asked_no_more_at_once_than_it_may_be() {
+    // Goal: origin_limit over all cores: places, a queue in order, and 503, stale or the next origin beyond it. Method:
+    // an origin that holds what it gets; two places, two that wait, and more that come.
+    let gate = Gate::default();
+    let (held, inside, most) = (gate.clone(), AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+    let peak = most.clone();
+    let origin = HandOrigin::start(LOCAL, move |asked, stream| {
+        if asked.target() == "/stale" {
+            let fields = "Cache-Control: max-age=0, stale-if-error=600\r\nETag: \"s\"\r\n";
+            return reply(stream, 200, fields, b"stale");
+        }
+        peak.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        held.wait();
+        inside.fetch_sub(1, Ordering::SeqCst);
+        reply(stream, 200, FRESH, asked.target().as_bytes());
+    });
+    let options = FleetOptions {
+        edges: 1,
+        parents: 1,
+        origin: Some(origin.address),
+        adjust: |snapshot| {
+            snapshot.servers[0].origin_limit = Some(tidegate_contract::OriginLimit {
+                requests_max: 2,
+                queue_max: 2,
+                queue_seconds: 60, // the queue is what is tested
+            });
+        },
+        ..FleetOptions::default()
+    };
+    let fleet = Fleet::start("limit", &options);
+    assert_eq!(fleet.get("parent-1", "/stale", "").unwrap().body, b"stale");
+    let mut clients: Vec<Connection> = (0..4)
+        .map(|n| {
+            let mut client = Connection::open(fleet.member("parent-1").http()).unwrap();
+            client.send(format!("GET /{n} HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).unwrap();
+            let (under_way, waiting) = ((n + 1).min(2), (n + 1_usize).saturating_sub(2));
+            fleet.until("it is in its place", |fleet| {
+                origin.count() == under_way + 1
+                    && fleet.counter("parent-1", "origin_queue_waiting") == waiting as u64
+            });
+            client
+        })
+        .collect();
+    for path in ["/more", "/pass/more"] {
+        let refused = fleet.get("parent-1", path, "").unwrap();
+        assert_eq!(refused.status, 503, "{path}");
+        assert!(refused.field("retry-after").is_some());
+    }
+    assert_eq!(fleet.get("parent-1", "/stale", "").unwrap().body, b"stale");
+    assert_eq!(fleet.counter("parent-1", "origin_queue_refused_total"), 3);
+    assert_eq!(
+        fleet.counter("parent-1", "next_hop_ejections_total"),
+        0,
+        "being busy is no failure"
+    );
+    gate.open();
+    for (n, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.response(false).unwrap().body, format!("/{n}").as_bytes());
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert_eq!(fleet.counter("parent-1", "origin_queue_waits_total"), 2);
+    fleet.until("all places are free", |fleet| {
+        fleet.counter("parent-1", "fills_open") == 0
+            && fleet.get("parent-1", "/after", "").is_ok_and(|response| response.status == 200)
+    });
+}
