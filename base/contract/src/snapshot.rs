@@ -86,6 +86,10 @@ pub struct Behaviour {
     pub stale_if_error_seconds: u32,
     /// Freshness of 404 and 410 answers, in seconds.
     pub negative_ttl_seconds: u32,
+    /// A second parent is asked as well when the first one's answer is late: for live content, where a late answer is as
+    /// bad as none.
+    #[serde(default)]
+    pub hedge: bool,
     pub cache_key: CacheKeyRule,
     /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
     /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.

@@ -452,6 +452,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         stale_while_revalidate_seconds: class.stale_while_revalidate_seconds,
         stale_if_error_seconds: class.stale_if_error_seconds,
         negative_ttl_seconds: class.negative_ttl_seconds,
+        hedge: table.take("hedge").unwrap_or(class.hedge),
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
         vary_ignore: vary_ignore_default(),
         cors_allow_origin: table.take("cors_allow_origin"),
@@ -522,6 +523,7 @@ struct Class {
     stale_while_revalidate_seconds: u32,
     stale_if_error_seconds: u32,
     negative_ttl_seconds: u32,
+    hedge: bool,
 }
 
 fn in_folder(name: &str, folder: &str) -> bool {
@@ -560,6 +562,7 @@ const fn class(cache: bool, ttl: Option<u32>, revalidate: u32, error: u32, negat
         stale_while_revalidate_seconds: revalidate,
         stale_if_error_seconds: error,
         negative_ttl_seconds: negative,
+        hedge: false,
     }
 }
 
@@ -569,7 +572,7 @@ const CLASSES: [(&str, Class); 5] = [
     ("vod-playlist", class(true, Some(15), 15, 3600, 5)),
     ("media-segment", class(true, Some(3600), 60, 86_400, 5)),
     // A missing media segment of a live feed is about to appear, so its absence is not kept.
-    ("live", class(true, Some(1), 0, 2, 0)),
+    ("live", Class { hedge: true, ..class(true, Some(1), 0, 2, 0) }),
     ("videos", class(true, Some(31_536_000), 86_400, 604_800, 10)),
     ("api", class(false, None, 0, 0, 0)),
 ];

@@ -126,6 +126,7 @@ fn next_hop(hop: &Hop, choice: &Choice) -> Value {
         "state": state,
         "under_way": hop.state.under_way(),
         "waiting": hop.state.waiting(),
+        "first_byte_p95_ms": hop.state.first_byte_p95().map(|span| span.as_millis() as u64),
     })
 }
 

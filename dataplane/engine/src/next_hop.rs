@@ -2,18 +2,22 @@
 //!
 //! Must stay true: a hop that is out costs no request its time: it is passed over, and tried by one exchange at a time;
 //! what is not safe to repeat is sent once; when nobody may be asked, that is said at once; second tries come out of a
-//! budget, and all tries end by one deadline.
+//! budget, and all tries end by one deadline. For live content, a hop that takes longer to its first byte than 95 of 100
+//! before is raced by the next one; that is a second try too.
 
 use crate::clock::now_ms;
 use crate::node::Core;
 use crate::view::{ServiceView, View};
 use std::collections::HashSet;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tidegate_cache::lookup::is_next_hop_error;
 use tidegate_fill::{
-    Answer, Entry, FillError, Hop, Place, Request, Standing, Ticket, Timeouts, ask, order,
+    Answer, Choice, Entry, FillError, Hop, Place, Request, Standing, Ticket, Timeouts, ask, order,
 };
 use tidegate_http::{Fields, Method};
 use tidegate_ring::{sleep, timeout};
@@ -28,6 +32,8 @@ pub struct Question<'a> {
     pub avoid: Option<&'a str>,
     /// All tries together end by then.
     pub deadline: Instant,
+    /// A second hop is asked as well when the first one's answer is late.
+    pub hedge: bool,
 }
 
 /// Asks the next hops in their order until one answers.
@@ -51,17 +57,33 @@ pub async fn ask_any(
     }
     core.node.hops.note_first_try();
     let mut outcome = Outcome::default();
-    for choice in &choices {
+    for (position, choice) in choices.iter().enumerate() {
         let hop = &hops[choice.index];
-        let Some(entry) = choice.place.entry() else { continue };
-        if outcome.tries == question.tries_max {
+        let Some(entry) = choice.place.entry().filter(|_| !outcome.has_asked(hop)) else {
+            continue;
+        };
+        if outcome.tries >= question.tries_max {
             break;
         }
         let Some(ticket) = hop.state.enter(entry) else { continue };
         if !outcome.may_go_on(core) {
             break;
         }
-        if let Some(answered) = outcome.take(core, try_hop(core, hop, question, ticket).await) {
+        let delay = hop.state.hedge_after().filter(|_| question.hedge);
+        let tried = match delay {
+            None => try_hop(core, hop, question, ticket).await,
+            Some(delay) => {
+                let others = &choices[position + 1..];
+                let race = Race { core, hops, others, question, delay };
+                let is_trial = choice.place == Place::Due;
+                let (behind, tried) = race.run(hop, ticket, is_trial, &mut outcome).await;
+                if let Some(answered) = behind.and_then(|behind| outcome.take(core, behind)) {
+                    return Ok(answered);
+                }
+                tried
+            }
+        };
+        if let Some(answered) = outcome.take(core, tried) {
             return Ok(answered);
         }
     }
@@ -97,12 +119,21 @@ pub async fn ask_any(
 #[derive(Default)]
 struct Outcome {
     tries: usize,
+    /// The hop that was asked as well.
+    raced: Option<String>,
     /// An overloaded or broken hop's answer: the next one may do better, and this one may be right.
     own_error: Option<(Answer, String)>,
     error: Option<FillError>,
 }
 
+/// An answer, and whether it is an error of the hop's own.
+type Tried = Result<(Answer, bool), FillError>;
+
 impl Outcome {
+    fn has_asked(&self, hop: &Hop) -> bool {
+        self.raced.as_ref() == Some(&hop.id)
+    }
+
     /// Whether another try may follow those so far.
     fn may_go_on(&mut self, core: &Core) -> bool {
         let has_cost =
@@ -119,11 +150,7 @@ impl Outcome {
     }
 
     /// The answer to go on with, if this is one.
-    fn take(
-        &mut self,
-        core: &Core,
-        tried: Result<(Answer, bool), FillError>,
-    ) -> Option<(Answer, String)> {
+    fn take(&mut self, core: &Core, tried: Tried) -> Option<(Answer, String)> {
         self.tries += 1;
         match tried {
             Ok((answer, is_own_error)) => {
@@ -146,13 +173,72 @@ impl Outcome {
     }
 }
 
+/// A hop, and when it is late another one beside it.
+struct Race<'a> {
+    core: &'a Rc<Core>,
+    hops: &'a [Hop],
+    others: &'a [Choice],
+    question: &'a Question<'a>,
+    delay: Duration,
+}
+
+impl Race<'_> {
+    /// What came of it, and, when both were asked and the first outcome was a failure, that one before it.
+    async fn run(
+        &self,
+        hop: &Hop,
+        ticket: Ticket,
+        is_trial: bool,
+        outcome: &mut Outcome,
+    ) -> (Option<Tried>, Tried) {
+        let Race { core, question, .. } = self;
+        let mut first = pin!(try_hop(core, hop, question, ticket));
+        let mut late = pin!(sleep(self.delay));
+        let in_time = poll_fn(|cx| match first.as_mut().poll(cx) {
+            Poll::Ready(tried) => Poll::Ready(Some(tried)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        });
+        if let Some(tried) = in_time.await {
+            return (None, tried);
+        }
+        let Some((other, ticket)) = self.other() else { return (None, first.await) };
+        core.count(|c| &c.hedges_total, 1);
+        outcome.raced = Some(other.id.clone());
+        let mut second = pin!(try_hop(core, other, question, ticket));
+        let (is_first, tried) = poll_fn(|cx| {
+            if let Poll::Ready(tried) = first.as_mut().poll(cx) {
+                return Poll::Ready((true, tried));
+            }
+            second.as_mut().poll(cx).map(|tried| (false, tried))
+        })
+        .await;
+        let is_good = matches!(&tried, Ok((_, false)));
+        match (is_first, is_good) {
+            (true, true) => (None, tried),
+            (false, true) => {
+                core.count(|c| &c.hedges_won_total, 1);
+                hop.state.note_late(is_trial);
+                (None, tried)
+            }
+            (true, false) => (Some(tried), second.await),
+            (false, false) => (Some(tried), first.await),
+        }
+    }
+
+    /// The next hop that is up and has room, if the budget allows another try.
+    fn other(&self) -> Option<(&Hop, Ticket)> {
+        let other = self.others.iter().find(|choice| choice.place == Place::Up)?;
+        if !self.core.node.hops.may_retry() {
+            self.core.count(|c| &c.retries_denied_total, 1);
+            return None;
+        }
+        let hop = &self.hops[other.index];
+        Some((hop, hop.state.enter(Entry::Usual)?))
+    }
+}
+
 /// One exchange up to its head, and whether that is an error of the hop's own.
-async fn try_hop(
-    core: &Rc<Core>,
-    hop: &Hop,
-    question: &Question<'_>,
-    mut ticket: Ticket,
-) -> Result<(Answer, bool), FillError> {
+async fn try_hop(core: &Rc<Core>, hop: &Hop, question: &Question<'_>, mut ticket: Ticket) -> Tried {
     let left = || question.deadline.saturating_duration_since(Instant::now());
     ticket.take_place(left()).await?;
     let asking = ask(&core.pool, hop, question.request, core.node.timeouts, ticket);

@@ -683,6 +683,7 @@ async fn pass_on<T: Transport>(
         tries_max: tries,
         avoid: None,
         deadline: Instant::now() + wanted.core.node.timeouts.total,
+        hedge: false,
     };
     ask_any(wanted.core, wanted.view, service, &question).await
 }

@@ -10,6 +10,7 @@
 mod budget;
 mod error;
 mod exchange;
+mod first_byte;
 mod gate;
 mod health;
 mod pool;

@@ -6,6 +6,7 @@
 
 use crate::budget::Budget;
 use crate::error::{FillError, Phase};
+use crate::first_byte::FirstBytes;
 use crate::gate::{Gate, Permit};
 use crate::health::{Health, Signal, Standing};
 use std::collections::HashMap;
@@ -58,6 +59,7 @@ impl Hops {
             health: Mutex::default(),
             under_way: AtomicU32::new(0),
             gate: Arc::default(),
+            first_bytes: Mutex::default(),
             tallies: self.tallies.clone(),
         });
         states.insert(name, Arc::downgrade(&state));
@@ -109,6 +111,7 @@ pub struct HopState {
     health: Mutex<Health>,
     under_way: AtomicU32,
     gate: Arc<Gate>,
+    first_bytes: Mutex<FirstBytes>,
     tallies: Arc<Tallies>,
 }
 
@@ -142,6 +145,29 @@ impl HopState {
     /// Exchanges under way with it, over all cores.
     pub fn under_way(&self) -> u32 {
         self.under_way.load(Ordering::Relaxed)
+    }
+
+    fn first_bytes<T>(&self, change: impl FnOnce(&mut FirstBytes) -> T) -> T {
+        change(&mut self.first_bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long to wait for its first byte before another hop is asked as well; `None`: too little is known.
+    pub fn hedge_after(&self) -> Option<Duration> {
+        self.first_bytes(|times| times.hedge_after())
+    }
+
+    /// The time that 95 of its last 100 first bytes did not pass.
+    pub fn first_byte_p95(&self) -> Option<Duration> {
+        self.first_bytes(|times| times.p95())
+    }
+
+    /// Another hop, asked later, has answered before it; `tried`: the exchange was to decide whether it is up.
+    pub fn note_late(&self, tried: bool) {
+        let ejected = self.with(|health, now| match tried {
+            true => health.fail_trial(Signal::Slow, now),
+            false => health.note_bad(Signal::Slow, now),
+        });
+        self.count_ejection(ejected);
     }
 
     /// Sets how many exchanges may be under way.
@@ -190,7 +216,8 @@ impl HopState {
 
     fn ticket(self: &Arc<Self>, part: Part) -> Ticket {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Ticket { state: self.clone(), part, is_over: false, verdict: None, place: None }
+        let begun = Instant::now();
+        Ticket { state: self.clone(), part, begun, is_over: false, verdict: None, place: None }
     }
 
     fn count_ejection(&self, ejected: bool) {
@@ -212,6 +239,8 @@ enum Part {
 pub struct Ticket {
     state: Arc<HopState>,
     part: Part,
+    /// Not counted: what it waited for a place.
+    begun: Instant,
     /// The answer is all there.
     is_over: bool,
     /// What the head was: good or not.
@@ -228,6 +257,7 @@ impl Ticket {
     pub async fn take_place(&mut self, span: Duration) -> Result<(), FillError> {
         let state = self.state.clone();
         self.place = Some(state.place(span).await?);
+        self.begun = Instant::now();
         Ok(())
     }
 
@@ -258,6 +288,10 @@ impl Ticket {
             return;
         }
         self.verdict = Some(true);
+        let span = self.begun.elapsed();
+        if self.part != Part::Probe {
+            self.state.first_bytes(|times| times.note(span));
+        }
         match std::mem::replace(&mut self.part, Part::Plain) {
             Part::Plain => {}
             Part::Trial => self.state.with(Health::pass_trial),

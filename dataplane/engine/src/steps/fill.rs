@@ -25,7 +25,7 @@ use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, v
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
 use tidegate_cache::{Merged, Storage, Times, block_count, judge_storage, merge_304};
-use tidegate_contract::Behaviour;
+use tidegate_contract::{Behaviour, Role};
 use tidegate_fill::{Answer, Body, FillError, Request};
 use tidegate_http::range::RangeSpec;
 use tidegate_http::{ContentRange, EntityTag, Fields, Method, RangeSpecs, RequestHead};
@@ -102,7 +102,7 @@ impl Wanted<'_> {
 
     /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
     pub fn rules(&self) -> Option<&Behaviour> {
-        (self.view.me.role == tidegate_contract::Role::Edge).then_some(self.behaviour)
+        (self.view.me.role == Role::Edge).then_some(self.behaviour)
     }
 }
 
@@ -221,6 +221,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             tries_max: 3,
             avoid: None,
             deadline,
+            hedge: wanted.behaviour.hedge && wanted.view.me.role == Role::Edge,
         };
         let (answer, hop) = match ask_any(core, wanted.view, service, &question).await {
             Ok(answered) => answered,
@@ -778,8 +779,14 @@ async fn ask_rest(
     };
     let (core, view) = (&bringing.core, &bringing.view);
     let deadline = Instant::now() + bringing.core.node.timeouts.total;
-    let question =
-        Question { request: &request, key: bringing.place, tries_max: 3, avoid, deadline };
+    let question = Question {
+        request: &request,
+        key: bringing.place,
+        tries_max: 3,
+        avoid,
+        deadline,
+        hedge: false,
+    };
     let (answer, _) = ask_any(core, view, service, &question).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
