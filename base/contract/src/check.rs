@@ -454,7 +454,16 @@ impl<'a> Checker<'a> {
             }
             _ => {}
         }
-        if server.addresses.is_empty() {
+        if let Some(name) = &server.origin_name {
+            if server.role != Role::Origin || server.machine.origin_root.is_some() {
+                let what = "origin_name says where somebody else's origin is";
+                self.tell(object, "origin_name", what, "leave it out here");
+            } else if !server.addresses.is_empty() {
+                let what = "it has a name and addresses";
+                self.tell(object, "origin_name", what, "leave one of the two out");
+            }
+            self.name(object, "origin_name", name);
+        } else if server.addresses.is_empty() {
             self.needs(object, "addresses", server, "addresses = [\"192.0.2.1\"]");
         }
         if server.addresses.len() > ADDRESSES_MAX {
@@ -609,8 +618,10 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        // An origin that is asked over TLS, or a bucket, is somebody else's server.
-        let ours = server.origin_tls.is_none() && server.origin_s3.is_none();
+        // An origin that has a name, is asked over TLS, or is a bucket, is somebody else's server.
+        let ours = server.origin_tls.is_none()
+            && server.origin_s3.is_none()
+            && server.origin_name.is_none();
         if server.role == Role::Origin && ours && machine.origin_root.is_none() {
             self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
         }

@@ -215,6 +215,9 @@ pub struct Server {
     /// An origin that is a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_s3: Option<OriginS3>,
+    /// Name of an origin whose addresses are looked up by each parent; it has none of its own then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_name: Option<String>,
     /// Path that a well origin answers below 500 without much ado; asked for while it is out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_health: Option<String>,

@@ -378,16 +378,21 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         limit.finish();
         found
     });
+    let origin_name: Option<String> = table.take("origin_name");
     let server = Server {
         origin_tls,
         origin_s3,
+        origin_name: origin_name.clone(),
         origin_health: table.take("origin_health"),
         origin_limit,
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),
         status: table.take("status").unwrap_or(ServerStatus::Reported),
-        addresses: table.need("addresses", "addresses = [\"192.0.2.1\"]"),
+        addresses: match origin_name {
+            Some(_) => table.take("addresses").unwrap_or_default(),
+            None => table.need("addresses", "addresses = [\"192.0.2.1\"]"),
+        },
         http_port: table.take("http_port"),
         https_port: table.take("https_port"),
         admin_port: table.need("admin_port", "admin_port = 9090"),

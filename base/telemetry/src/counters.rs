@@ -258,6 +258,7 @@ counters! {
     next_hop_probes_total Counter "requests" "Requests that asked a next hop that is out for its health."
     next_hops_all_out_total Counter "requests" "Requests to next hops that were not made, all of them being out."
     next_hop_over_bound_total Counter "requests" "Requests to next hops while one had more than its share under way."
+    origin_names_failed_total Counter "questions" "Names of origins that could not be resolved; the last good answer is kept."
     origin_queue_waits_total Counter "requests" "Requests that had to wait for a place at an origin."
     origin_queue_refused_total Counter "requests" "Requests that got no place at an origin: the queue was full, or the wait too long."
     origin_queue_waiting Gauge "requests" "Requests that wait for a place at an origin."

@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::log;
+use crate::names;
 use crate::origins;
 use crate::snapshot::Source;
 use crate::store;
@@ -77,6 +78,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         format!("no memory for the RAM tier: {e}\n    mend: give server {} less ram_bytes", me.id)
     })?;
     let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
+    if me.role == Role::Parent {
+        names::start(&me.id, &hops, counters[0].clone())?;
+    }
     let writer = log::start(args.log.clone(), counters[0].clone()).map_err(|e| {
         format!(
             "access log {:?} cannot be opened: {e}",

@@ -119,9 +119,12 @@ fn next_hop(hop: &Hop, choice: &Choice) -> Value {
             format!("out ({}), tried in {} s", why_out(cause), out_for(until_ms))
         }
     };
+    let addresses = hop.state.addresses();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     json!({
         "id": hop.id,
-        "address": hop.address.to_string(),
+        "address": hop.state.place,
+        "resolved": addresses,
         "up": choice.place != Place::Out,
         "state": state,
         "under_way": hop.state.under_way(),

@@ -31,6 +31,8 @@ pub enum FillError {
     AllOut,
     /// It has as much under way as it may have.
     Busy { hop: String },
+    /// Its name has no address yet.
+    Unresolved { hop: String },
     /// All tries together took too long.
     Deadline,
 }
@@ -44,6 +46,7 @@ impl FillError {
             | FillError::Timeout { phase: Phase::Connect, .. }
             | FillError::NoNextHop
             | FillError::Busy { .. }
+            | FillError::Unresolved { .. }
             | FillError::AllOut => 503,
             FillError::Timeout { .. } | FillError::Deadline => 504,
             FillError::Connection { .. }
@@ -72,6 +75,7 @@ impl FillError {
             FillError::NoNextHop => "no-next-hop",
             FillError::AllOut => "all-out",
             FillError::Busy { .. } => "busy",
+            FillError::Unresolved { .. } => "unresolved",
             FillError::Deadline => "deadline",
         }
     }
@@ -96,6 +100,9 @@ impl fmt::Display for FillError {
             FillError::AllOut => f.write_str("all next hops are out"),
             FillError::Busy { hop } => {
                 write!(f, "next hop {hop}: as much is under way there as origin_limit allows")
+            }
+            FillError::Unresolved { hop } => {
+                write!(f, "next hop {hop}: its name has no address yet")
             }
             FillError::Deadline => f.write_str("all tries together took too long"),
         }

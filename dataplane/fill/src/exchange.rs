@@ -13,6 +13,7 @@ use crate::state::Ticket;
 use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_contract::Role;
@@ -120,8 +121,16 @@ async fn ask_hop(
     let request = signed.as_ref().unwrap_or(request);
     // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
     // goes on one (RFC 9110 §9.2.2).
+    let kept = || {
+        let addresses = hop.state.addresses();
+        let take = |address: &SocketAddr| {
+            pool.take(hop, *address, &request.authority)
+                .map(|stream| Peer { address: *address, stream })
+        };
+        addresses.iter().find_map(take)
+    };
     if request.method.is_safe()
-        && let Some(kept) = pool.take(hop, &request.authority)
+        && let Some(kept) = kept()
     {
         match exchange(pool, hop, request, timeouts, kept).await {
             Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
@@ -129,15 +138,47 @@ async fn ask_hop(
             Ok(answer) => return Ok(answer),
         }
     }
-    let stream = connect(hop, timeouts).await?;
-    exchange(pool, hop, request, timeouts, stream).await.map_err(|attempt| match attempt {
+    let peer = connect(hop, timeouts).await?;
+    exchange(pool, hop, request, timeouts, peer).await.map_err(|attempt| match attempt {
         Attempt::Silent(error) | Attempt::Failed(error) => error,
     })
 }
 
-async fn connect(hop: &Hop, timeouts: Timeouts) -> Result<Stream, FillError> {
+/// A connection, and where it leads.
+struct Peer {
+    address: SocketAddr,
+    stream: Stream,
+}
+
+/// A new connection to one of the hop's addresses: the one where the last came about, then the next ones in turn.
+async fn connect(hop: &Hop, timeouts: Timeouts) -> Result<Peer, FillError> {
+    let addresses = hop.state.addresses();
+    let first = hop.state.first_address();
+    let mut failed = FillError::Unresolved { hop: hop.id.clone() };
+    for index in
+        (first..first + addresses.len().min(ADDRESSES_TRIED_MAX)).map(|n| n % addresses.len())
+    {
+        match connect_to(hop, addresses[index], timeouts).await {
+            Ok(stream) => {
+                hop.state.set_first_address(index);
+                return Ok(Peer { address: addresses[index], stream });
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Addresses of one hop that one request tries.
+const ADDRESSES_TRIED_MAX: usize = 4;
+
+async fn connect_to(
+    hop: &Hop,
+    address: SocketAddr,
+    timeouts: Timeouts,
+) -> Result<Stream, FillError> {
     let late = |phase| FillError::Timeout { hop: hop.id.clone(), phase };
-    let connecting = timeout(timeouts.connect, TcpStream::connect(hop.address)).await;
+    let connecting = timeout(timeouts.connect, TcpStream::connect(address)).await;
     let tcp = connecting
         .map_err(|_| late(Phase::Connect))?
         .map_err(|error| failed(hop, Phase::Connect, &error))?;
@@ -165,8 +206,9 @@ async fn exchange(
     hop: &Hop,
     request: &Request,
     timeouts: Timeouts,
-    mut stream: Stream,
+    peer: Peer,
 ) -> Result<Answer, Attempt> {
+    let Peer { address, mut stream } = peer;
     let mut head = Vec::with_capacity(512);
     encode_request(
         &request.method,
@@ -214,6 +256,7 @@ async fn exchange(
         pool: pool.clone(),
         authority: request.authority.clone(),
         hop: hop.clone(),
+        address,
         keep_alive: parsed.keep_alive,
         received,
         framing,
@@ -288,6 +331,7 @@ pub struct Body {
     pool: Rc<Pool>,
     authority: String,
     hop: Hop,
+    address: SocketAddr,
     keep_alive: bool,
     received: Vec<u8>,
     framing: Framing,
@@ -462,7 +506,7 @@ impl Body {
                 && self.keep_alive
                 && self.received.is_empty()
             {
-                self.pool.put(&self.hop, &self.authority, stream);
+                self.pool.put(&self.hop, self.address, &self.authority, stream);
             }
         }
     }

@@ -23,7 +23,6 @@ use tidegate_types::rendezvous;
 #[derive(Debug, Clone)]
 pub struct Hop {
     pub id: String,
-    pub address: SocketAddr,
     /// Rendezvous identity and weight.
     pub identity: u64,
     pub weight: f64,
@@ -81,7 +80,6 @@ pub fn candidates(
         if (secure && tls.is_none()) || (server.origin_s3.is_some() && s3.is_none()) {
             return None;
         }
-        let address = SocketAddr::new(*server.addresses.first()?, port);
         let probe = match server.role {
             Role::Origin => server.origin_health.as_ref().map(|path| Probe {
                 path: path.clone(),
@@ -94,11 +92,22 @@ pub fn candidates(
                 status_max: 299,
             }),
         };
-        let state = hops.state(&server.id, &address.to_string());
+        let state = match &server.origin_name {
+            Some(name) if server.role == Role::Origin => hops.named(&server.id, name, port),
+            _ => {
+                // A parent's other addresses are for viewers.
+                let count = if server.role == Role::Origin { server.addresses.len() } else { 1 };
+                let addresses = server.addresses.iter().take(count);
+                let addresses: Vec<_> = addresses.map(|ip| SocketAddr::new(*ip, port)).collect();
+                if addresses.is_empty() {
+                    return None;
+                }
+                hops.reached_at(&server.id, &addresses)
+            }
+        };
         state.set_limit(server.origin_limit);
         Some(Hop {
             id: server.id.clone(),
-            address,
             state,
             probe,
             tls,

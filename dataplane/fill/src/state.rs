@@ -9,8 +9,11 @@ use crate::error::{FillError, Phase};
 use crate::first_byte::FirstBytes;
 use crate::gate::{Gate, Permit};
 use crate::health::{Health, Signal, Standing};
+use crate::names::Name;
+use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tidegate_contract::OriginLimit;
@@ -45,16 +48,37 @@ impl Default for Hops {
 }
 
 impl Hops {
-    /// What is shared of the hop that is called `id` and reached at `place`; another place is another hop.
-    pub fn state(&self, id: &str, place: &str) -> Arc<HopState> {
+    /// What is shared of the hop that is called `id` and reached at these addresses; at others it is another hop.
+    pub fn reached_at(&self, id: &str, addresses: &[SocketAddr]) -> Arc<HopState> {
+        let place: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        self.state(id, &place.join(" "), None, addresses.to_vec())
+    }
+
+    /// What is shared of the hop that is called `id` and reached at the addresses of a name.
+    pub fn named(&self, id: &str, host: &str, port: u16) -> Arc<HopState> {
+        let name = Name { host: host.to_owned(), port, due_ms: 0 };
+        self.state(id, &format!("{host}:{port}"), Some(name), Vec::new())
+    }
+
+    fn state(
+        &self,
+        id: &str,
+        place: &str,
+        name: Option<Name>,
+        addresses: Vec<SocketAddr>,
+    ) -> Arc<HopState> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("{id} {place}");
-        if let Some(state) = states.get(&name).and_then(Weak::upgrade) {
+        let key = format!("{id} {place}");
+        if let Some(state) = states.get(&key).and_then(Weak::upgrade) {
             return state;
         }
         states.retain(|_, state| state.strong_count() > 0);
         let state = Arc::new(HopState {
             id: id.to_owned(),
+            place: place.to_owned(),
+            name: name.map(Mutex::new),
+            addresses: ArcSwap::from_pointee(addresses),
+            first_address: AtomicUsize::new(0),
             begun: self.begun,
             health: Mutex::default(),
             under_way: AtomicU32::new(0),
@@ -62,19 +86,28 @@ impl Hops {
             first_bytes: Mutex::default(),
             tallies: self.tallies.clone(),
         });
-        states.insert(name, Arc::downgrade(&state));
+        states.insert(key, Arc::downgrade(&state));
         state
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<HopState>> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.values().filter_map(Weak::upgrade).collect()
     }
 
     /// A first try begins, at whatever hop.
     pub fn note_first_try(&self) {
-        let now_ms = self.begun.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).note_first(now_ms);
     }
 
     /// Whether a second try may begin; if so, it is counted.
     pub fn may_retry(&self) -> bool {
-        let now_ms = self.begun.elapsed().as_millis() as u64;
+        let now_ms = self.now_ms();
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).take(now_ms)
     }
 
@@ -91,15 +124,12 @@ impl Hops {
 
     /// Requests that wait for a place at a hop now.
     pub fn waiting(&self) -> usize {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.values().filter_map(Weak::upgrade).map(|state| state.gate.waiting()).sum()
+        self.all().iter().map(|state| state.gate.waiting()).sum()
     }
 
     /// Hops that are not up.
     pub fn out(&self) -> usize {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_out = |state: &Arc<HopState>| state.standing() != Standing::Up;
-        states.values().filter_map(Weak::upgrade).filter(is_out).count()
+        self.all().iter().filter(|state| state.standing() != Standing::Up).count()
     }
 }
 
@@ -107,6 +137,12 @@ impl Hops {
 #[derive(Debug)]
 pub struct HopState {
     pub id: String,
+    /// Addresses, or a name, with the port.
+    pub place: String,
+    name: Option<Mutex<Name>>,
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Which of them is tried first: where the last connection came about.
+    first_address: AtomicUsize,
     begun: Instant,
     health: Mutex<Health>,
     under_way: AtomicU32,
@@ -145,6 +181,29 @@ impl HopState {
     /// Exchanges under way with it, over all cores.
     pub fn under_way(&self) -> u32 {
         self.under_way.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn with_name<T>(&self, change: impl FnOnce(&mut Name) -> T) -> Option<T> {
+        let mut name = self.name.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(change(&mut name))
+    }
+
+    /// Where it is reached; nothing: its name is not resolved yet.
+    pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.addresses.load_full()
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: Vec<SocketAddr>) {
+        self.addresses.store(Arc::new(addresses));
+    }
+
+    /// The address to try first.
+    pub(crate) fn first_address(&self) -> usize {
+        self.first_address.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_first_address(&self, index: usize) {
+        self.first_address.store(index, Ordering::Relaxed);
     }
 
     fn first_bytes<T>(&self, change: impl FnOnce(&mut FirstBytes) -> T) -> T {
@@ -336,6 +395,7 @@ fn signal_of(error: &FillError) -> Option<Signal> {
         | FillError::NoNextHop
         | FillError::AllOut
         | FillError::Busy { .. }
+        | FillError::Unresolved { .. }
         | FillError::Deadline => {
             return None;
         }
@@ -347,8 +407,12 @@ mod tests {
     use super::*;
     use crate::health::{Cause, FAILURES_MAX};
 
+    fn here() -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], 80))
+    }
+
     fn out_by(hops: &Hops, signal: Signal) -> Arc<HopState> {
-        let state = hops.state("parent-1", "here");
+        let state = hops.reached_at("parent-1", &[here()]);
         for _ in 0..FAILURES_MAX {
             if let Some(mut ticket) = state.enter(Entry::Usual) {
                 ticket.fail_by(signal);
@@ -363,12 +427,12 @@ mod tests {
         let hops = Hops::default();
         let first = out_by(&hops, Signal::Refused);
         assert_eq!((hops.ejections(), hops.out()), (1, 1));
-        assert!(Arc::ptr_eq(&first, &hops.state("parent-1", "here")));
-        let moved = hops.state("parent-1", "there");
+        assert!(Arc::ptr_eq(&first, &hops.reached_at("parent-1", &[here()])));
+        let moved = hops.reached_at("parent-1", &[SocketAddr::from(([192, 0, 2, 9], 80))]);
         assert_eq!(moved.standing(), Standing::Up);
         drop((first, moved));
         assert_eq!(hops.out(), 0);
-        assert_eq!(hops.state("parent-1", "here").standing(), Standing::Up);
+        assert_eq!(hops.reached_at("parent-1", &[here()]).standing(), Standing::Up);
     }
 
     #[test]
@@ -391,7 +455,7 @@ mod tests {
     #[test]
     fn heads_alone_do_not_end_a_row_of_broken_bodies() {
         let hops = Hops::default();
-        let state = hops.state("parent-1", "here");
+        let state = hops.reached_at("parent-1", &[here()]);
         for n in 1..=FAILURES_MAX {
             assert_eq!(state.standing(), Standing::Up, "{n}");
             let mut ticket = state.enter(Entry::Usual).unwrap();

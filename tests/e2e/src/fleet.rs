@@ -450,6 +450,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             dns_port: None,
             origin_tls: None,
             origin_s3: None,
+            origin_name: None,
             origin_health: None,
             origin_limit: None,
             weight: 1.0,

@@ -451,3 +451,60 @@ fn a_live_request_that_waits_too_long_is_answered_by_the_other_parent() {
     gate.open();
     assert_eq!(viewer.response(false).unwrap().body, film.as_bytes());
 }
+
+/// Publishes a snapshot with these origins and waits until the parent runs on it.
+fn use_origins(fleet: &mut Fleet, ids: &[&str]) {
+    fleet.snapshot.generation += 1;
+    fleet.snapshot.delivery_services[0].origins = ids.iter().map(|id| (*id).to_owned()).collect();
+    fleet.publish();
+    let generation = fleet.snapshot.generation;
+    fleet.until("it runs on the new snapshot", |fleet| {
+        fleet.counter("parent-1", "snapshot_generation") == generation
+    });
+}
+
+#[test]
+fn an_origin_is_found_by_its_name() {
+    // Goal: origin_name, by the system's resolver, all its addresses in turn; a name that has none is an origin that cannot
+    // be reached. Method: localhost, which may be ::1 first, where nobody listens on the origin's port; and a name that
+    // cannot exist (RFC 6761), with the good one behind it.
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        reply(stream, 200, FRESH, asked.target().as_bytes());
+    });
+    let mut fleet = Fleet::start(
+        "names",
+        &FleetOptions {
+            edges: 1,
+            parents: 1,
+            origin: Some(origin.address),
+            adjust: |snapshot| {
+                let named = &mut snapshot.servers[0];
+                named.addresses = Vec::new();
+                named.machine.origin_root = None;
+                named.origin_name = Some("localhost".to_owned());
+                let mut nowhere = named.clone();
+                nowhere.id = "origin-2".to_owned();
+                nowhere.origin_name = Some("nowhere.invalid".to_owned());
+                snapshot.servers.push(nowhere);
+            },
+            ..FleetOptions::default()
+        },
+    );
+    fleet.until("the name has an address", |fleet| {
+        fleet.get("edge-1", "/a", "").is_ok_and(|response| response.status == 200)
+    });
+    assert_eq!(origin.all()[0].field("host"), "origin.example");
+    let known = &explained(&fleet, "parent-1", "/a")[0];
+    assert_eq!(known["address"], format!("localhost:{}", origin.address.port()));
+    assert!(known["resolved"].to_string().contains(&origin.address.to_string()), "{known}");
+    use_origins(&mut fleet, &["origin-2"]);
+    let refused = fleet.get("parent-1", "/b", "").unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.field("retry-after").is_some());
+    fleet.until("somebody is told", |fleet| fleet.said("parent-1").contains("nowhere.invalid"));
+    assert!(fleet.counter("parent-1", "origin_names_failed_total") >= 1);
+    use_origins(&mut fleet, &["origin-2", "origin-1"]);
+    fleet.until("the other one answers", |fleet| {
+        fleet.get("parent-1", "/b", "").is_ok_and(|response| response.body == b"/b")
+    });
+}
