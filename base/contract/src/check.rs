@@ -369,6 +369,15 @@ impl<'a> Checker<'a> {
                 }
                 let routed =
                     host.strip_suffix(&self.snapshot.zone).and_then(|rest| rest.strip_suffix('.'));
+                if let Some(server) = routed.filter(|rest| self.servers.contains_key(rest)) {
+                    let what = format!("host `{host}` is the name of server `{server}` itself");
+                    self.tell(
+                        object,
+                        "hosts",
+                        what,
+                        "use another name: nodes ask each other's health there",
+                    );
+                }
                 if let Some((_, id)) = routed.and_then(|rest| rest.rsplit_once('.'))
                     && id != service.id
                 {

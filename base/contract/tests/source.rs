@@ -282,6 +282,12 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "addresses = [\"203.0.113.34\"]\norigin_name = \"films",
             &["it has a name and addresses"],
         ),
+        (
+            FILMS,
+            "hosts = [\"films.example.net\"]",
+            "hosts = [\"parent-1.cdn.example.net\"]",
+            &["is the name of server `parent-1` itself"],
+        ),
         (SERVERS, "origin_health = \"/", "origin_health = \"", &["`health.txt` is no path"]),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
