@@ -369,6 +369,15 @@ impl<'a> Checker<'a> {
                 }
                 let routed =
                     host.strip_suffix(&self.snapshot.zone).and_then(|rest| rest.strip_suffix('.'));
+                if let Some(server) = routed.filter(|rest| self.servers.contains_key(rest)) {
+                    let what = format!("host `{host}` is the name of server `{server}` itself");
+                    self.tell(
+                        object,
+                        "hosts",
+                        what,
+                        "use another name: nodes ask each other's health there",
+                    );
+                }
                 if let Some((_, id)) = routed.and_then(|rest| rest.rsplit_once('.'))
                     && id != service.id
                 {
@@ -454,7 +463,16 @@ impl<'a> Checker<'a> {
             }
             _ => {}
         }
-        if server.addresses.is_empty() {
+        if let Some(name) = &server.origin_name {
+            if server.role != Role::Origin || server.machine.origin_root.is_some() {
+                let what = "origin_name says where somebody else's origin is";
+                self.tell(object, "origin_name", what, "leave it out here");
+            } else if !server.addresses.is_empty() {
+                let what = "it has a name and addresses";
+                self.tell(object, "origin_name", what, "leave one of the two out");
+            }
+            self.name(object, "origin_name", name);
+        } else if server.addresses.is_empty() {
             self.needs(object, "addresses", server, "addresses = [\"192.0.2.1\"]");
         }
         if server.addresses.len() > ADDRESSES_MAX {
@@ -495,6 +513,37 @@ impl<'a> Checker<'a> {
                 self.needs(object, "dns_port", server, "dns_port, http_port, or both");
             }
             _ => {}
+        }
+        if let Some(path) = &server.origin_health {
+            if server.role != Role::Origin {
+                let what = "origin_health says how an origin is asked";
+                self.tell(
+                    object,
+                    "origin_health",
+                    what,
+                    "leave it out: our own nodes are asked anyway",
+                );
+            } else if !path.starts_with('/') || !printable(path) {
+                let what = format!("`{}` is no path", path.escape_default());
+                self.tell(object, "origin_health", what, "write one like \"/health\"");
+            }
+        }
+        if let Some(limit) = &server.origin_limit {
+            if server.role != Role::Origin {
+                let what = "origin_limit says how an origin is asked";
+                self.tell(object, "origin_limit", what, "leave it out here");
+            }
+            let bounds = [
+                ("requests_max", limit.requests_max, 1, 1_000_000),
+                ("queue_max", limit.queue_max, 0, 1_000_000),
+                ("queue_seconds", limit.queue_seconds, 1, 60),
+            ];
+            for (name, value, min, max) in bounds {
+                if !(min..=max).contains(&value) {
+                    let what = format!("{name} = {value} is out of range");
+                    self.tell(object, "origin_limit", what, format!("write {min} to {max}"));
+                }
+            }
         }
         if let Some(s3) = &server.origin_s3 {
             if server.role != Role::Origin {
@@ -588,8 +637,10 @@ impl<'a> Checker<'a> {
                 );
             }
         }
-        // An origin that is asked over TLS, or a bucket, is somebody else's server.
-        let ours = server.origin_tls.is_none() && server.origin_s3.is_none();
+        // An origin that has a name, is asked over TLS, or is a bucket, is somebody else's server.
+        let ours = server.origin_tls.is_none()
+            && server.origin_s3.is_none()
+            && server.origin_name.is_none();
         if server.role == Role::Origin && ours && machine.origin_root.is_none() {
             self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
         }

@@ -175,6 +175,7 @@ fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
         ("server", "" | "addresses" | "http_port" | "https_port" | "role" | "cache_group") => {
             ("the server itself after a restart; routers, monitors, edges at once", Uptake::Restart)
         }
+        ("server", field) if field.starts_with("origin_") => ("parents", Uptake::Live),
         ("server", "machine.tls_certificate" | "machine.tls_key") => {
             ("the server itself", Uptake::Live)
         }

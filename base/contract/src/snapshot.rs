@@ -87,6 +87,10 @@ pub struct Behaviour {
     pub stale_if_error_seconds: u32,
     /// Freshness of 404 and 410 answers, in seconds.
     pub negative_ttl_seconds: u32,
+    /// A second parent is asked as well when the first one's answer is late: for live content, where a late answer is as
+    /// bad as none.
+    #[serde(default)]
+    pub hedge: bool,
     pub cache_key: CacheKeyRule,
     /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
     /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.
@@ -212,6 +216,15 @@ pub struct Server {
     /// An origin that is a bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin_s3: Option<OriginS3>,
+    /// Name of an origin whose addresses are looked up by each parent; it has none of its own then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_name: Option<String>,
+    /// Path that a well origin answers below 500 without much ado; asked for while it is out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_health: Option<String>,
+    /// How much each parent may ask of an origin at once; `None`: without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin_limit: Option<OriginLimit>,
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,
@@ -225,6 +238,17 @@ pub struct OriginTls {
     /// PEM file of the authorities that may have signed it; `None`: those of the system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+}
+
+/// How much a parent asks of an origin at once, all its cores together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OriginLimit {
+    /// Requests under way, to the end of their bodies.
+    pub requests_max: u32,
+    /// Requests that wait for one of them to end; more are turned away.
+    pub queue_max: u32,
+    /// How long one waits before it is turned away.
+    pub queue_seconds: u32,
 }
 
 /// A bucket of an S3 store, asked with signed requests (AWS Signature Version 4).

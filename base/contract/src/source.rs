@@ -369,14 +369,31 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         s3.finish();
         found
     });
+    let origin_limit = table.table("origin_limit").map(|(offset, inner)| {
+        let mut limit = Table::new(table.compiler(), object, file, offset, inner);
+        let found = OriginLimit {
+            requests_max: limit.need("requests_max", "requests_max = 256"),
+            queue_max: limit.take("queue_max").unwrap_or(ORIGIN_QUEUE_DEFAULT),
+            queue_seconds: limit.take("queue_seconds").unwrap_or(ORIGIN_QUEUE_SECONDS_DEFAULT),
+        };
+        limit.finish();
+        found
+    });
+    let origin_name: Option<String> = table.take("origin_name");
     let server = Server {
         origin_tls,
         origin_s3,
+        origin_name: origin_name.clone(),
+        origin_health: table.take("origin_health"),
+        origin_limit,
         id: table.need("id", "id = \"...\""),
         role,
         cache_group: table.take("cache_group"),
         status: table.take("status").unwrap_or(ServerStatus::Reported),
-        addresses: table.need("addresses", "addresses = [\"192.0.2.1\"]"),
+        addresses: match origin_name {
+            Some(_) => table.take("addresses").unwrap_or_default(),
+            None => table.need("addresses", "addresses = [\"192.0.2.1\"]"),
+        },
         http_port: table.take("http_port"),
         https_port: table.take("https_port"),
         admin_port: table.need("admin_port", "admin_port = 9090"),
@@ -445,6 +462,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         stale_while_revalidate_seconds: class.stale_while_revalidate_seconds,
         stale_if_error_seconds: class.stale_if_error_seconds,
         negative_ttl_seconds: class.negative_ttl_seconds,
+        hedge: table.take("hedge").unwrap_or(class.hedge),
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
         vary_ignore: vary_ignore_default(),
         cors_allow_origin: table.take("cors_allow_origin"),
@@ -515,6 +533,7 @@ struct Class {
     stale_while_revalidate_seconds: u32,
     stale_if_error_seconds: u32,
     negative_ttl_seconds: u32,
+    hedge: bool,
 }
 
 fn in_folder(name: &str, folder: &str) -> bool {
@@ -538,6 +557,8 @@ pub const HEARTBEAT_KEY_FILE: &str = "keys/heartbeat.key";
 /// The MAC key of orders to admin ports, 64 hexadecimal digits.
 pub const ADMIN_KEY_FILE: &str = "keys/admin.key";
 const DNS_TTL_SECONDS_DEFAULT: u32 = 20;
+const ORIGIN_QUEUE_DEFAULT: u32 = 1024;
+const ORIGIN_QUEUE_SECONDS_DEFAULT: u32 = 5;
 const DNS_ANSWERS_DEFAULT: usize = 2;
 const RAM_BYTES_DEFAULT: u64 = 256 << 20;
 const STORE_BYTES_DEFAULT: u64 = 1 << 30;
@@ -551,6 +572,7 @@ const fn class(cache: bool, ttl: Option<u32>, revalidate: u32, error: u32, negat
         stale_while_revalidate_seconds: revalidate,
         stale_if_error_seconds: error,
         negative_ttl_seconds: negative,
+        hedge: false,
     }
 }
 
@@ -560,7 +582,7 @@ const CLASSES: [(&str, Class); 5] = [
     ("vod-playlist", class(true, Some(15), 15, 3600, 5)),
     ("media-segment", class(true, Some(3600), 60, 86_400, 5)),
     // A missing media segment of a live feed is about to appear, so its absence is not kept.
-    ("live", class(true, Some(1), 0, 2, 0)),
+    ("live", Class { hedge: true, ..class(true, Some(1), 0, 2, 0) }),
     ("videos", class(true, Some(31_536_000), 86_400, 604_800, 10)),
     ("api", class(false, None, 0, 0, 0)),
 ];

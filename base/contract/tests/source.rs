@@ -23,7 +23,7 @@ fn the_example_compiles_to_what_it_says() {
     let snapshot = example();
     assert_eq!((snapshot.generation, snapshot.zone.as_str()), (7, "cdn.example.net"));
     assert_eq!(snapshot.steering.location, LocationStyle::Name);
-    assert_eq!(snapshot.servers.len(), 11);
+    assert_eq!(snapshot.servers.len(), 12);
     assert_eq!(snapshot.coverage_zones.len(), 7);
     let edge = &snapshot.servers[0];
     assert_eq!(
@@ -278,6 +278,27 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "role = \"router\"\naddresses = [\"203.0.113.33\"]",
             &["origin_s3 says how an origin is asked"],
         ),
+        (SERVERS, "requests_max = 64", "requests_max = 0", &["requests_max = 0 is out of range"]),
+        (
+            SERVERS,
+            "requests_max = 64",
+            "request_max = 64",
+            &["did you mean `requests_max`?", "requests_max is missing"],
+        ),
+        (SERVERS, "origin_name = \"films", "origin_name = \"-films", &["is no host name"]),
+        (
+            SERVERS,
+            "origin_name = \"films",
+            "addresses = [\"203.0.113.34\"]\norigin_name = \"films",
+            &["it has a name and addresses"],
+        ),
+        (
+            FILMS,
+            "hosts = [\"films.example.net\"]",
+            "hosts = [\"parent-1.cdn.example.net\"]",
+            &["is the name of server `parent-1` itself"],
+        ),
+        (SERVERS, "origin_health = \"/", "origin_health = \"", &["`health.txt` is no path"]),
         (FILMS, "\"sec-*\"", "\"Sec-*\"", &["`Sec-*` names no request field"]),
         (FILMS, "https://{host}/videos", "ftp://{host}/videos", &["is no location"]),
         (FILMS, "{host}/videos", "{port}/videos", &["known are {host}, {path} and {query}"]),

@@ -16,6 +16,7 @@ pub fn behaviour() -> Behaviour {
         stale_while_revalidate_seconds: 0,
         stale_if_error_seconds: 0,
         negative_ttl_seconds: 10,
+        hedge: false,
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: None,

@@ -116,7 +116,7 @@ impl Control<'_> {
         if snapshot.generation < running.generation {
             return refused(&format!("generation {} is older", snapshot.generation));
         }
-        let view = match origins::view(&snapshot, id) {
+        let view = match origins::view(&snapshot, id, &self.node.hops) {
             Ok(view) => view,
             Err(error) => return refused(&error),
         };

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_TLS_BYTES, Pressure};
+use tidegate_engine::next_hop;
 use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
 use tidegate_engine::{Core, Node};
@@ -99,6 +100,9 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
             }
             Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
         }
+    }
+    if core.index == 0 {
+        spawn(next_hop::probe(core.clone()));
     }
     let (ticking, ticks) = (core.clone(), parts.ticks);
     spawn(async move {

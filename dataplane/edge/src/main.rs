@@ -9,6 +9,7 @@ mod args;
 mod control;
 mod core;
 mod log;
+mod names;
 mod origins;
 mod snapshot;
 mod start;

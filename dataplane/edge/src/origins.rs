@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tidegate_contract::{OriginS3, OriginTls, Role, Server, Snapshot};
 use tidegate_engine::View;
 use tidegate_fill::sigv4::Credentials;
-use tidegate_fill::{HopAccess, HopS3, HopTls};
+use tidegate_fill::{HopAccess, HopS3, HopTls, Hops};
 
 /// Where Debian and most others keep the system's authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -23,7 +23,7 @@ const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 ///
 /// # Errors
 /// A text that names what is missing or cannot be read, and the mend.
-pub fn view(snapshot: &Snapshot, id: &str) -> Result<View, String> {
+pub fn view(snapshot: &Snapshot, id: &str, hops: &Hops) -> Result<View, String> {
     let is_parent = snapshot.servers.iter().any(|s| s.id == id && s.role == Role::Parent);
     let mut all: HashMap<String, HopAccess> = HashMap::new();
     for server in snapshot.servers.iter().filter(|_| is_parent) {
@@ -37,7 +37,7 @@ pub fn view(snapshot: &Snapshot, id: &str) -> Result<View, String> {
         all.insert(server.id.clone(), access);
     }
     let access = |server: &Server| all.get(&server.id).cloned().unwrap_or_default();
-    View::new(snapshot, id, &access).map_err(|error| error.to_string())
+    View::new(snapshot, id, &access, hops).map_err(|error| error.to_string())
 }
 
 fn hop_s3(server: &Server, s3: &OriginS3) -> Result<HopS3, String> {

@@ -7,6 +7,7 @@ use crate::args::Args;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::log;
+use crate::names;
 use crate::origins;
 use crate::snapshot::Source;
 use crate::store;
@@ -23,6 +24,7 @@ use tidegate_engine::Node;
 use tidegate_engine::admission::{AdmissionState, Budget};
 use tidegate_engine::keeper::{self, Wear};
 use tidegate_engine::node::StoreFace;
+use tidegate_fill::Hops;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
 use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
@@ -43,7 +45,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let _limit = signal::raise_descriptor_limit();
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
-    let view = origins::view(&snapshot, &args.node)?;
+    let hops = Arc::new(Hops::default());
+    let view = origins::view(&snapshot, &args.node, &hops)?;
     let me = view.me.clone();
     if !matches!(me.role, Role::Edge | Role::Parent | Role::Origin) {
         return Err(format!(
@@ -79,6 +82,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             )
         })?;
     let counters: Vec<Arc<Counters>> = (0..cores).map(|_| Arc::default()).collect();
+    if me.role == Role::Parent {
+        names::start(&me.id, &hops, counters[0].clone())?;
+    }
     let writer = log::start(args.log.clone(), counters[0].clone()).map_err(|e| {
         format!(
             "access log {:?} cannot be opened: {e}",
@@ -129,7 +135,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             }
         }
     }
-    let node = Arc::new(Node::new(view, plan, store, arena, counters, writer.lines.clone()));
+    let lines = writer.lines.clone();
+    let node = Arc::new(Node::new(view, hops, plan, store, arena, counters, lines));
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
     }

@@ -118,6 +118,12 @@ fn refresh_gauges(core: &Core) {
     if let Some(reader) = node.store.as_ref().and_then(|store| store.reader()) {
         first.store_bad_extents_total.set(reader.bad_extents());
     }
+    first.next_hop_ejections_total.set(node.hops.ejections());
+    let (waited, turned_away) = node.hops.queued();
+    first.origin_queue_waits_total.set(waited);
+    first.origin_queue_refused_total.set(turned_away);
+    first.origin_queue_waiting.set(node.hops.waiting() as u64);
+    first.next_hops_out.set(node.hops.out() as u64);
     first.purge_rules.set(node.purges.len() as u64);
     first.snapshot_generation.set(node.view.load().generation);
     first.plain_buffer_fallback_total.set(node.arena.exhausted());

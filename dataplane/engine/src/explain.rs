@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::Judgement;
 use tidegate_cache::{Verdict, lookup};
-use tidegate_fill::order;
+use tidegate_fill::{Cause, Choice, Hop, Place, Standing, order};
 use tidegate_http::{Authority, Fields, Method, RequestHead, Version};
 
 /// Explains `host=…&path=…[&query=…]`, percent-encoded.
@@ -82,14 +82,9 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
             "etag": object.head.fields.get_str("etag"),
         })
     });
-    let health = &core.node.hop_health;
-    let next_hops: Vec<Value> = order(view.me.role, &service.hops, routed.key.hash as u64, health, now)
-        .into_iter()
-        .map(|index| {
-            let hop = &service.hops[index];
-            json!({ "id": hop.id, "address": hop.address.to_string(), "up": health.is_up(&hop.id, now) })
-        })
-        .collect();
+    let choices = order(view.me.role, &service.hops, routed.key.hash as u64);
+    let next_hops: Vec<Value> =
+        choices.iter().map(|choice| next_hop(&service.hops[choice.index], choice)).collect();
     Ok(json!({
         "node": node,
         "delivery_service": service.service.id,
@@ -104,6 +99,38 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
         "next_target": routed.target,
         "next_host": service.next_authority,
     }))
+}
+
+/// A next hop in its place, and why it stands there.
+fn next_hop(hop: &Hop, choice: &Choice) -> Value {
+    let out_for = |until_ms: u64| until_ms.saturating_sub(hop.state.now_ms()).div_ceil(1000);
+    let why_out = |cause: Cause| match cause {
+        Cause::Unreachable => "unreachable",
+        Cause::Opinion(signal) => signal.word(),
+    };
+    let state = match (choice.place, hop.state.standing()) {
+        (Place::OverBound, _) => "up, but over its bound: others have room".to_owned(),
+        (Place::Up, _) | (_, Standing::Up) => "up".to_owned(),
+        (_, Standing::Due(cause)) => format!("was out ({}), tried next", why_out(cause)),
+        (Place::Spared, Standing::Out { cause, .. }) => {
+            format!("asked though failing ({}): too many of its group do", why_out(cause))
+        }
+        (_, Standing::Out { cause, until_ms, .. }) => {
+            format!("out ({}), tried in {} s", why_out(cause), out_for(until_ms))
+        }
+    };
+    let addresses = hop.state.addresses();
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    json!({
+        "id": hop.id,
+        "address": hop.state.place,
+        "resolved": addresses,
+        "up": choice.place != Place::Out,
+        "state": state,
+        "under_way": hop.state.under_way(),
+        "waiting": hop.state.waiting(),
+        "first_byte_p95_ms": hop.state.first_byte_p95().map(|span| span.as_millis() as u64),
+    })
 }
 
 /// A GET of this host, path and query with no fields.

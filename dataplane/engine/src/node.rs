@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
-use tidegate_fill::{HopHealth, Pool, Timeouts};
+use tidegate_fill::{Hops, Pool, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
@@ -81,7 +81,7 @@ pub struct Node {
     pub memory: Arc<Memory>,
     pub store: Option<Arc<StoreFace>>,
     pub purges: Arc<Purges>,
-    pub hop_health: HopHealth,
+    pub hops: Arc<Hops>,
     pub arena: Arc<Arena>,
     /// One set per core, summed when read.
     pub counters: Vec<Arc<Counters>>,
@@ -94,10 +94,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that runs on `view`.
+    /// A node that runs on `view`, which was made with `hops`.
     #[allow(clippy::too_many_arguments, reason = "made in one place, from what start-up has built")]
     pub fn new(
         view: View,
+        hops: Arc<Hops>,
         plan: MemoryPlan,
         store: Option<Arc<StoreFace>>,
         arena: Arc<Arena>,
@@ -111,6 +112,7 @@ impl Node {
         if let Some(store) = &store {
             store.queue.know(table.clone());
         }
+        let role = view.me.role;
         Node {
             view: ArcSwap::from_pointee(view),
             table,
@@ -119,11 +121,11 @@ impl Node {
             versions: AtomicU64::new(wall_ms() << VERSION_CLOCK_SHIFT),
             store,
             purges,
-            hop_health: HopHealth::default(),
+            hops,
             arena,
             counters,
             log,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts::of(role),
             started: Instant::now(),
             draining: AtomicBool::new(false),
         }

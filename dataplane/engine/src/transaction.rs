@@ -7,15 +7,14 @@ use crate::client::{BodyLength, Client, Transport};
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::memory::Pressure;
+use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
 use crate::purge::{issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
-use crate::steps::fill::{
-    Filled, Passed, Wanted, admit, ask_any, fill_fields, invalidate, lead, span_of,
-};
+use crate::steps::fill::{Filled, Passed, Wanted, admit, fill_fields, invalidate, lead, span_of};
 use crate::steps::{pass, synth};
 use crate::table::{Claim, Known};
 use crate::view::View;
@@ -23,6 +22,7 @@ use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
@@ -93,6 +93,13 @@ async fn steps<T: Transport>(
     }
     // Route: host, then path.
     let Some(routed) = route(view, request) else {
+        if view.is_asked_for_health(request) {
+            let (status, text) = match core.node.draining.load(Ordering::Relaxed) {
+                false => (200, "this node serves"),
+                true => (503, "draining"),
+            };
+            return synth::answer(client, status, text, Fields::new()).await;
+        }
         let text = "no delivery service answers to this host; check the host name in the URL";
         return synth::answer(client, 404, text, Fields::new()).await;
     };
@@ -167,8 +174,8 @@ async fn steps<T: Transport>(
                 }
                 Err(error) => {
                     notes.error = Some(error.to_string());
-                    refuse(&wanted, client, 502, "no next hop answered; try again shortly", notes)
-                        .await
+                    let text = "no next hop answered; try again shortly";
+                    refuse(&wanted, client, error.status(), text, notes).await
                 }
             }
         }
@@ -676,7 +683,15 @@ async fn pass_on<T: Transport>(
     };
     // What is not safe to repeat is sent once.
     let tries = if request.method.is_safe() { 3 } else { 1 };
-    ask_any(wanted.core, wanted.view, service, wanted.place(), &passed, tries, None).await
+    let question = Question {
+        request: &passed,
+        key: wanted.place(),
+        tries_max: tries,
+        avoid: None,
+        deadline: Instant::now() + wanted.core.node.timeouts.total,
+        hedge: false,
+    };
+    ask_any(wanted.core, wanted.view, service, &question).await
 }
 
 fn finish<T: Transport>(

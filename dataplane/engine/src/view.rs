@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
-use tidegate_fill::{Hop, HopAccess, candidates};
-use tidegate_http::Authority;
+use tidegate_fill::{HEALTH_PATH, Hop, HopAccess, Hops, candidates, node_name};
+use tidegate_http::{Authority, RequestHead};
 
 /// A delivery service as this node serves it.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct View {
     pub me: Server,
     /// Who may give orders on the admin port; `None`: nobody.
     pub admin_key: Option<AdminKey>,
+    /// The host name under which others ask whether this node serves.
+    own_name: String,
     services: Vec<ServiceView>,
     by_host: HashMap<String, usize>,
     by_address: Option<usize>,
@@ -44,7 +46,8 @@ impl std::fmt::Display for NotInSnapshot {
 impl std::error::Error for NotInSnapshot {}
 
 impl View {
-    /// The view of the server `id`; `access` gives what is needed to ask origins over TLS or signed.
+    /// The view of the server `id`; `access` gives what is needed to ask origins over TLS or signed, `hops` what is
+    /// known of the next hops already.
     ///
     /// # Errors
     /// The snapshot does not name it.
@@ -52,6 +55,7 @@ impl View {
         snapshot: &Snapshot,
         id: &str,
         access: &impl Fn(&Server) -> HopAccess,
+        hops: &Hops,
     ) -> Result<View, NotInSnapshot> {
         let me = snapshot
             .servers
@@ -75,14 +79,21 @@ impl View {
                 tidegate_contract::Role::Parent => service.origin_host.clone(),
                 _ => routed,
             };
-            let hops = candidates(snapshot, me, service, access);
+            let hops = candidates(snapshot, me, service, access, hops);
             services.push(ServiceView { service: service.clone(), hops, next_authority });
         }
         // A checked snapshot has a good one or none.
         let admin_key =
             snapshot.keys.admin_hex.as_deref().and_then(|hex| AdminKey::from_hex(hex).ok());
         let (generation, me) = (snapshot.generation, me.clone());
-        Ok(View { generation, me, admin_key, services, by_host, by_address })
+        let own_name = node_name(&me.id, &snapshot.zone);
+        Ok(View { generation, me, admin_key, own_name, services, by_host, by_address })
+    }
+
+    /// Whether a request that no delivery service answers to asks this node itself how it is.
+    pub fn is_asked_for_health(&self, request: &RequestHead) -> bool {
+        let host = request.authority.as_ref().map(|authority| authority.host.as_str());
+        request.path == HEALTH_PATH && host == Some(&self.own_name)
     }
 
     /// The delivery service that a client means by `authority`.

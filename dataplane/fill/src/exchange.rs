@@ -2,16 +2,21 @@
 //!
 //! Must stay true: a kept connection that turns out to be closed before a byte of the answer came is replaced by a
 //! new one, once, and only for requests that may be repeated; a
-//! connection returns to the pool only after a complete body and with no bytes left over.
+//! connection returns to the pool only after a complete body and with no bytes left over. What the exchange says of the
+//! hop's health goes into its ticket: failures here, whether a complete head is a good one by [`Answer::judge`].
 
 use crate::error::{FillError, Phase};
+use crate::health::Signal;
 use crate::pool::Pool;
 use crate::select::Hop;
+use crate::state::Ticket;
 use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tidegate_contract::Role;
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
@@ -25,14 +30,22 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two pieces of the body.
     pub idle: Duration,
+    /// All tries together, to the head of the answer that is taken.
+    pub total: Duration,
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
+impl Timeouts {
+    /// Those of a node with this role. A parent has given up before an edge gives up the parent: who is slow is blamed.
+    pub fn of(role: Role) -> Timeouts {
+        let (head, total) = match role {
+            Role::Edge => (15, 20),
+            _ => (12, 14),
+        };
         Timeouts {
             connect: Duration::from_secs(2),
-            head: Duration::from_secs(15),
+            head: Duration::from_secs(head),
             idle: Duration::from_secs(10),
+            total: Duration::from_secs(total),
         }
     }
 }
@@ -54,11 +67,45 @@ pub struct Answer {
     pub body: Body,
 }
 
+impl Answer {
+    /// Says whether the head is a good one, or (`own_error`) an error that is the hop's own: its health hangs on it.
+    pub fn judge(&mut self, own_error: bool) {
+        if let Some(ticket) = &mut self.body.ticket {
+            if own_error { ticket.fail_by(Signal::ServerError) } else { ticket.pass() }
+        }
+        if matches!(self.body.framing, Framing::Done) {
+            self.body.ticket = None;
+        }
+    }
+}
+
 /// Sends `request` to `hop` and waits for the head of the answer.
 ///
 /// # Errors
 /// Whatever keeps a well-formed final response head from coming in time.
 pub async fn ask(
+    pool: &Rc<Pool>,
+    hop: &Hop,
+    request: &Request,
+    timeouts: Timeouts,
+    mut ticket: Ticket,
+) -> Result<Answer, FillError> {
+    match ask_hop(pool, hop, request, timeouts).await {
+        Ok(mut answer) => {
+            if matches!(answer.body.framing, Framing::Done) {
+                ticket.end();
+            }
+            answer.body.ticket = Some(ticket);
+            Ok(answer)
+        }
+        Err(error) => {
+            ticket.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+async fn ask_hop(
     pool: &Rc<Pool>,
     hop: &Hop,
     request: &Request,
@@ -74,8 +121,16 @@ pub async fn ask(
     let request = signed.as_ref().unwrap_or(request);
     // A kept connection may turn out to be closed after the peer has read the request: only what is safe to repeat
     // goes on one (RFC 9110 §9.2.2).
+    let kept = || {
+        let addresses = hop.state.addresses();
+        let take = |address: &SocketAddr| {
+            pool.take(hop, *address, &request.authority)
+                .map(|stream| Peer { address: *address, stream })
+        };
+        addresses.iter().find_map(take)
+    };
     if request.method.is_safe()
-        && let Some(kept) = pool.take(hop, &request.authority)
+        && let Some(kept) = kept()
     {
         match exchange(pool, hop, request, timeouts, kept).await {
             Err(Attempt::Silent(_)) => {} // the peer had closed it: try on a new connection
@@ -83,20 +138,56 @@ pub async fn ask(
             Ok(answer) => return Ok(answer),
         }
     }
-    let connecting = async {
-        let tcp = TcpStream::connect(hop.address).await?;
-        Stream::begin(tcp, hop.tls.as_deref(), timeouts.connect).await
-    };
-    // A handshake takes a few round trips more.
-    let span = if hop.tls.is_some() { timeouts.connect * 3 } else { timeouts.connect };
-    let stream = match timeout(span, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(failed(hop, Phase::Connect, &error)),
-        Err(_) => return Err(FillError::Timeout { hop: hop.id.clone(), phase: Phase::Connect }),
-    };
-    exchange(pool, hop, request, timeouts, stream).await.map_err(|attempt| match attempt {
+    let peer = connect(hop, timeouts).await?;
+    exchange(pool, hop, request, timeouts, peer).await.map_err(|attempt| match attempt {
         Attempt::Silent(error) | Attempt::Failed(error) => error,
     })
+}
+
+/// A connection, and where it leads.
+struct Peer {
+    address: SocketAddr,
+    stream: Stream,
+}
+
+/// A new connection to one of the hop's addresses: the one where the last came about, then the next ones in turn.
+async fn connect(hop: &Hop, timeouts: Timeouts) -> Result<Peer, FillError> {
+    let addresses = hop.state.addresses();
+    let first = hop.state.first_address();
+    let mut failed = FillError::Unresolved { hop: hop.id.clone() };
+    for index in
+        (first..first + addresses.len().min(ADDRESSES_TRIED_MAX)).map(|n| n % addresses.len())
+    {
+        match connect_to(hop, addresses[index], timeouts).await {
+            Ok(stream) => {
+                hop.state.set_first_address(index);
+                return Ok(Peer { address: addresses[index], stream });
+            }
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Addresses of one hop that one request tries.
+const ADDRESSES_TRIED_MAX: usize = 4;
+
+async fn connect_to(
+    hop: &Hop,
+    address: SocketAddr,
+    timeouts: Timeouts,
+) -> Result<Stream, FillError> {
+    let late = |phase| FillError::Timeout { hop: hop.id.clone(), phase };
+    let connecting = timeout(timeouts.connect, TcpStream::connect(address)).await;
+    let tcp = connecting
+        .map_err(|_| late(Phase::Connect))?
+        .map_err(|error| failed(hop, Phase::Connect, &error))?;
+    // A handshake takes a few round trips more.
+    let shaking = Stream::begin(tcp, hop.tls.as_deref(), timeouts.connect);
+    timeout(timeouts.connect * 2, shaking)
+        .await
+        .map_err(|_| late(Phase::Tls))?
+        .map_err(|error| failed(hop, Phase::Tls, &error))
 }
 
 enum Attempt {
@@ -106,7 +197,8 @@ enum Attempt {
 }
 
 fn failed(hop: &Hop, phase: Phase, error: &io::Error) -> FillError {
-    FillError::Connection { hop: hop.id.clone(), phase, what: error.to_string() }
+    let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+    FillError::Connection { hop: hop.id.clone(), phase, what: error.to_string(), refused }
 }
 
 async fn exchange(
@@ -114,8 +206,9 @@ async fn exchange(
     hop: &Hop,
     request: &Request,
     timeouts: Timeouts,
-    mut stream: Stream,
+    peer: Peer,
 ) -> Result<Answer, Attempt> {
+    let Peer { address, mut stream } = peer;
     let mut head = Vec::with_capacity(512);
     encode_request(
         &request.method,
@@ -163,9 +256,11 @@ async fn exchange(
         pool: pool.clone(),
         authority: request.authority.clone(),
         hop: hop.clone(),
+        address,
         keep_alive: parsed.keep_alive,
         received,
         framing,
+        ticket: None,
         idle: timeouts.idle,
         pace: Pace { since: Instant::now(), bytes: 0 },
         length: match parsed.body {
@@ -236,9 +331,11 @@ pub struct Body {
     pool: Rc<Pool>,
     authority: String,
     hop: Hop,
+    address: SocketAddr,
     keep_alive: bool,
     received: Vec<u8>,
     framing: Framing,
+    ticket: Option<Ticket>,
     idle: Duration,
     pace: Pace,
     length: Option<u64>,
@@ -283,6 +380,24 @@ impl Body {
     /// # Errors
     /// When the body cannot be completed; what came before stays valid.
     pub async fn next(&mut self) -> Result<Option<Bytes>, FillError> {
+        let outcome = self.next_piece().await;
+        if let Some(ticket) = &mut self.ticket {
+            match &outcome {
+                Ok(_) if matches!(self.framing, Framing::Done) => {
+                    ticket.end();
+                    self.ticket = None;
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    ticket.fail(error);
+                    self.ticket = None;
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, FillError> {
         loop {
             if matches!(self.framing, Framing::Done) {
                 return Ok(None);
@@ -337,6 +452,7 @@ impl Body {
             hop: self.hop.id.clone(),
             phase: Phase::Body,
             what: what.to_owned(),
+            refused: false,
         }
     }
 
@@ -390,7 +506,7 @@ impl Body {
                 && self.keep_alive
                 && self.received.is_empty()
             {
-                self.pool.put(&self.hop, &self.authority, stream);
+                self.pool.put(&self.hop, self.address, &self.authority, stream);
             }
         }
     }

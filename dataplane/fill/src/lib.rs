@@ -7,19 +7,26 @@
 //! Not here: caching, collapse, resuming (engine).
 #![forbid(unsafe_code)]
 
+mod budget;
 mod error;
 mod exchange;
+mod first_byte;
+mod gate;
 mod health;
+mod names;
 mod pool;
 mod s3;
 mod select;
 pub mod sigv4;
+mod state;
 mod stream;
 
 pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
-pub use health::HopHealth;
+pub use health::{Cause, Standing};
+pub use names::Round;
 pub use pool::Pool;
 pub use s3::HopS3;
-pub use select::{Hop, HopAccess, candidates, order};
+pub use select::{Choice, HEALTH_PATH, Hop, HopAccess, Place, Probe, candidates, node_name, order};
+pub use state::{Entry, HopState, Hops, Ticket};
 pub use stream::HopTls;

@@ -20,9 +20,9 @@ const IDLE_SPAN_MAX: Duration = Duration::from_secs(30);
 /// Next hop, and the authority asked for there, by the server name of its TLS.
 type Place = (SocketAddr, u64);
 
-fn place(hop: &Hop, authority: &str) -> Place {
+fn place(hop: &Hop, address: SocketAddr, authority: &str) -> Place {
     let name = hop.tls.as_ref().map(|tls| format!("{:?} {authority}", tls.name));
-    (hop.address, identity(name.as_deref().unwrap_or(authority).as_bytes()))
+    (address, identity(name.as_deref().unwrap_or(authority).as_bytes()))
 }
 
 /// Idle connections of one core.
@@ -32,9 +32,9 @@ pub struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn take(&self, hop: &Hop, authority: &str) -> Option<Stream> {
+    pub(crate) fn take(&self, hop: &Hop, address: SocketAddr, authority: &str) -> Option<Stream> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(&place(hop, authority))?;
+        let list = idle.get_mut(&place(hop, address, authority))?;
         while let Some((since, stream)) = list.pop() {
             if since.elapsed() > IDLE_SPAN_MAX {
                 list.clear(); // the others have been idle for longer
@@ -56,9 +56,9 @@ impl Pool {
         });
     }
 
-    pub(crate) fn put(&self, hop: &Hop, authority: &str, stream: Stream) {
+    pub(crate) fn put(&self, hop: &Hop, address: SocketAddr, authority: &str, stream: Stream) {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(place(hop, authority)).or_default();
+        let list = idle.entry(place(hop, address, authority)).or_default();
         if list.len() < IDLE_MAX {
             list.push((Instant::now(), stream));
         }

@@ -473,6 +473,9 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             dns_port: None,
             origin_tls: None,
             origin_s3: None,
+            origin_name: None,
+            origin_health: None,
+            origin_limit: None,
             weight: 1.0,
         }
     };
@@ -547,6 +550,7 @@ pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
         stale_while_revalidate_seconds: 0,
         stale_if_error_seconds: 3600,
         negative_ttl_seconds: 1,
+        hedge: false,
         cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: Some("*".to_owned()),

@@ -75,6 +75,7 @@ impl HandOrigin {
 }
 
 fn serve(mut stream: TcpStream, connection: usize, record: &Mutex<Vec<Asked>>, answer: &Answer) {
+    let _slow = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     loop {
         let end = loop {

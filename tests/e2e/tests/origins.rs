@@ -242,7 +242,7 @@ fn who_is_not_the_origin_is_sent_nothing() {
         ("wrong-name", wrong_name, Some(seen_name), "not valid for name"),
         ("untrusted", untrusted, Some(seen_untrusted), "invalid peer certificate"),
         ("expired", expired, Some(seen_expired), "expired"),
-        ("plain", plain_address, None, "Connect failed"),
+        ("plain", plain_address, None, "Tls failed"),
     ] {
         let fleet = fleet(name, &authority.pem, address);
         let response = fleet.get("edge-1", "/a", "").unwrap();
@@ -252,7 +252,7 @@ fn who_is_not_the_origin_is_sent_nothing() {
         }
         fleet.until("the log says why", |fleet| {
             let log = fs::read_to_string(fleet.dir.join("parent-1.log")).unwrap_or_default();
-            log.contains("Connect failed") && log.contains(cause)
+            log.contains("Tls failed") && log.contains(cause)
         });
     }
 }

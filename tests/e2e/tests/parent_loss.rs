@@ -123,7 +123,8 @@ fn without_parents_edges_serve_what_they_may_and_never_ask_the_origin() {
             assert!(status.contains("hit") && status.contains("detail=stale"), "{status}");
             for path in ["/strict", "/cold", "/pass/cold"] {
                 let refused = fleet.get(edge, path, "").unwrap();
-                assert!(matches!(refused.status, 502 | 504), "{path}: {}", refused.status);
+                // A dead process's listener may take one more connection, which breaks off (502).
+                assert!(matches!(refused.status, 502 | 503), "{path}: {}", refused.status);
                 assert!(refused.field("retry-after").is_some(), "{path}");
                 assert!(refused.field("cache-status").is_some(), "{path}");
             }
@@ -139,7 +140,9 @@ fn without_parents_edges_serve_what_they_may_and_never_ask_the_origin() {
     }
     fleet.restart("parent-1");
     fleet.restart("parent-2");
-    assert_eq!(fleet.get("edge-1", "/cold", "").unwrap().status, 200);
+    fleet.until("the parents are found again", |fleet| {
+        fleet.get("edge-1", "/cold", "").is_ok_and(|response| response.status == 200)
+    });
 }
 
 /// How the rest of a broken body is answered.

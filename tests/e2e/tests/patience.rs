@@ -70,6 +70,42 @@ fn a_body_that_hardly_comes_is_fetched_from_elsewhere() {
 }
 
 #[test]
+fn all_tries_together_have_one_deadline() {
+    // Goal: a client waits for all tries no longer than their deadline (14 s at a parent), not for each its own (12 s). Method: three
+    // origins that never answer: the second one is asked when the first is given up, the third one's turn never comes.
+    static OTHERS: std::sync::Mutex<Vec<std::net::SocketAddr>> = std::sync::Mutex::new(Vec::new());
+    let silent = || HandOrigin::start(LOCAL, |_, _| {});
+    let origins = [silent(), silent(), silent()];
+    OTHERS.lock().unwrap().extend(origins[1..].iter().map(|origin| origin.address));
+    let fleet = Fleet::start(
+        "deadline",
+        &FleetOptions {
+            edges: 1,
+            parents: 1,
+            origin: Some(origins[0].address),
+            adjust: |snapshot| {
+                for (n, address) in OTHERS.lock().unwrap().iter().enumerate() {
+                    let mut other = snapshot.servers[0].clone();
+                    other.id = format!("origin-{}", n + 2);
+                    other.admin_port = 9 + n as u16; // nothing is started for it
+                    other.addresses = vec![address.ip()];
+                    other.http_port = Some(address.port());
+                    snapshot.delivery_services[0].origins.push(other.id.clone());
+                    snapshot.servers.push(other);
+                }
+            },
+            ..FleetOptions::default()
+        },
+    );
+    // The edge waits longer than its parent does, so that it gets the parent's answer.
+    let response = fleet.get("edge-1", "/never", "").unwrap();
+    assert!(response.cache_status("parent-1").is_some(), "it is the parent's own answer");
+    assert_eq!(response.status, 504);
+    assert!(response.field("retry-after").is_some());
+    assert_eq!(origins.each_ref().map(HandOrigin::count), [1, 1, 0]);
+}
+
+#[test]
 fn clients_that_take_nothing_are_let_go() {
     // Goal: a stalled reader holds its connection for the stall limit (30 s), however large the answer. Method:
     // readers over TCP and TLS that never read; the count of connections tells when they are gone.

@@ -26,6 +26,7 @@ fn behaviour() -> Behaviour {
         stale_while_revalidate_seconds: 5,
         stale_if_error_seconds: 600,
         negative_ttl_seconds: 10,
+        hedge: false,
         cache_key: CacheKeyRule {
             drop: vec!["token".into(), "utm_*".into()],
             keep: vec![],

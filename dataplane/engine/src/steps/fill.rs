@@ -10,6 +10,7 @@ use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::keeper::Keep;
 use crate::memory::Pressure;
+use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
 use crate::session::Busy;
@@ -20,12 +21,13 @@ use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
 use tidegate_cache::{Merged, Storage, Times, block_count, judge_storage, merge_304};
-use tidegate_contract::Behaviour;
-use tidegate_fill::{Answer, Body, FillError, Request, ask, order};
+use tidegate_contract::{Behaviour, Role};
+use tidegate_fill::{Answer, Body, FillError, Request};
 use tidegate_http::range::RangeSpec;
 use tidegate_http::{ContentRange, EntityTag, Fields, Method, RangeSpecs, RequestHead};
 use tidegate_store::{ExtentKey, Stream};
@@ -101,7 +103,7 @@ impl Wanted<'_> {
 
     /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
     pub fn rules(&self) -> Option<&Behaviour> {
-        (self.view.me.role == tidegate_contract::Role::Edge).then_some(self.behaviour)
+        (self.view.me.role == Role::Edge).then_some(self.behaviour)
     }
 }
 
@@ -158,63 +160,6 @@ impl Passed {
     }
 }
 
-/// Asks the next hops for this key in their order until one answers.
-pub async fn ask_any(
-    core: &Rc<Core>,
-    view: &View,
-    service: &ServiceView,
-    key: u64,
-    request: &Request,
-    tries_max: usize,
-    avoid: Option<&str>,
-) -> Result<(Answer, String), FillError> {
-    let mut last = FillError::NoNextHop;
-    let mut refused_by = None;
-    let mut ordered = order(view.me.role, &service.hops, key, &core.node.hop_health, now_ms());
-    ordered.sort_by_key(|index| avoid == Some(service.hops[*index].id.as_str()));
-    // With one next hop only, it gets a second chance: its connection may have been about to close.
-    let again = ordered.first().copied().filter(|_| ordered.len() == 1);
-    let tries = ordered.len().min(tries_max);
-    for (number, index) in ordered.iter().copied().chain(again).take(tries_max).enumerate() {
-        let hop = &service.hops[index];
-        match ask(&core.pool, hop, request, core.node.timeouts).await {
-            Ok(answer) if is_own_error(&answer) && number + 1 < tries && refused_by.is_none() => {
-                // An overloaded or broken parent: the next one may do better, and this one may be right.
-                core.node.hop_health.note_failure(&hop.id, false, now_ms());
-                refused_by = Some((answer, hop.id.clone()));
-            }
-            Ok(answer) => {
-                core.node.hop_health.note_success(&hop.id);
-                return Ok((answer, hop.id.clone()));
-            }
-            Err(error) => {
-                let refused = matches!(
-                    &error,
-                    FillError::Connection { phase: tidegate_fill::Phase::Connect, .. }
-                );
-                core.node.hop_health.note_failure(&hop.id, refused, now_ms());
-                core.count(|c| &c.fill_errors_total, 1);
-                last = error;
-            }
-        }
-    }
-    // Nobody did better.
-    refused_by.ok_or(last)
-}
-
-/// An error of the next hop itself, not one that it passes on: asking another parent for what the origin refuses
-/// would only double the origin's load.
-fn is_own_error(answer: &Answer) -> bool {
-    let passed_on = answer
-        .head
-        .fields
-        .get_all("cache-status")
-        .any(|value| value.windows(FWD_STATUS.len()).any(|part| part == FWD_STATUS));
-    is_next_hop_error(answer.head.status) && !passed_on
-}
-
-const FWD_STATUS: &[u8] = b"fwd-status=5";
-
 /// Leads the fill of a key: asks, judges, and lets everybody else know.
 pub async fn lead(wanted: &Wanted<'_>, fill: Arc<Fill>, stale: Option<Arc<Object>>) -> Filled {
     let core = wanted.core;
@@ -257,6 +202,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         fields: Fields::new(),
         body: Bytes::new(),
     };
+    let deadline = Instant::now() + node.timeouts.total;
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
         send_chosen(&wanted.chosen, &mut request.fields);
@@ -270,11 +216,18 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         let request_ms = wall_ms();
         // Before the question: a purge from here on reaches the answer, which may be older than it.
         let number = node.next_version();
-        let asked = ask_any(core, wanted.view, service, wanted.place(), &request, 3, None).await;
-        let (answer, hop) = match asked {
+        let question = Question {
+            request: &request,
+            key: wanted.place(),
+            tries_max: 3,
+            avoid: None,
+            deadline,
+            hedge: wanted.behaviour.hedge && wanted.view.me.role == Role::Edge,
+        };
+        let (answer, hop) = match ask_any(core, wanted.view, service, &question).await {
             Ok(answered) => answered,
             Err(error) => {
-                let status = if matches!(error, FillError::Timeout { .. }) { 504 } else { 502 };
+                let status = error.status();
                 fill.set_head(Head::Failed { status, detail: "next-hop-failed" });
                 return Filled::Failed { status, error: Some(error), answer: None };
             }
@@ -727,11 +680,13 @@ impl Bringing {
                 Err(error) => {
                     self.core.count(|c| &c.fill_errors_total, 1);
                     resumes += 1;
-                    if resumes > RESUMES_MAX {
+                    // The first one asks for what nobody has sent yet, and a parent that dies breaks many bodies at
+                    // once: it is free. Later ones come out of the budget.
+                    if resumes > RESUMES_MAX || (resumes > 1 && !self.core.node.hops.may_retry()) {
                         return Err(error);
                     }
+                    self.core.count(|c| &c.resumes_total, 1);
                     let broken = body.hop().to_owned();
-                    self.core.node.hop_health.note_failure(&broken, false, now_ms());
                     body = ask_rest(self, end, Some(&broken)).await?;
                 }
             }
@@ -834,7 +789,16 @@ async fn ask_rest(
         body: Bytes::new(),
     };
     let (core, view) = (&bringing.core, &bringing.view);
-    let (answer, _) = ask_any(core, view, service, bringing.place, &request, 3, avoid).await?;
+    let deadline = Instant::now() + bringing.core.node.timeouts.total;
+    let question = Question {
+        request: &request,
+        key: bringing.place,
+        tries_max: 3,
+        avoid,
+        deadline,
+        hedge: false,
+    };
+    let (answer, _) = ask_any(core, view, service, &question).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
         |range| {
