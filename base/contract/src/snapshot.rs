@@ -91,6 +91,9 @@ pub struct Behaviour {
     /// bad as none.
     #[serde(default)]
     pub hedge: bool,
+    /// Edges give text in a content coding that the client prefers.
+    #[serde(default)]
+    pub compress: bool,
     pub cache_key: CacheKeyRule,
     /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
     /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.

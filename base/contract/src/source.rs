@@ -463,6 +463,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         stale_if_error_seconds: class.stale_if_error_seconds,
         negative_ttl_seconds: class.negative_ttl_seconds,
         hedge: table.take("hedge").unwrap_or(class.hedge),
+        compress: table.take("compress").unwrap_or(true),
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
         vary_ignore: vary_ignore_default(),
         cors_allow_origin: table.take("cors_allow_origin"),

@@ -270,6 +270,8 @@ counters! {
     origin_queue_waiting Gauge "requests" "Requests that wait for a place at an origin."
     retries_total Counter "requests" "Second and later tries of requests to next hops."
     retries_denied_total Counter "requests" "Second tries not made: the retry budget was used up."
+    bodies_coded_total Counter "bodies" "Bodies of text that were put into a content coding."
+    coded_answers_total Counter "answers" "Answers given in a content coding of ours."
     hedges_total Counter "requests" "Live requests that a second next hop was asked for, the first one being late."
     hedges_won_total Counter "requests" "Of these, those that the second next hop answered first."
     resumes_total Counter "fills" "Bodies that broke off and were asked for from there on."

@@ -17,6 +17,7 @@ pub fn behaviour() -> Behaviour {
         stale_if_error_seconds: 0,
         negative_ttl_seconds: 10,
         hedge: false,
+        compress: false,
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: None,

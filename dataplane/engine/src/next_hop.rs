@@ -268,6 +268,7 @@ const PROBE_TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(1),
     head: Duration::from_secs(2),
     idle: Duration::from_secs(2),
+    pace: Duration::from_secs(30),
     total: Duration::from_secs(5),
 };
 

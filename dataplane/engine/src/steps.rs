@@ -1,6 +1,7 @@
 //! The steps of a transaction, one file each; `transaction.rs` has them in order.
 
 pub mod deliver;
+pub mod encode;
 pub mod fill;
 pub mod pass;
 pub mod synth;

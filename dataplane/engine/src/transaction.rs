@@ -15,7 +15,7 @@ use crate::purge::{issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, admit, fill_fields, invalidate, lead, span_of};
-use crate::steps::{pass, synth};
+use crate::steps::{encode, pass, synth};
 use crate::table::{Claim, Known};
 use crate::view::View;
 use bytes::Bytes;
@@ -32,7 +32,7 @@ use tidegate_cache::{
 };
 use tidegate_contract::{Behaviour, Redirect, Role};
 use tidegate_fill::{Answer, Request};
-use tidegate_http::{Fields, Method, RequestHead, canonical_path, hop_by_hop};
+use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
 use tidegate_telemetry::TransactionEnd;
 use tidegate_types::limits::TIERS_MAX;
 use tidegate_types::{CacheStatus, Forward};
@@ -572,10 +572,35 @@ async fn send_object<T: Transport>(
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
     let secure = client.is_secure();
+    // Only for viewers: one form goes from tier to tier.
+    let encodable = wanted.behaviour.compress
+        && wanted.view.me.role == Role::Edge
+        && encode::is_encodable(&object);
+    let coding = match portion {
+        Portion::Whole | Portion::NotModified if encodable => {
+            coding::preferred(request.fields.get_all("accept-encoding"))
+        }
+        _ => None,
+    };
+    let form = match coding {
+        Some(coding) if portion == Portion::Whole => {
+            encode::coded_form(core, &object, coding, &mut reader).await
+        }
+        _ => None,
+    };
+    let unchanged = portion == Portion::NotModified;
     let fields = || {
         let mut fields = object.head.fields.clone();
         if object.head.status == 200 {
             let _left_out = fields.set("accept-ranges", "bytes");
+        }
+        if encodable {
+            encode::mark_vary(&mut fields);
+        }
+        if let Some(coding) = coding
+            && (form.is_some() || unchanged)
+        {
+            encode::mark_coded(&mut fields, coding);
         }
         deliver::client_fields(&mut fields, wanted.rules(), me, secure);
         fields
@@ -586,7 +611,10 @@ async fn send_object<T: Transport>(
     // Answers over HTTP and HTTPS differ by what may be said on one of them only.
     let generation = wanted.view.generation * 2 + u64::from(secure);
     let dress = deliver::Dress { fields: &fields, cache_status, generation };
-    let delivered = deliver::deliver(core, client, &object, portion, &dress, &mut reader).await;
+    let delivered = match &form {
+        Some(form) => deliver::deliver_form(core, client, &object, form, &dress).await,
+        None => deliver::deliver(core, client, &object, portion, &dress, &mut reader).await,
+    };
     if notes.status.hit {
         core.count(|c| &c.bytes_hit_total, client.sent);
     }

@@ -30,6 +30,8 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two pieces of the body.
     pub idle: Duration,
+    /// A body must bring [`PACE_BYTES`] in each such span (1 KiB/s and less): else another next hop does better.
+    pub pace: Duration,
     /// All tries together, to the head of the answer that is taken.
     pub total: Duration,
 }
@@ -37,14 +39,15 @@ pub struct Timeouts {
 impl Timeouts {
     /// Those of a node with this role. A parent has given up before an edge gives up the parent: who is slow is blamed.
     pub fn of(role: Role) -> Timeouts {
-        let (head, total) = match role {
-            Role::Edge => (15, 20),
-            _ => (12, 14),
+        let (head, idle, pace, total) = match role {
+            Role::Edge => (15, 15, 45, 20),
+            _ => (12, 10, 30, 14),
         };
         Timeouts {
             connect: Duration::from_secs(2),
             head: Duration::from_secs(head),
-            idle: Duration::from_secs(10),
+            idle: Duration::from_secs(idle),
+            pace: Duration::from_secs(pace),
             total: Duration::from_secs(total),
         }
     }
@@ -262,7 +265,7 @@ async fn exchange(
         framing,
         ticket: None,
         idle: timeouts.idle,
-        pace: Pace { since: Instant::now(), bytes: 0 },
+        pace: Pace { span: timeouts.pace, since: Instant::now(), bytes: 0 },
         length: match parsed.body {
             ResponseBody::None => Some(0),
             ResponseBody::Length(length) => Some(length),
@@ -343,23 +346,23 @@ pub struct Body {
 
 /// Notices a body that comes, but hardly.
 struct Pace {
+    span: Duration,
     since: Instant,
     bytes: usize,
 }
 
-/// A body must bring [`PACE_BYTES`] in each such span (1 KiB/s): less, and another next hop does better.
-const PACE_SPAN: Duration = Duration::from_secs(30);
+/// What a body must bring in each span of [`Timeouts::pace`].
 const PACE_BYTES: usize = 30 * 1024;
 
 impl Pace {
     /// Counts `n` bytes at `now`; `false`: too few have come in the last span.
     fn keeps_up(&mut self, n: usize, now: Instant) -> bool {
         self.bytes += n;
-        if now.duration_since(self.since) < PACE_SPAN {
+        if now.duration_since(self.since) < self.span {
             return true;
         }
         let enough = self.bytes >= PACE_BYTES;
-        *self = Pace { since: now, bytes: 0 };
+        (self.since, self.bytes) = (now, 0);
         enough
     }
 }
@@ -519,11 +522,12 @@ mod tests {
     #[test]
     fn a_body_that_hardly_comes_is_given_up() {
         let start = Instant::now();
-        let mut pace = Pace { since: start, bytes: 0 };
+        let span = Duration::from_secs(30);
+        let mut pace = Pace { span, since: start, bytes: 0 };
         let at = |seconds| start + Duration::from_secs(seconds);
         assert!(pace.keeps_up(1, at(8)) && pace.keeps_up(1, at(29)));
         assert!(!pace.keeps_up(1, at(31)));
-        let mut pace = Pace { since: start, bytes: 0 };
+        let mut pace = Pace { span, since: start, bytes: 0 };
         assert!(pace.keeps_up(PACE_BYTES, at(31)), "slow, but on its way");
         assert!(pace.keeps_up(1, at(60)));
         assert!(!pace.keeps_up(1, at(61)));

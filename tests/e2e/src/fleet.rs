@@ -551,6 +551,7 @@ pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
         stale_if_error_seconds: 3600,
         negative_ttl_seconds: 1,
         hedge: false,
+        compress: false,
         cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
         vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: Some("*".to_owned()),

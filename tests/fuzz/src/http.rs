@@ -3,7 +3,7 @@
 use crate::split;
 use tidegate_http::{
     Authority, CacheControl, ContentRange, EntityTag, Fields, Method, RangeSpecs, Resolved,
-    canonical_path, date, path::file_names,
+    canonical_path, coding, date, path::file_names,
 };
 use tidegate_http1::{
     ChunkedDecoder, Limits, RequestParser, ResponseParser, corpus, encode_request, encode_response,
@@ -153,6 +153,10 @@ pub fn values(input: &[u8]) {
     let (a, b) = split(input);
     for value in [a, b] {
         let _any = CacheControl::parse([a, b].into_iter());
+        // What is refused in words is never taken.
+        let refused = [&b"br;q=0, zstd;q=0, gzip;q=0, x-gzip;q=0, *;q=0"[..], value];
+        assert_eq!(coding::preferred(refused.into_iter()), None);
+        let _any = coding::preferred([a, b].into_iter());
         if let Some(specs) = RangeSpecs::parse(value) {
             for length in [0, 1, 1000, u64::MAX] {
                 let inside = |range: &std::ops::RangeInclusive<u64>| {

@@ -27,6 +27,7 @@ fn behaviour() -> Behaviour {
         stale_if_error_seconds: 600,
         negative_ttl_seconds: 10,
         hedge: false,
+        compress: false,
         cache_key: CacheKeyRule {
             drop: vec!["token".into(), "utm_*".into()],
             keep: vec![],

@@ -175,6 +175,25 @@ impl Dress<'_> {
     }
 }
 
+/// Sends a coded form of the object's body.
+pub async fn deliver_form<T: Transport>(
+    core: &Core,
+    client: &mut Client<'_, T>,
+    object: &Object,
+    form: &Bytes,
+    dress: &Dress<'_>,
+) -> io::Result<Delivered> {
+    let age = object.head.lifetime.age_seconds(now_ms()).to_string();
+    client.head(object.head.status, dress.all(&age), BodyLength::Known(form.len() as u64));
+    if !client.head_only {
+        client.body(form).await?;
+        core.count(|c| &c.bytes_sent_total, form.len() as u64);
+    }
+    core.count(|c| &c.coded_answers_total, 1);
+    client.finish().await?;
+    Ok(Delivered::Complete)
+}
+
 /// Sends `portion` of the object.
 pub async fn deliver<T: Transport>(
     core: &Core,
