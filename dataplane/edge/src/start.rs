@@ -20,11 +20,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use tidegate_contract::{Role, Server};
 use tidegate_engine::Node;
-use tidegate_engine::admission::{AdmissionState, Budget};
 use tidegate_engine::device::RingDevice;
-use tidegate_engine::keeper::{self, KeepQueue, Wear};
+use tidegate_engine::keeper::{self, KeepQueue};
 use tidegate_engine::node::StoreFace;
-use tidegate_engine::purge::Purges;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
@@ -244,12 +242,6 @@ async fn open_store(
         report.segments_walked,
         report.extents_bad,
     );
-    let store_bytes = tidegate_store::Device::size(store.device());
-    let admission = Arc::new(AdmissionState::new(me.machine.store_admission, store_bytes));
-    let budget =
-        me.machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
-    let purges = Arc::new(Purges::default());
-    purges.load(store.journal_records());
     if report.journal.pairs_lost > 0 {
         eprintln!(
             "tidegated {}: store {}: {} page(s) of the purge journal are damaged: all that is stored is asked about \
@@ -258,17 +250,7 @@ async fn open_store(
             path.display(),
             report.journal.pairs_lost,
         );
-        purges.distrust(report.version_max.max(purges.newest()) + 1);
     }
-    let face = StoreFace {
-        path,
-        reader: store.reader(),
-        queue: queue.clone(),
-        version_max: report.version_max,
-        purges: purges.clone(),
-        admission: admission.clone(),
-    };
-    let wear = Wear { admission, budget, rated_bytes: me.machine.store_rated_bytes };
-    tidegate_ring::spawn(keeper::run(store, queue.clone(), purges, wear, counters.clone()));
-    Ok(Some(face))
+    let opened = keeper::begin(store, &report, path, &me.machine, queue.clone(), counters.clone());
+    Ok(Some(opened))
 }

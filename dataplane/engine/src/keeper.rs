@@ -8,18 +8,21 @@
 use crate::admission::{AdmissionState, Budget, Level};
 use crate::clock;
 use crate::device::RingDevice;
+use crate::node::StoreFace;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_cache::purge::{Judgement, Mode, Purge};
-use tidegate_ring::{Elapsed, timeout};
-use tidegate_store::{ExpiryClass, ExtentKey, JournalError, Store, Stream};
+use tidegate_contract::Machine;
+use tidegate_ring::{Elapsed, now, timeout};
+use tidegate_store::{Device, ExpiryClass, ExtentKey, JournalError, RecoveryReport, Store, Stream};
 use tidegate_telemetry::Counters;
 
 /// Bytes that may wait for the writer.
@@ -234,6 +237,36 @@ fn days_left(rated: Option<u64>, lifetime: u64, written: u64, span: Duration) ->
     Some((left / per_day.max(1.0)).min(36_500.0) as u64)
 }
 
+/// Puts a store that was just opened to work on this core: what its journal says holds from now on.
+pub fn begin(
+    store: Store<RingDevice>,
+    report: &RecoveryReport,
+    path: PathBuf,
+    machine: &Machine,
+    queue: Arc<KeepQueue>,
+    counters: Arc<Counters>,
+) -> StoreFace {
+    let store_bytes = store.device().size();
+    let admission = Arc::new(AdmissionState::new(machine.store_admission, store_bytes));
+    let budget = machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
+    let purges = Arc::new(Purges::default());
+    purges.load(store.journal_records());
+    if report.journal.pairs_lost > 0 {
+        purges.distrust(report.version_max.max(purges.newest()) + 1);
+    }
+    let face = StoreFace {
+        path,
+        reader: store.reader(),
+        queue: queue.clone(),
+        version_max: report.version_max,
+        purges: purges.clone(),
+        admission: admission.clone(),
+    };
+    let wear = Wear { admission, budget, rated_bytes: machine.store_rated_bytes };
+    tidegate_ring::spawn(run(store, queue, purges, wear, counters));
+    face
+}
+
 /// Writes what comes, until the queue is closed and empty.
 pub async fn run(
     mut store: Store<RingDevice>,
@@ -243,7 +276,7 @@ pub async fn run(
     counters: Arc<Counters>,
 ) {
     let Wear { admission, mut budget, rated_bytes } = wear;
-    let started = Instant::now();
+    let started = now();
     let (mut appended, mut overhead, mut noted, mut unflushed) = (0, 0, 0, 0);
     let judge = purges.clone();
     store.keep_if(move |header, payload| {
@@ -252,7 +285,7 @@ pub async fn run(
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     loop {
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
         counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
         // What the store writes besides: summaries, what is appended again, purges.
@@ -268,7 +301,9 @@ pub async fn run(
         }
         let lifetime = store.written_bytes();
         counters.store_lifetime_written_bytes.set(lifetime);
-        if let Some(days) = days_left(rated_bytes, lifetime, written, started.elapsed()) {
+        if let Some(days) =
+            days_left(rated_bytes, lifetime, written, now().saturating_duration_since(started))
+        {
             counters.store_life_left_days.set(days);
         }
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
@@ -280,8 +315,8 @@ pub async fn run(
         }
         let next = match flush_at {
             // However much comes.
-            Some(at) if at <= Instant::now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
-            Some(at) => timeout(at.saturating_duration_since(Instant::now()), queue.next()).await,
+            Some(at) if at <= now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
+            Some(at) => timeout(at.saturating_duration_since(now()), queue.next()).await,
             // Looks at the budget now and then, also when nothing comes.
             None => timeout(LEVEL_SPAN, queue.next()).await,
         };
@@ -322,7 +357,7 @@ pub async fn run(
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
                 }
-                flush_at.get_or_insert_with(|| Instant::now() + FLUSH_SPAN);
+                flush_at.get_or_insert_with(|| now() + FLUSH_SPAN);
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;

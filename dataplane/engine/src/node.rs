@@ -84,7 +84,7 @@ impl Node {
             counters,
             log,
             timeouts: Timeouts::default(),
-            started: Instant::now(),
+            started: tidegate_ring::now(),
             draining: AtomicBool::new(false),
         }
     }

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
 use tidegate_cache::storable::invalidates;
@@ -32,9 +32,14 @@ use tidegate_cache::{
 use tidegate_contract::{Behaviour, Redirect, Role};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, hop_by_hop};
+use tidegate_ring::now;
 use tidegate_telemetry::TransactionEnd;
 use tidegate_types::limits::TIERS_MAX;
 use tidegate_types::{CacheStatus, Forward};
+
+fn since(earlier: Instant) -> Duration {
+    now().saturating_duration_since(earlier)
+}
 
 /// A request with its body.
 pub struct Exchange {
@@ -57,7 +62,7 @@ pub(crate) struct Notes {
 
 /// Runs one request: receive, route, key, lookup, fill, deliver, finish.
 pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
-    let started = Instant::now();
+    let started = now();
     let view = core.node.view.load_full();
     let mut notes = Notes::default();
     core.count(|c| &c.requests_total, 1);
@@ -124,7 +129,7 @@ async fn steps<T: Transport>(
         span: span_of(request),
     };
     let mut found = obtain(&mut wanted, request, notes).await;
-    notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
+    notes.first_byte_us = Some(since(started).as_micros() as u64);
     if let Found::Object { object, fill, upstream } = found {
         if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
             return Ok(());
@@ -148,7 +153,7 @@ async fn steps<T: Transport>(
         Found::Pass(why) => {
             core.count(|c| &c.passed_total, 1);
             notes.status.fwd = Some(why);
-            let asked = Instant::now();
+            let asked = now();
             match pass_on(&wanted, request, &exchange.body, client).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
@@ -156,7 +161,7 @@ async fn steps<T: Transport>(
                         invalidate_groups(&wanted, &answer.head.fields);
                     }
                     notes.fill = Some(hop);
-                    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+                    notes.fill_us = Some(since(asked).as_micros() as u64);
                     relay(&wanted, client, answer, notes).await
                 }
                 Err(error) => {
@@ -425,9 +430,9 @@ async fn led(
     notes: &mut Notes,
 ) -> Option<Found> {
     let core = wanted.core;
-    let asked = Instant::now();
+    let asked = now();
     let filled = lead(wanted, fill, old.clone()).await;
-    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+    notes.fill_us = Some(since(asked).as_micros() as u64);
     match filled {
         Filled::Object { object, .. } if !object.head.matches_vary(&request.fields) => None,
         Filled::Object { object, fill, revalidated, fwd_status, upstream, hop } => {
@@ -681,7 +686,7 @@ fn finish<T: Transport>(
     notes: Notes,
     started: Instant,
 ) {
-    let duration_us = started.elapsed().as_micros() as u64;
+    let duration_us = since(started).as_micros() as u64;
     if let Some(first_byte_us) = notes.first_byte_us {
         core.counters.first_byte.observe(first_byte_us);
     }

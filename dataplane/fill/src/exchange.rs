@@ -11,11 +11,11 @@ use crate::stream::Stream;
 use bytes::Bytes;
 use std::io;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
-use tidegate_ring::{TcpStream, timeout};
+use tidegate_ring::{TcpStream, now, timeout, wall_now};
 
 /// How long each phase may take.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +67,7 @@ pub async fn ask(
     let signed = match &hop.s3 {
         None => None,
         Some(s3) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let now = wall_now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             Some(s3.request(request, now).map_err(|what| FillError::BadRequest { what })?)
         }
     };
@@ -167,7 +167,7 @@ async fn exchange(
         received,
         framing,
         idle: timeouts.idle,
-        pace: Pace { since: Instant::now(), bytes: 0 },
+        pace: Pace { since: now(), bytes: 0 },
         length: match parsed.body {
             ResponseBody::None => Some(0),
             ResponseBody::Length(length) => Some(length),
@@ -311,7 +311,7 @@ impl Body {
                     return Err(self.broken("it closed the connection before the end of the body"));
                 }
                 Ok(Ok(n)) => {
-                    if !self.pace.keeps_up(n, Instant::now()) {
+                    if !self.pace.keeps_up(n, now()) {
                         self.stream = None;
                         return Err(FillError::Timeout {
                             hop: self.hop.id.clone(),
