@@ -87,6 +87,8 @@ struct Pipe {
     link: Link,
     cut: Cut,
     reader: Option<Waker>,
+    /// When the reader looks again by itself.
+    look: Option<(Duration, Waker)>,
     writer: Option<Waker>,
 }
 
@@ -107,6 +109,7 @@ impl Pipe {
             link,
             cut,
             reader: None,
+            look: None,
             writer: None,
         }))
     }
@@ -138,6 +141,18 @@ impl Pipe {
         self.wake_writer_at(world, at);
     }
 
+    /// Has the reader look again at `at`, unless it will do so before.
+    fn look_again(&mut self, world: &Inner, at: Duration, cx: &Context<'_>) {
+        let now = world.elapsed();
+        let planned = self.look.as_ref().is_some_and(|(planned, waker)| {
+            *planned > now && *planned <= at && waker.will_wake(cx.waker())
+        });
+        if !planned {
+            self.look = Some((at, cx.waker().clone()));
+            world.wake_at(at, cx.waker().clone());
+        }
+    }
+
     fn poll_receive(
         &mut self,
         world: &Inner,
@@ -162,18 +177,16 @@ impl Pipe {
             }
             Some((at, _)) => {
                 let at = *at;
-                world.wake_at(at, cx.waker().clone());
+                self.look_again(world, at, cx);
             }
             None => match self.end {
                 Some(at) if at <= now => return Poll::Ready(Ok(0)),
-                Some(at) => {
-                    world.wake_at(at, cx.waker().clone());
-                }
+                Some(at) => self.look_again(world, at, cx),
                 None => {}
             },
         }
         if let Some(at) = self.reset {
-            world.wake_at(at, cx.waker().clone());
+            self.look_again(world, at, cx);
         }
         self.reader = Some(cx.waker().clone());
         Poll::Pending
@@ -455,6 +468,14 @@ impl TcpStream {
         match &self.0 {
             Kind::Ring(stream) => stream.send_all(pieces, stall).await,
             Kind::Simulated(socket) => socket.send_all(pieces, stall).await,
+        }
+    }
+
+    /// Whether the other end has gone, though that may not have been heard of here: for who looks on from outside.
+    pub fn is_deserted(&self) -> bool {
+        match &self.0 {
+            Kind::Ring(_) => false,
+            Kind::Simulated(socket) => socket.outgoing.borrow().closed.is_some(),
         }
     }
 
