@@ -182,6 +182,14 @@ pub async fn ask_any(
                 core.node.hop_health.note_failure(&hop.id, false, now_ms());
                 refused_by = Some((answer, hop.id.clone()));
             }
+            // It never got the whole of the question, or means an earlier one of a kept connection: that says nothing
+            // about the client's.
+            Ok(answer) if answer.head.status == 408 => {
+                core.node.hop_health.note_failure(&hop.id, false, now_ms());
+                core.count(|c| &c.fill_errors_total, 1);
+                let phase = tidegate_fill::Phase::Send;
+                last = FillError::Timeout { hop: hop.id.clone(), phase };
+            }
             Ok(answer) => {
                 core.node.hop_health.note_success(&hop.id);
                 return Ok((answer, hop.id.clone()));
