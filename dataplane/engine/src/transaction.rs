@@ -319,8 +319,11 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
             fill.set_purged();
             table.end_fill(wanted.key, &fill);
         }
-        if known.fill.is_none()
-            && let Some(object) = known.object.take_if(|object| is_lost(core, object, now))
+        // A fill under way helps when it brings this version, not when it asks whether it is current.
+        let is_coming =
+            |object: &Object| known.fill.as_ref().is_some_and(|fill| fill.is_of(object.version()));
+        if let Some(object) =
+            known.object.take_if(|object| !is_coming(object) && is_lost(core, object, now))
         {
             table.forget(&object);
         }
@@ -337,7 +340,8 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                 if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number) {
                     revalidate_behind(wanted, fill, object.clone());
                 }
-                return stale(core, notes, object, now);
+                // Its bytes may still be coming: what lives shorter than it takes to come is stale by then.
+                return stale(core, notes, object, known.fill, now);
             }
             (Verdict::Synth(status), _) => {
                 let text = match status {
@@ -362,7 +366,7 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                     Claim::Full => {
                         return match object {
                             Some(object) if may_serve_stale_on_error(&object.head, now) => {
-                                stale(core, notes, object, now)
+                                stale(core, notes, object, None, now)
                             }
                             _ => {
                                 Found::Synth(503, "too many fills are under way; try again shortly")
@@ -393,12 +397,18 @@ fn is_purged_fill(wanted: &Wanted<'_>, fill: &Fill) -> bool {
     wanted.core.node.purges.reaches_fill(fill, || wanted.handles())
 }
 
-fn stale(core: &Core, notes: &mut Notes, object: Arc<Object>, now: u64) -> Found {
+fn stale(
+    core: &Core,
+    notes: &mut Notes,
+    object: Arc<Object>,
+    fill: Option<Arc<Fill>>,
+    now: u64,
+) -> Found {
     core.count(|c| &c.stale_total, 1);
     notes.status.hit = true;
     notes.status.ttl_seconds = Some(object.head.lifetime.ttl_seconds(now));
     notes.status.detail = Some("stale");
-    Found::Object { object, fill: None, upstream: None }
+    Found::Object { object, fill, upstream: None }
 }
 
 /// Whether an answer for one client may depend on this field of its request, which a fill does not carry. (What says
@@ -454,7 +464,7 @@ async fn led(
             notes.error = error.as_ref().map(ToString::to_string);
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return Some(stale(core, notes, object, now));
+                return Some(stale(core, notes, object, None, now));
             }
             Some(match answer {
                 Some(answer) => Found::Private { answer, hop: String::new() },
@@ -494,7 +504,7 @@ async fn joined(
         Head::Failed { status, .. } => {
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return Some(stale(core, notes, object, now));
+                return Some(stale(core, notes, object, None, now));
             }
             Some(Found::Synth(status, "no next hop answered; try again shortly"))
         }

@@ -344,6 +344,13 @@ impl SimNode {
         for _lines in running.log.try_iter() {}
     }
 
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        let running = self.running.borrow();
+        let cores = running.iter().flat_map(|running| &running.cores);
+        cores.fold(0, |sum, core| sum + core.busy.get() + core.clients.get()) == 0
+    }
+
     /// Nothing is asked of it any more, and nothing may be left of what was.
     pub fn judge_idle(&self) {
         let running = self.running.borrow();

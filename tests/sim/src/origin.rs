@@ -4,7 +4,7 @@
 //! bytes, it watches that nobody else is sent the same ones (collapse).
 
 use crate::content::{self, Framing, Tag};
-use crate::reference::Answer;
+use crate::reference::{Answer, is_shared};
 use crate::scene::Stage;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -160,7 +160,9 @@ async fn answer(
     });
     note_resume(stage, item, version, serial);
     // A request that is passed on is one client's own.
-    if matches!(made.status, 200 | 206) && !request.fields.contains("x-forwarded-for") {
+    let tagged = stage.items.borrow()[item].versions[version].tag != Tag::None;
+    let shared = is_shared(&stage.answers.borrow()[serial], tagged);
+    if shared && matches!(made.status, 200 | 206) && !request.fields.contains("x-forwarded-for") {
         let via =
             request.fields.combined("via").map(|value| value.into_owned()).unwrap_or_default();
         let via = String::from_utf8_lossy(&via).into_owned();

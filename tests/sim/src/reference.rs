@@ -94,6 +94,13 @@ fn lifetime(answer: &Answer) -> Option<(Duration, Duration, Duration)> {
     ))
 }
 
+/// Whether an answer is of use to others than the one who asked.
+pub fn is_shared(answer: &Answer, has_validator: bool) -> bool {
+    lifetime(answer).is_some_and(|(fresh, while_revalidating, on_error)| {
+        has_validator || !(fresh + while_revalidating + on_error).is_zero()
+    })
+}
+
 /// Whether `answer` may be what a request got.
 ///
 /// # Errors

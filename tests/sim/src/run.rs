@@ -161,6 +161,12 @@ async fn act(stage: Stage, nodes: Vec<Rc<SimNode>>, faulty_links: Rc<Cell<bool>>
         ask_whole(&stage, front, item, ANSWERED_WITHIN + slow).await;
     }
     sleep(IDLE).await;
+    for _ in 0..50 {
+        if nodes.iter().all(|node| node.is_idle()) {
+            break;
+        }
+        sleep(Duration::from_secs(10)).await; // a fill over a slow link, which nobody waits for
+    }
     for node in &nodes {
         node.judge_idle();
         node.kill(Death::Killed);
