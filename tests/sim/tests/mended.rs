@@ -97,3 +97,35 @@ fn a_stale_object_that_left_memory_while_it_is_revalidated_is_filled_anew() {
     );
     assert_eq!((got.status, got.body.len(), got.complete), (200, 400_000, true), "{got:?}");
 }
+
+#[test]
+fn a_part_of_an_origin_that_gives_no_parts_is_cut_out_of_the_whole() {
+    // Goal: a block that left memory costs one question, and no client its answer. Method: room for one block of two.
+    let asked = Rc::new(Cell::new(0));
+    let (counting, seen) = (asked.clone(), asked.clone());
+    let body: Vec<u8> = (0..1_000_000u32).map(|n| (n / 1000) as u8).collect();
+    let whole = body.clone();
+    let (first, part, last) = with_parent(
+        |plan| {
+            plan.store = false;
+            plan.ram_bytes = 600 << 10;
+        },
+        move |_, _| {
+            counting.set(counting.get() + 1);
+            Act::reply(200, "cache-control: max-age=600\r\netag: \"1\"\r\n", &whole)
+        },
+        move |_, _| async move {
+            let first = get("/a", "").await.expect("it is filled");
+            sleep(seconds(1)).await;
+            let last = get("/a", "range: bytes=999990-\r\n").await.expect("it is answered");
+            let before = seen.get();
+            let part = get("/a", "range: bytes=10-19\r\n").await.expect("it is answered");
+            assert!(seen.get() <= before + 1, "one question for one part");
+            (first, part, last)
+        },
+    );
+    assert!(first.complete && first.body == body);
+    assert_eq!((part.status, &part.body[..]), (206, &body[10..20]), "{part:?}");
+    assert_eq!((last.status, &last.body[..]), (206, &body[999_990..]), "{last:?}");
+    assert!(asked.get() <= 3, "{} questions", asked.get());
+}

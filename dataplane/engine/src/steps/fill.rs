@@ -15,7 +15,7 @@ use crate::session::Busy;
 use crate::table::Forgot;
 use crate::transaction::Routed;
 use crate::view::{ServiceView, View};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -721,12 +721,25 @@ impl Bringing {
     }
 
     /// Reads the body, resuming it where it breaks off.
-    async fn bring(&self, mut body: Body, end: Option<u64>) -> Result<(), FillError> {
+    async fn bring(&self, body: impl Into<Rest>, end: Option<u64>) -> Result<(), FillError> {
+        let Rest { mut body, mut skip, mut beyond } = body.into();
         let end = self.fill.end.or(end);
         let mut resumes = 0;
         loop {
             match body.next().await {
-                Ok(Some(bytes)) => self.take(bytes, end)?,
+                Ok(Some(mut bytes)) => {
+                    let before = skip.min(bytes.len() as u64);
+                    skip -= before;
+                    bytes.advance(before as usize);
+                    if let Some(end) = end.filter(|_| beyond) {
+                        let left = end.saturating_sub(self.fill.watermark());
+                        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                    }
+                    self.take(bytes, end)?;
+                    if beyond && Some(self.fill.watermark()) == end {
+                        return Ok(());
+                    }
+                }
                 Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
                 Ok(None) => return Err(wrong_length()),
                 Err(error) => {
@@ -737,7 +750,7 @@ impl Bringing {
                     }
                     let broken = body.hop().to_owned();
                     self.core.node.hop_health.note_failure(&broken, false, now_ms());
-                    body = ask_rest(self, end, Some(&broken)).await?;
+                    Rest { body, skip, beyond } = ask_rest(self, end, Some(&broken)).await?;
                 }
             }
         }
@@ -794,13 +807,31 @@ fn wrong_length() -> FillError {
     FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
 }
 
+/// A body that brings what is missing, and perhaps more.
+struct Rest {
+    body: Body,
+    /// Bytes at its start that are here already.
+    skip: u64,
+    /// It does not end where the missing part ends.
+    beyond: bool,
+}
+
+impl From<Body> for Rest {
+    fn from(body: Body) -> Rest {
+        Rest { body, skip: 0, beyond: false }
+    }
+}
+
+/// Of a next hop that gives no parts, so much is read away to get at a part; more is asked for anew, as a whole.
+const SKIPPED_BYTES_MAX: u64 = 64 << 20;
+
 /// Asks for the bytes from the fill's watermark on, of the same version or not at all.
 /// A next hop to `avoid` has just broken off.
 async fn ask_rest(
     bringing: &Bringing,
     end: Option<u64>,
     avoid: Option<&str>,
-) -> Result<Body, FillError> {
+) -> Result<Rest, FillError> {
     let changed = || FillError::BadResponse {
         hop: String::new(),
         what: "the object changed while it was fetched",
@@ -843,12 +874,21 @@ async fn ask_rest(
                     || range.length == object.total())
         },
     );
-    if answer.head.status != 206 || !covers || !same_tag.is_some_and(|t| t.strong_eq(tag)) {
+    let same_tag = same_tag.is_some_and(|t| t.strong_eq(tag));
+    // It gives no parts (RFC 9110 §14.2), but it gives this version.
+    let is_whole = answer.head.status == 200
+        && object.head.status == 200
+        && from <= SKIPPED_BYTES_MAX
+        && (answer.body.length().is_none() || answer.body.length() == object.total());
+    if same_tag && is_whole {
+        return Ok(Rest { body: answer.body, skip: from, beyond: end != object.total() });
+    }
+    if answer.head.status != 206 || !covers || !same_tag {
         // Another version is current there: this one cannot be completed, and must not be offered again.
         bringing.core.node.table.forget(object);
         return Err(changed());
     }
-    Ok(answer.body)
+    Ok(answer.body.into())
 }
 
 /// Fetches the bytes that `fill` covers of an object of which other parts are here.
@@ -877,7 +917,7 @@ pub fn fill_part(
     core.spawn(async move {
         let end = fill.end;
         let outcome = match ask_rest(&bringing, end, None).await {
-            Ok(body) => bringing.bring(body, end).await,
+            Ok(rest) => bringing.bring(rest, end).await,
             Err(error) => Err(error),
         };
         bringing.end_part(outcome, false);
