@@ -25,7 +25,7 @@ use tidegate_faults::Faults;
 use tidegate_fill::{HopAccess, Pool};
 use tidegate_ring::sim::{Death, Process, TEST, World, WorldOptions};
 use tidegate_ring::{Arena, ArenaOptions, File, TcpListener, sleep, spawn};
-use tidegate_store::{FormatOptions, OpenOptions, Store, format};
+use tidegate_store::{FormatOptions, OpenError, OpenOptions, Store, format};
 use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
 
@@ -228,8 +228,8 @@ impl SimNode {
         let queue = Arc::new(KeepQueue::default());
         let mut store = None;
         if let Some(disk) = &self.disk {
-            let device = device(disk, &arena);
-            match Store::open(device, open_options()).await {
+            let opened = device(disk, &arena);
+            match Store::open(opened, open_options()).await {
                 Ok((opened, report)) => {
                     if report.journal.pairs_lost > 0 {
                         self.stage.world.event(
@@ -254,6 +254,16 @@ impl SimNode {
                             "{}: a sound store can not be opened: {error}",
                             self.id
                         ));
+                    }
+                    let ruined = matches!(
+                        error,
+                        OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank
+                    );
+                    if ruined && self.stage.plan.disk_lies() {
+                        let uuid = u128::from(self.starts.get()) << 64 | 9;
+                        let options = format_options(segment_bytes(plan.sizes), uuid);
+                        let again = format(&device(disk, &arena), options).await;
+                        self.stage.world.event("formatted", again.is_ok().into(), 0);
                     }
                     let this = self.clone();
                     self.stage.world.spawn_in(TEST, async move {
@@ -454,6 +464,15 @@ fn open_options() -> OpenOptions {
     }
 }
 
+fn format_options(segment_bytes: u32, uuid: u128) -> FormatOptions {
+    FormatOptions {
+        segment_bytes,
+        journal_bytes: 64 << 10,
+        overwrite: true, // spares a look at each page
+        ..FormatOptions::new(uuid)
+    }
+}
+
 /// Formats a new disk, in a world of its own.
 fn install(disk: Rc<SharedDisk>, segment_bytes: u32, seed: u64) {
     let world = World::new(WorldOptions {
@@ -464,12 +483,7 @@ fn install(disk: Rc<SharedDisk>, segment_bytes: u32, seed: u64) {
     });
     let formatted = world.run(async move {
         let arena = Arena::new(ArenaOptions { chunk_bytes: 4096, chunks: 1 }).expect("a page");
-        let options = FormatOptions {
-            segment_bytes,
-            journal_bytes: 64 << 10,
-            overwrite: true, // spares a look at each of its pages
-            ..FormatOptions::new(u128::from(seed) << 64 | 7)
-        };
+        let options = format_options(segment_bytes, u128::from(seed) << 64 | 7);
         format(&device(&disk, &arena), options).await.map(|_| ()).map_err(|e| e.to_string())
     });
     assert_eq!(formatted, Ok(Ok(())), "a sound blank disk can be formatted");

@@ -162,12 +162,26 @@ async fn answer(
     // A request that is passed on is one client's own.
     let tagged = stage.items.borrow()[item].versions[version].tag != Tag::None;
     let shared = is_shared(&stage.answers.borrow()[serial], tagged);
-    if shared && matches!(made.status, 200 | 206) && !request.fields.contains("x-forwarded-for") {
+    // What was asked for by the tag of another version is not wanted as it is now.
+    let current = stage.items.borrow()[item].etag(version);
+    let meant =
+        request.fields.get_str("if-range").is_none_or(|tag| Some(tag) == current.as_deref());
+    if shared
+        && meant
+        && matches!(made.status, 200 | 206)
+        && !request.fields.contains("x-forwarded-for")
+    {
         let via =
             request.fields.combined("via").map(|value| value.into_owned()).unwrap_or_default();
         let via = String::from_utf8_lossy(&via).into_owned();
         let node = via.rsplit(", ").next().unwrap_or_default().to_owned();
-        let (stream, left, since) = (stream.clone(), made.body.clone(), stage.now());
+        // What it asked for, not what comes where no parts are given.
+        let range = request.fields.get("range").and_then(RangeSpecs::parse);
+        let left = match range.map(|range| range.resolve(made.body.end)) {
+            Some(Resolved::Single(range)) if made.status == 200 => *range.start()..range.end() + 1,
+            _ => made.body.clone(),
+        };
+        let (stream, since) = (stream.clone(), stage.now());
         watch(stage, origin, Sending { stream, serial, node, item, version, left, since });
     }
     let went_well = send(stage, origin, stream, request, &made, (item, version, serial)).await;
@@ -353,7 +367,7 @@ async fn send(
         at = end;
         note_resume(stage, item, version, serial);
         for sending in origin.sending.borrow_mut().iter_mut().filter(|s| s.serial == serial) {
-            sending.left.start = at;
+            sending.left.start = sending.left.start.max(at);
         }
         if slow {
             let span = Duration::from_millis(stage.between(10, 4_000));

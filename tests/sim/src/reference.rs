@@ -134,7 +134,7 @@ pub fn permits(answer: &Answer, purges: &[Purge], around: Circumstances) -> Resu
     }
     let mut stale_from = answer.asked + fresh + slack + ROUNDING;
     for purge in purges.iter().filter(of_before) {
-        stale_from = stale_from.min(purge.receipt.unwrap_or(stale_from) + ROUNDING);
+        stale_from = stale_from.min(purge.receipt.unwrap_or(stale_from) + slack + ROUNDING);
     }
     if began <= stale_from || began <= stale_from + while_revalidating {
         return Ok(());
