@@ -2,6 +2,7 @@
 
 use crate::content::{self, Tag};
 use crate::node::{ADMIN_HEX, HOST, SERVICE, admin, http};
+use crate::plan::Sabotage;
 use crate::reference::{Circumstances, Purge, permits};
 use crate::scene::Stage;
 use std::time::Duration;
@@ -144,11 +145,23 @@ pub async fn live(stage: Stage, front: &'static str, until: Duration) {
 /// With all faults off: the whole of an item must come, and soon.
 pub async fn ask_whole(stage: &Stage, front: &'static str, item: usize, within: Duration) {
     let asked = Asked::plain(item);
-    let outcome = timeout(within, async {
-        let mut connection = None;
-        exchange(stage, front, &mut connection, &asked).await
-    });
-    match outcome.await {
+    let ask = || {
+        timeout(within, async {
+            let mut connection = None;
+            exchange(stage, front, &mut connection, &asked).await
+        })
+    };
+    let mut outcome = ask().await;
+    // A block that the disk has spoilt, of a version that nobody can be asked for: that is found out once.
+    let lasting = {
+        let items = stage.items.borrow();
+        items[item].current().1.tag == Tag::Strong
+    };
+    let spoilt = stage.plan.disk_fails() && !lasting;
+    if spoilt && matches!(&outcome, Ok(Some((_, reply))) if !reply.complete) {
+        outcome = ask().await;
+    }
+    match outcome {
         Ok(Some((began, reply))) => {
             judge(stage, &asked, began, &reply);
             let expected = matches!(reply.status, 200 | 404);
@@ -519,7 +532,8 @@ pub async fn purge(stage: &Stage, nodes: &[&'static str]) {
         purges.len() - 1
     };
     stage.world.event("purge", number as u64, u64::from(hard));
-    for node in nodes {
+    let told = if stage.plan.sabotage == Some(Sabotage::Purges) { &[] } else { nodes };
+    for node in told {
         let ordered = timeout(Duration::from_secs(10), give_order(stage, node, &order)).await;
         if !matches!(ordered, Ok(true)) {
             if stage.plan.is_quiet() {

@@ -14,6 +14,8 @@
 //! - with all faults off, what was begun ends, everything can be had, and what is idle holds nothing: no task, no fill,
 //!   no connection, no buffer; no task panicked.
 //!
+//! Canaries in `tests/seeds.rs` do wrong on purpose, and must be caught.
+//!
 //! `make test` runs a few thousand seeds. More: `TIDEGATE_SIM_SEEDS=100000 cargo test --release -p tidegate-sim`, or from
 //! another one on: `TIDEGATE_SIM_FIRST=5000`. A failure names its seed; `TIDEGATE_SIM_SEED=n cargo test --release -p
 //! tidegate-sim --test seeds -- --nocapture` runs that one again, with a trace of what happened.
@@ -30,4 +32,4 @@ pub mod reference;
 pub mod run;
 pub mod scene;
 
-pub use run::{Outcome, run};
+pub use run::{Outcome, run, run_plan};

@@ -4,6 +4,7 @@
 //! bytes, it watches that nobody else is sent the same ones (collapse).
 
 use crate::content::{self, Framing, Tag};
+use crate::plan::Sabotage;
 use crate::reference::{Answer, is_shared};
 use crate::scene::Stage;
 use std::cell::RefCell;
@@ -217,7 +218,11 @@ fn make(stage: &Stage, item: usize, request: &RequestHead) -> Made {
     let (number, version) = thing.current();
     let etag = thing.etag(number);
     let mut fields = vec![format!("surrogate-key: {}", thing.surrogate)];
-    let control = version.policy.render();
+    let mut policy = version.policy;
+    if stage.plan.sabotage == Some(Sabotage::Freshness) {
+        policy.max_age = policy.max_age.map(|seconds| seconds + 5);
+    }
+    let control = policy.render();
     if !control.is_empty() {
         fields.push(format!("cache-control: {control}"));
     }
@@ -341,7 +346,8 @@ async fn send(
         return true;
     }
     let slow = stage.fault(faults.slow_bodies);
-    let key = content::key(item, version);
+    let sabotaged = stage.plan.sabotage == Some(Sabotage::Bytes) && serial % 5 == 4;
+    let key = content::key(item, version + usize::from(sabotaged));
     let mut at = made.body.start;
     while at < made.body.end {
         if cut.is_some_and(|cut| at >= cut) {

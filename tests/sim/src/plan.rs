@@ -49,6 +49,19 @@ impl OriginFaults {
     }
 }
 
+/// What a run does wrong on purpose, to see that it is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Now and then the origin sends bytes of another version.
+    Bytes,
+    /// Purges are said to be done that nobody was told of.
+    Purges,
+    /// The origin says that an answer may be kept for longer than it means.
+    Freshness,
+    /// The test keeps a buffer of each process.
+    Buffers,
+}
+
 /// One run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -82,6 +95,7 @@ pub struct Plan {
     /// Clients that leave in the middle, of a thousand requests.
     pub aborts: u32,
     pub slow_readers: u32,
+    pub sabotage: Option<Sabotage>,
 }
 
 impl Plan {
@@ -168,6 +182,7 @@ impl Plan {
             changes: if random.chance(700) { random.between(1, 8) as u32 } else { 0 },
             aborts,
             slow_readers,
+            sabotage: None,
         }
     }
 
@@ -197,6 +212,7 @@ impl Plan {
             changes: 0,
             aborts: 0,
             slow_readers: 0,
+            sabotage: None,
         }
     }
 

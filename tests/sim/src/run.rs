@@ -33,7 +33,12 @@ const IDLE: Duration = Duration::from_secs(130);
 
 /// Runs one seed.
 pub fn run(seed: u64, trace: bool) -> Outcome {
-    let plan = Plan::draw(seed);
+    run_plan(Plan::draw(seed), trace)
+}
+
+/// Runs a plan, with the chances of its seed.
+pub fn run_plan(plan: Plan, trace: bool) -> Outcome {
+    let seed = plan.seed;
     if trace {
         eprintln!("{plan:#?}");
     }
@@ -154,6 +159,7 @@ async fn act(stage: Stage, nodes: Vec<Rc<SimNode>>, faulty_links: Rc<Cell<bool>>
     }
     // Next hops that were out are asked again, and connections that lead nowhere are not kept any more.
     sleep(Duration::from_secs(45)).await;
+    settle_fills(&nodes).await;
     let count = stage.items.borrow().len();
     for item in 0..count {
         // It may join a fill over a link that was made slow.
@@ -161,16 +167,21 @@ async fn act(stage: Stage, nodes: Vec<Rc<SimNode>>, faulty_links: Rc<Cell<bool>>
         ask_whole(&stage, front, item, ANSWERED_WITHIN + slow).await;
     }
     sleep(IDLE).await;
-    for _ in 0..50 {
-        if nodes.iter().all(|node| node.is_idle()) {
-            break;
-        }
-        sleep(Duration::from_secs(10)).await; // a fill over a slow link, which nobody waits for
-    }
+    settle_fills(&nodes).await;
     for node in &nodes {
         node.judge_idle();
         node.kill(Death::Killed);
         node.judge_buffers();
+    }
+}
+
+/// Waits for fills of slow next hops, which nobody else waits for.
+async fn settle_fills(nodes: &[Rc<SimNode>]) {
+    for _ in 0..100 {
+        if nodes.iter().all(|node| node.is_idle()) {
+            return;
+        }
+        sleep(Duration::from_secs(10)).await;
     }
 }
 

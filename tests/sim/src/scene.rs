@@ -23,7 +23,7 @@ pub struct Scene {
     pub purges_from: Cell<Duration>,
     /// Faults happen; off for the end of a run.
     pub faulty: Cell<bool>,
-    /// No fault of any kind has happened or can have an effect still.
+    /// What was not as it must be.
     pub violations: RefCell<Vec<String>>,
     pub tally: RefCell<Tally>,
 }
@@ -45,7 +45,6 @@ pub struct Tally {
     pub crashes: u64,
     pub store_reads: u64,
     pub origin_questions: u64,
-    pub recovered_hits: u64,
     pub body_bytes: u64,
 }
 
@@ -66,7 +65,6 @@ impl Tally {
             crashes,
             store_reads,
             origin_questions,
-            recovered_hits,
             body_bytes,
         } = other;
         self.requests += requests;
@@ -83,7 +81,6 @@ impl Tally {
         self.crashes += crashes;
         self.store_reads += store_reads;
         self.origin_questions += origin_questions;
-        self.recovered_hits += recovered_hits;
         self.body_bytes += body_bytes;
     }
 }

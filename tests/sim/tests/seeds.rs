@@ -4,10 +4,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tidegate_sim::run;
+use tidegate_sim::plan::{Plan, Sabotage};
 use tidegate_sim::scene::Tally;
+use tidegate_sim::{run, run_plan};
 
-const SEEDS: u64 = 2000;
+/// About a minute of one core.
+const SEEDS: u64 = 5000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -71,6 +73,22 @@ fn no_seed_breaks_a_promise() {
     );
     let total = total.into_inner().unwrap();
     println!("{seeds} seeds: {total:?}");
+    // What was never met proves nothing.
+    if seeds >= 1000 {
+        let met = [
+            total.hits > total.requests / 4,
+            total.stale > seeds,
+            total.collapsed > seeds,
+            total.not_modified > seeds,
+            total.parts > seeds,
+            total.errors > seeds / 2,
+            total.broken > seeds,
+            total.receipts > seeds,
+            total.crashes > seeds / 2,
+            total.store_reads > seeds,
+        ];
+        assert!(met.iter().all(|met| *met), "the runs hardly met what they are about: {total:?}");
+    }
 }
 
 const FAILURES_SHOWN: usize = 5;
@@ -84,5 +102,23 @@ fn one_seed_is_one_run() {
             (second.hash, second.polls),
             "seed {seed} ran in two ways: something reads a clock, a random source, or the order of a hash map"
         );
+    }
+}
+
+/// The canaries: what is done wrong on purpose must be seen.
+#[test]
+fn wrong_doing_is_seen() {
+    for (sabotage, words) in [
+        (Sabotage::Bytes, "is not of version"),
+        (Sabotage::Purges, "it was purged at"),
+        (Sabotage::Freshness, "stale since"),
+        (Sabotage::Buffers, "did not come back"),
+    ] {
+        let seen = (1..=60).filter(|seed| {
+            let plan = Plan { sabotage: Some(sabotage), ..Plan::draw(*seed) };
+            run_plan(plan, false).violations.iter().any(|what| what.contains(words))
+        });
+        let seen = seen.count();
+        assert!(seen >= 10, "{sabotage:?} was seen in {seen} of 60 runs only");
     }
 }
