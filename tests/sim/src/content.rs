@@ -85,7 +85,14 @@ impl Item {
         };
         self.versions.push(Version {
             status: if missing { 404 } else { 200 },
-            len: if missing { random.below(200) } else { sizes.draw(random) },
+            len: match before {
+                // Written over in place: only its tag tells.
+                Some(before) if !missing && before.status == 200 && random.chance(300) => {
+                    before.len
+                }
+                _ if missing => random.below(200),
+                _ => sizes.draw(random),
+            },
             tag: before.map_or(tag, |before| before.tag),
             framing: match random.below(10) {
                 0 => Framing::Close,
