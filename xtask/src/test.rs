@@ -37,7 +37,7 @@ impl Count {
 pub fn run() -> Result<(), String> {
     setup::run("test")?;
     let programs = ["--release", "-p", E2E, "--no-fail-fast"];
-    let steps: [(&str, &dyn Fn() -> Count); 8] = [
+    let steps: [(&str, &dyn Fn() -> Count); 9] = [
         ("format", &|| simple(finish(&mut cargo(&["fmt", "--all", "--check"])))),
         ("lints", &|| {
             simple(finish(&mut cargo(&[
@@ -51,7 +51,12 @@ pub fn run() -> Result<(), String> {
             ])))
         }),
         ("tidy", &|| simple(crate::tidy::run())),
-        ("tests", &|| cargo_tests(&["--workspace", "--exclude", E2E, "--no-fail-fast"])),
+        ("tests", &|| {
+            let others = ["--workspace", "--exclude", E2E, "--exclude", SIM, "--no-fail-fast"];
+            cargo_tests(&others)
+        }),
+        // Apart, so that all else is tested with the kernel's rim alone.
+        ("simulation", &|| cargo_tests(&["--release", "-p", SIM, "--no-fail-fast"])),
         ("build", &|| simple(demo::build())),
         ("docs", &|| simple(crate::docs::run(true))),
         ("end to end", &|| cargo_tests(&programs)),
@@ -149,6 +154,7 @@ fn before(line: &str, word: &str) -> u64 {
 }
 
 const E2E: &str = "tidegate-e2e";
+const SIM: &str = "tidegate-sim";
 
 #[cfg(test)]
 mod tests {

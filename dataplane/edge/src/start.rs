@@ -21,8 +21,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread::JoinHandle;
 use tidegate_contract::{Role, Server};
 use tidegate_engine::Node;
-use tidegate_engine::admission::{AdmissionState, Budget};
-use tidegate_engine::keeper::{self, Wear};
+use tidegate_engine::admission::AdmissionState;
+use tidegate_engine::keeper;
 use tidegate_engine::node::StoreFace;
 use tidegate_fill::Hops;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
@@ -291,27 +291,13 @@ impl Keeper {
             report.segments_walked,
             report.extents_bad,
         );
-        let store_bytes = tidegate_store::Device::size(store.device());
-        let budget =
-            me.machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
-        let (purges, queue) = (face.purges.clone(), face.queue.clone());
-        purges.load(store.journal_records());
-        let mut distrust = report.journal.pairs_lost > 0;
-        if distrust {
+        if report.journal.pairs_lost > 0 {
             eprintln!(
                 "tidegated {}: store {path}: {} page(s) of the purge journal are damaged: all that is stored is asked \
                  about again before it is served\n    mend: look at the device; purge again what was purged lately",
                 me.id, report.journal.pairs_lost,
             );
         }
-        let above = report.version_max.max(purges.newest()) + 1;
-        distrust |= !face.raise_versions(above);
-        if distrust {
-            purges.distrust(above);
-        }
-        face.set_ready(store.reader());
-        let admission = face.admission.clone();
-        let wear = Wear { admission, budget, rated_bytes: me.machine.store_rated_bytes };
-        Ok(keeper::run(store, queue, purges, wear, counters))
+        Ok(keeper::begin(store, &report, &face, &me.machine, counters))
     }
 }

@@ -80,7 +80,7 @@ fn status(core: &Core) -> String {
         "role": role_name(view.me.role),
         "cache_group": view.me.cache_group,
         "generation": view.generation,
-        "uptime_s": node.started.elapsed().as_secs(),
+        "uptime_s": tidegate_ring::now().saturating_duration_since(node.started).as_secs(),
         "pid": std::process::id(),
         "draining": node.draining.load(Ordering::Relaxed),
         "objects": node.table.len(),

@@ -4,22 +4,24 @@
 //! Must stay true: an age in memory is a difference of node times; what is written to disk carries the wall clock's
 //! time, and what comes back from a future that has not come has no known age: it is stale.
 
-use std::sync::OnceLock;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A stored time may lie ahead of the clock by this much without meaning anything.
 const AHEAD_MS: u64 = 1_000;
 
 /// Node time in milliseconds: unix time at the start of the process, and what has passed since.
 pub fn now_ms() -> u64 {
-    static START: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (start, wall) = START.get_or_init(|| (Instant::now(), wall_ms()));
-    wall + start.elapsed().as_millis() as u64
+    let (start, wall) = tidegate_ring::started();
+    unix_ms(wall) + tidegate_ring::now().saturating_duration_since(start).as_millis() as u64
 }
 
 /// Unix time in milliseconds, as the machine tells it now.
 pub fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    unix_ms(tidegate_ring::wall_now())
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// Node time of something that the disk says happened at `wall_ms`.

@@ -22,7 +22,11 @@ pub struct RingDevice {
 impl RingDevice {
     /// Opens an existing file or block device.
     pub fn open(path: &Path, write: bool, arena: Arc<Arena>) -> io::Result<RingDevice> {
-        let file = File::open_direct(path, write)?;
+        RingDevice::over(File::open_direct(path, write)?, arena)
+    }
+
+    /// The device that `file` is.
+    pub fn over(file: File, arena: Arc<Arena>) -> io::Result<RingDevice> {
         let size = file.len()?;
         Ok(RingDevice { file, arena, size })
     }

@@ -59,9 +59,14 @@ impl Windows {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Fills under way, or still read from.
+    pub fn fills(&self) -> usize {
+        self.fills.load(Ordering::Relaxed)
+    }
+
     /// Whether no fill more may begin.
     pub fn is_crowded(&self) -> bool {
-        self.fills.load(Ordering::Relaxed) >= FILLS_MAX
+        self.fills() >= FILLS_MAX
     }
 
     fn take(&self, bytes: usize) {

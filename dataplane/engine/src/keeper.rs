@@ -8,6 +8,7 @@
 use crate::admission::{AdmissionState, Budget, Level};
 use crate::clock;
 use crate::device::RingDevice;
+use crate::node::StoreFace;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
 use crate::table::Table;
@@ -19,8 +20,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_cache::purge::{Judgement, Mode, Purge};
-use tidegate_ring::{Elapsed, timeout};
-use tidegate_store::{ExpiryClass, ExtentHeader, ExtentKey, JournalError, Reader, Store, Stream};
+use tidegate_contract::Machine;
+use tidegate_ring::{Elapsed, now, timeout};
+use tidegate_store::{
+    Device, ExpiryClass, ExtentHeader, ExtentKey, JournalError, Reader, RecoveryReport, Store,
+    Stream,
+};
 use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
 
@@ -243,6 +248,30 @@ fn days_left(rated: Option<u64>, lifetime: u64, written: u64, span: Duration) ->
     Some((left / per_day.max(1.0)).min(36_500.0) as u64)
 }
 
+/// Puts a store to work that was just read: what its journal says holds, its extents are found, and what waits for it is
+/// kept by the future that this gives.
+pub fn begin(
+    store: Store<RingDevice>,
+    report: &RecoveryReport,
+    face: &StoreFace,
+    machine: &Machine,
+    counters: Arc<Counters>,
+) -> impl Future<Output = ()> + use<> {
+    let store_bytes = store.device().size();
+    let budget = machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
+    let (purges, queue) = (face.purges.clone(), face.queue.clone());
+    purges.load(store.journal_records());
+    let above = report.version_max.max(purges.newest()) + 1;
+    // Purges that are lost, or that were given numbers below what they should reach: all is asked about once more.
+    if !face.raise_versions(above) || report.journal.pairs_lost > 0 {
+        purges.distrust(above);
+    }
+    face.set_ready(store.reader());
+    let admission = face.admission.clone();
+    let wear = Wear { admission, budget, rated_bytes: machine.store_rated_bytes };
+    run(store, queue, purges, wear, counters)
+}
+
 /// Writes what comes, until the queue is closed and empty.
 pub async fn run(
     mut store: Store<RingDevice>,
@@ -252,17 +281,17 @@ pub async fn run(
     counters: Arc<Counters>,
 ) {
     let Wear { admission, mut budget, rated_bytes } = wear;
-    let started = Instant::now();
+    let started = now();
     let (mut appended, mut overhead, mut noted, mut unflushed) = (0, 0, 0, 0);
     let reclaim = Worth { purges: purges.clone(), queue: queue.clone(), reader: store.reader() };
     store.keep_if(move |header, payload, used| {
         !header.key.is_head() || reclaim.is_worth_keeping(header, payload, used)
     });
-    let store_bytes = tidegate_store::Device::size(store.device());
+    let store_bytes = store.device().size();
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     loop {
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
         counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
         // What the store writes besides: summaries, what is appended again, purges.
@@ -278,7 +307,9 @@ pub async fn run(
         }
         let lifetime = store.written_bytes();
         counters.store_lifetime_written_bytes.set(lifetime);
-        if let Some(days) = days_left(rated_bytes, lifetime, written, started.elapsed()) {
+        if let Some(days) =
+            days_left(rated_bytes, lifetime, written, now().saturating_duration_since(started))
+        {
             counters.store_life_left_days.set(days);
         }
         counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
@@ -291,8 +322,8 @@ pub async fn run(
         }
         let next = match flush_at {
             // However much comes.
-            Some(at) if at <= Instant::now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
-            Some(at) => timeout(at.saturating_duration_since(Instant::now()), queue.next()).await,
+            Some(at) if at <= now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
+            Some(at) => timeout(at.saturating_duration_since(now()), queue.next()).await,
             // Looks at the budget now and then, also when nothing comes.
             None => timeout(LEVEL_SPAN, queue.next()).await,
         };
@@ -333,7 +364,7 @@ pub async fn run(
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
                 }
-                flush_at.get_or_insert_with(|| Instant::now() + FLUSH_SPAN);
+                flush_at.get_or_insert_with(|| now() + FLUSH_SPAN);
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;

@@ -46,6 +46,11 @@ impl Memory {
         Memory { plan, arena, windows, clients: AtomicU64::new(0) }
     }
 
+    /// Of all fills.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
     /// A connection has come; it costs `bytes` until it goes.
     pub fn client_came(&self, bytes: u64) {
         self.clients.fetch_add(bytes, Ordering::Relaxed);

@@ -17,10 +17,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tidegate_cache::lookup::is_next_hop_error;
 use tidegate_fill::{
-    Answer, Choice, Entry, FillError, Hop, Place, Request, Standing, Ticket, Timeouts, ask, order,
+    Answer, Choice, Entry, FillError, Hop, Phase, Place, Request, Standing, Ticket, Timeouts, ask,
+    order,
 };
 use tidegate_http::{Fields, Method};
-use tidegate_ring::{sleep, timeout};
+use tidegate_ring::{now, sleep, timeout};
 
 /// What to ask the next hops.
 pub struct Question<'a> {
@@ -239,10 +240,16 @@ impl Race<'_> {
 
 /// One exchange up to its head, and whether that is an error of the hop's own.
 async fn try_hop(core: &Rc<Core>, hop: &Hop, question: &Question<'_>, mut ticket: Ticket) -> Tried {
-    let left = || question.deadline.saturating_duration_since(Instant::now());
+    let left = || question.deadline.saturating_duration_since(now());
     ticket.take_place(left()).await?;
     let asking = ask(&core.pool, hop, question.request, core.node.timeouts, ticket);
     let mut answer = timeout(left(), asking).await.map_err(|_| FillError::Deadline)??;
+    // It never got the whole of the question, or means an earlier one of a kept connection: that says nothing about the
+    // client's.
+    if answer.head.status == 408 {
+        answer.judge(true);
+        return Err(FillError::Timeout { hop: hop.id.clone(), phase: Phase::Send });
+    }
     let own_error = is_own_error(&answer);
     answer.judge(own_error);
     Ok((answer, own_error))

@@ -126,7 +126,7 @@ impl Node {
             counters,
             log,
             timeouts: Timeouts::of(role),
-            started: Instant::now(),
+            started: tidegate_ring::now(),
             draining: AtomicBool::new(false),
         }
     }

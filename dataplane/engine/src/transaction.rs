@@ -23,7 +23,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
 use tidegate_cache::storable::invalidates;
@@ -33,9 +33,14 @@ use tidegate_cache::{
 use tidegate_contract::{Behaviour, Redirect, Role};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
+use tidegate_ring::now;
 use tidegate_telemetry::TransactionEnd;
 use tidegate_types::limits::TIERS_MAX;
 use tidegate_types::{CacheStatus, Forward};
+
+fn since(earlier: Instant) -> Duration {
+    now().saturating_duration_since(earlier)
+}
 
 /// A request with its body.
 pub struct Exchange {
@@ -58,7 +63,7 @@ pub(crate) struct Notes {
 
 /// Runs one request: receive, route, key, lookup, fill, deliver, finish.
 pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
-    let started = Instant::now();
+    let started = now();
     let view = core.node.view.load_full();
     let mut notes = Notes::default();
     core.count(|c| &c.requests_total, 1);
@@ -137,7 +142,7 @@ async fn steps<T: Transport>(
         span: span_of(request),
     };
     let mut found = obtain(&mut wanted, request, notes).await;
-    notes.first_byte_us = Some(started.elapsed().as_micros() as u64);
+    notes.first_byte_us = Some(since(started).as_micros() as u64);
     if let Found::Object { object, fill, upstream } = found {
         if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
             return Ok(());
@@ -161,7 +166,7 @@ async fn steps<T: Transport>(
         Found::Pass(why) => {
             core.count(|c| &c.passed_total, 1);
             notes.status.fwd = Some(why);
-            let asked = Instant::now();
+            let asked = now();
             match pass_on(&wanted, request, &exchange.body, client).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
@@ -169,7 +174,7 @@ async fn steps<T: Transport>(
                         invalidate_groups(&wanted, &answer.head.fields);
                     }
                     notes.fill = Some(hop);
-                    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+                    notes.fill_us = Some(since(asked).as_micros() as u64);
                     relay(&wanted, client, answer, notes).await
                 }
                 Err(error) => {
@@ -327,8 +332,11 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
             fill.set_purged();
             table.end_fill(wanted.key, &fill);
         }
-        if known.fill.is_none()
-            && let Some(object) = known.object.take_if(|object| is_lost(core, object, now))
+        // A fill under way helps when it brings this version, not when it asks whether it is current.
+        let is_coming =
+            |object: &Object| known.fill.as_ref().is_some_and(|fill| fill.is_of(object.version()));
+        if let Some(object) =
+            known.object.take_if(|object| !is_coming(object) && is_lost(core, object, now))
         {
             table.forget(&object);
         }
@@ -345,7 +353,8 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                 if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number) {
                     revalidate_behind(wanted, fill, object.clone());
                 }
-                return stale(core, notes, object, now);
+                // Its bytes may still be coming: what lives shorter than it takes to come is stale by then.
+                return stale(core, notes, object, known.fill, now);
             }
             (Verdict::Synth(status), _) => {
                 let text = match status {
@@ -370,7 +379,7 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                     Claim::Full => {
                         return match object {
                             Some(object) if may_serve_stale_on_error(&object.head, now) => {
-                                stale(core, notes, object, now)
+                                stale(core, notes, object, None, now)
                             }
                             _ => {
                                 Found::Synth(503, "too many fills are under way; try again shortly")
@@ -401,12 +410,18 @@ fn is_purged_fill(wanted: &Wanted<'_>, fill: &Fill) -> bool {
     wanted.core.node.purges.reaches_fill(fill, || wanted.handles())
 }
 
-fn stale(core: &Core, notes: &mut Notes, object: Arc<Object>, now: u64) -> Found {
+fn stale(
+    core: &Core,
+    notes: &mut Notes,
+    object: Arc<Object>,
+    fill: Option<Arc<Fill>>,
+    now: u64,
+) -> Found {
     core.count(|c| &c.stale_total, 1);
     notes.status.hit = true;
     notes.status.ttl_seconds = Some(object.head.lifetime.ttl_seconds(now));
     notes.status.detail = Some("stale");
-    Found::Object { object, fill: None, upstream: None }
+    Found::Object { object, fill, upstream: None }
 }
 
 /// Whether an answer for one client may depend on this field of its request, which a fill does not carry. (What says
@@ -438,9 +453,9 @@ async fn led(
     notes: &mut Notes,
 ) -> Option<Found> {
     let core = wanted.core;
-    let asked = Instant::now();
+    let asked = now();
     let filled = lead(wanted, fill, old.clone()).await;
-    notes.fill_us = Some(asked.elapsed().as_micros() as u64);
+    notes.fill_us = Some(since(asked).as_micros() as u64);
     match filled {
         Filled::Object { object, .. } if !object.head.matches_vary(&request.fields) => None,
         Filled::Object { object, fill, revalidated, fwd_status, upstream, hop } => {
@@ -462,7 +477,7 @@ async fn led(
             notes.error = error.as_ref().map(ToString::to_string);
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return Some(stale(core, notes, object, now));
+                return Some(stale(core, notes, object, None, now));
             }
             Some(match answer {
                 Some(answer) => Found::Private { answer, hop: String::new() },
@@ -502,7 +517,7 @@ async fn joined(
         Head::Failed { status, .. } => {
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return Some(stale(core, notes, object, now));
+                return Some(stale(core, notes, object, None, now));
             }
             Some(Found::Synth(status, "no next hop answered; try again shortly"))
         }
@@ -716,7 +731,7 @@ async fn pass_on<T: Transport>(
         key: wanted.place(),
         tries_max: tries,
         avoid: None,
-        deadline: Instant::now() + wanted.core.node.timeouts.total,
+        deadline: now() + wanted.core.node.timeouts.total,
         hedge: false,
     };
     ask_any(wanted.core, wanted.view, service, &question).await
@@ -730,7 +745,7 @@ fn finish<T: Transport>(
     notes: Notes,
     started: Instant,
 ) {
-    let duration_us = started.elapsed().as_micros() as u64;
+    let duration_us = since(started).as_micros() as u64;
     if let Some(first_byte_us) = notes.first_byte_us {
         core.counters.first_byte.observe(first_byte_us);
     }

@@ -15,12 +15,12 @@ use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tidegate_contract::Role;
 use tidegate_http::{Fields, Method, ResponseHead};
 use tidegate_http1::response::INTERIM_MAX;
 use tidegate_http1::{ChunkedDecoder, Limits, ResponseBody, ResponseParser, encode_request};
-use tidegate_ring::{TcpStream, timeout};
+use tidegate_ring::{TcpStream, now, timeout, wall_now};
 
 /// How long each phase may take.
 #[derive(Debug, Clone, Copy)]
@@ -117,7 +117,7 @@ async fn ask_hop(
     let signed = match &hop.s3 {
         None => None,
         Some(s3) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+            let now = wall_now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
             Some(s3.request(request, now).map_err(|what| FillError::BadRequest { what })?)
         }
     };
@@ -265,7 +265,7 @@ async fn exchange(
         framing,
         ticket: None,
         idle: timeouts.idle,
-        pace: Pace { span: timeouts.pace, since: Instant::now(), bytes: 0 },
+        pace: Pace { span: timeouts.pace, since: now(), bytes: 0 },
         length: match parsed.body {
             ResponseBody::None => Some(0),
             ResponseBody::Length(length) => Some(length),
@@ -429,7 +429,7 @@ impl Body {
                     return Err(self.broken("it closed the connection before the end of the body"));
                 }
                 Ok(Ok(n)) => {
-                    if !self.pace.keeps_up(n, Instant::now()) {
+                    if !self.pace.keeps_up(n, now()) {
                         self.stream = None;
                         return Err(FillError::Timeout {
                             hop: self.hop.id.clone(),

@@ -7,9 +7,10 @@
 use crate::select::Hop;
 use crate::stream::Stream;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tidegate_ring::now;
 use tidegate_types::rendezvous::identity;
 
 /// Idle connections kept per next hop and core.
@@ -28,7 +29,8 @@ fn place(hop: &Hop, address: SocketAddr, authority: &str) -> Place {
 /// Idle connections of one core.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Place, Vec<(Instant, Stream)>>>,
+    /// In order, so that connections close in one.
+    idle: RefCell<BTreeMap<Place, Vec<(Instant, Stream)>>>,
 }
 
 impl Pool {
@@ -36,7 +38,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(&place(hop, address, authority))?;
         while let Some((since, stream)) = list.pop() {
-            if since.elapsed() > IDLE_SPAN_MAX {
+            if now().saturating_duration_since(since) > IDLE_SPAN_MAX {
                 list.clear(); // the others have been idle for longer
                 return None;
             }
@@ -51,7 +53,7 @@ impl Pool {
     /// Closes what has been idle for too long, also to next hops that nobody asks any more.
     pub fn sweep(&self) {
         self.idle.borrow_mut().retain(|_, list| {
-            list.retain(|(since, _)| since.elapsed() <= IDLE_SPAN_MAX);
+            list.retain(|(since, _)| now().saturating_duration_since(*since) <= IDLE_SPAN_MAX);
             !list.is_empty()
         });
     }
@@ -60,7 +62,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let list = idle.entry(place(hop, address, authority)).or_default();
         if list.len() < IDLE_MAX {
-            list.push((Instant::now(), stream));
+            list.push((now(), stream));
         }
     }
 }

@@ -39,7 +39,7 @@ struct Tallies {
 impl Default for Hops {
     fn default() -> Self {
         Hops {
-            begun: Instant::now(),
+            begun: tidegate_ring::now(),
             states: Mutex::default(),
             tallies: Arc::default(),
             budget: Mutex::default(),
@@ -91,7 +91,7 @@ impl Hops {
     }
 
     pub(crate) fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        tidegate_ring::now().saturating_duration_since(self.begun).as_millis() as u64
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<HopState>> {
@@ -170,7 +170,7 @@ impl HopState {
 
     /// The time that standings speak of.
     pub fn now_ms(&self) -> u64 {
-        self.begun.elapsed().as_millis() as u64
+        tidegate_ring::now().saturating_duration_since(self.begun).as_millis() as u64
     }
 
     /// What it is good for now.
@@ -275,7 +275,7 @@ impl HopState {
 
     fn ticket(self: &Arc<Self>, part: Part) -> Ticket {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        let begun = Instant::now();
+        let begun = tidegate_ring::now();
         Ticket { state: self.clone(), part, begun, is_over: false, verdict: None, place: None }
     }
 
@@ -316,7 +316,7 @@ impl Ticket {
     pub async fn take_place(&mut self, span: Duration) -> Result<(), FillError> {
         let state = self.state.clone();
         self.place = Some(state.place(span).await?);
-        self.begun = Instant::now();
+        self.begun = tidegate_ring::now();
         Ok(())
     }
 
@@ -347,7 +347,7 @@ impl Ticket {
             return;
         }
         self.verdict = Some(true);
-        let span = self.begun.elapsed();
+        let span = tidegate_ring::now().saturating_duration_since(self.begun);
         if self.part != Part::Probe {
             self.state.first_bytes(|times| times.note(span));
         }

@@ -200,8 +200,8 @@ impl Arena {
         self.heap_bytes.load(Ordering::Relaxed)
     }
 
-    /// Chunks that nothing of is given out.
-    pub fn free_chunks(&self) -> usize {
+    /// Chunks of which nothing is given out.
+    pub fn chunks_free(&self) -> usize {
         self.free.len()
     }
 
@@ -459,7 +459,7 @@ mod tests {
                 }
             }
             drop(held);
-            assert_eq!((arena.free_chunks(), arena.heap_bytes()), (CHUNKS, 0));
+            assert_eq!((arena.chunks_free(), arena.heap_bytes()), (CHUNKS, 0));
         }
         assert!(arena.exhausted() > 0, "the test reaches the arena's end");
     }

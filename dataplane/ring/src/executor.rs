@@ -126,6 +126,10 @@ pub(crate) fn try_current() -> Option<Rc<Local>> {
 
 /// What happened so far on this thread's runtime.
 pub fn stats() -> Stats {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return Stats { tasks: world.task_count(), ..Stats::default() };
+    }
     let local = current();
     let mut stats = *local.driver.stats.borrow();
     stats.operations = local.driver.operations();
@@ -135,14 +139,13 @@ pub fn stats() -> Stats {
 
 /// Starts a task on this thread.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
-    let local = current();
     let state = Rc::new(JoinState {
         value: RefCell::new(None),
         waiter: RefCell::new(None),
         done: Cell::new(false),
     });
     let theirs = state.clone();
-    local.insert(Box::pin(async move {
+    insert(Box::pin(async move {
         // Told also when the task is dropped unfinished (at the stop), so that nobody waits for ever.
         struct Finish<T>(Rc<JoinState<T>>);
         impl<T> Drop for Finish<T> {
@@ -158,6 +161,14 @@ pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandl
         *finish.0.value.borrow_mut() = Some(value);
     }));
     JoinHandle { state }
+}
+
+fn insert(future: TaskFuture) {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.insert(future);
+    }
+    current().insert(future);
 }
 
 /// Lets the other tasks of this core run, and its completions be reaped, before going on.

@@ -11,6 +11,8 @@
 //! - No queue without a limit: submission and completion queue, receive buffers and the buffer arena have fixed
 //!   sizes; what happens at each limit is counted in [`Stats`].
 //!
+//! With the feature `sim` (tests only) the same types may also be of a simulated world, see `sim.rs`.
+//!
 //! Not here: protocols, policy, logging.
 #![allow(unsafe_code)] // this crate is the rim; every block carries its reason
 
@@ -22,12 +24,20 @@ mod net;
 mod probe;
 mod receive_ring;
 pub mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 pub use buffer::{Arena, ArenaOptions, Buf};
 pub use driver::{Options, Stats};
 pub use executor::{JoinHandle, Runtime, spawn, stats, yield_now};
-pub use file::{File, create_preallocated};
-pub use net::{TcpListener, TcpStream, bound_listener};
+#[cfg(not(feature = "sim"))]
+pub use file::File;
+pub use file::create_preallocated;
+pub use net::bound_listener;
+#[cfg(not(feature = "sim"))]
+pub use net::{TcpListener, TcpStream};
 pub use probe::RingError;
-pub use time::{Elapsed, sleep, sleep_until, timeout};
+#[cfg(feature = "sim")]
+pub use sim::{File, TcpListener, TcpStream};
+pub use time::{Elapsed, now, sleep, sleep_until, started, timeout, wall_now};

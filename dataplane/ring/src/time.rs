@@ -5,8 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 #[derive(Default)]
 pub(crate) struct Timers {
@@ -67,26 +68,65 @@ impl Timers {
     }
 }
 
+/// The monotonic clock of this thread's runtime.
+pub fn now() -> Instant {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.now();
+    }
+    Instant::now()
+}
+
+/// The wall clock.
+pub fn wall_now() -> SystemTime {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.system_time();
+    }
+    SystemTime::now()
+}
+
+/// When this process was asked for it first, by both clocks.
+pub fn started() -> (Instant, SystemTime) {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.started();
+    }
+    static STARTED: OnceLock<(Instant, SystemTime)> = OnceLock::new();
+    *STARTED.get_or_init(|| (Instant::now(), SystemTime::now()))
+}
+
 /// Waits until `at`.
 pub fn sleep_until(at: Instant) -> Sleep {
-    Sleep { at, key: None }
+    Sleep {
+        at,
+        key: None,
+        #[cfg(feature = "sim")]
+        simulated: None,
+    }
 }
 
 /// Waits for `span`.
 pub fn sleep(span: Duration) -> Sleep {
-    sleep_until(Instant::now() + span)
+    sleep_until(now() + span)
 }
 
 /// A timer under way.
 pub struct Sleep {
     at: Instant,
     key: Option<(usize, u64)>,
+    #[cfg(feature = "sim")]
+    simulated: Option<u64>,
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        #[cfg(feature = "sim")]
+        if let Some(world) = crate::sim::current() {
+            return world.poll_sleep(self.at, &mut self.simulated, cx);
+        }
         if Instant::now() >= self.at {
             return Poll::Ready(());
         }
@@ -102,6 +142,10 @@ impl Future for Sleep {
 
 impl Drop for Sleep {
     fn drop(&mut self) {
+        #[cfg(feature = "sim")]
+        if let (Some(serial), Some(world)) = (self.simulated, crate::sim::current()) {
+            world.forget_sleep(self.at, serial);
+        }
         if let Some((key, serial)) = self.key
             && let Some(local) = try_current()
         {

@@ -149,6 +149,8 @@ const ARROWS: &[Row] = &[
         "tests/fuzz",
         &["base", "protocols", "dataplane/cache", "dataplane/store", "controlplane/steer"],
     ),
+    ("tests/faults", &[]),
+    ("tests/sim", &["base", "protocols", "dataplane", "tests/faults"]),
     ("xtask", &[]),
 ];
 

@@ -17,11 +17,10 @@ use crate::session::Busy;
 use crate::table::Forgot;
 use crate::transaction::Routed;
 use crate::view::{ServiceView, View};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
@@ -30,6 +29,7 @@ use tidegate_contract::{Behaviour, Role};
 use tidegate_fill::{Answer, Body, FillError, Request};
 use tidegate_http::range::RangeSpec;
 use tidegate_http::{ContentRange, EntityTag, Fields, Method, RangeSpecs, RequestHead};
+use tidegate_ring::now;
 use tidegate_store::{ExtentKey, Stream};
 use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX, PART_BLOCKS_MAX};
 
@@ -202,7 +202,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         fields: Fields::new(),
         body: Bytes::new(),
     };
-    let deadline = Instant::now() + node.timeouts.total;
+    let deadline = now() + node.timeouts.total;
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
         send_chosen(&wanted.chosen, &mut request.fields);
@@ -669,12 +669,25 @@ impl Bringing {
     }
 
     /// Reads the body, resuming it where it breaks off.
-    async fn bring(&self, mut body: Body, end: Option<u64>) -> Result<(), FillError> {
+    async fn bring(&self, body: impl Into<Rest>, end: Option<u64>) -> Result<(), FillError> {
+        let Rest { mut body, mut skip, mut beyond } = body.into();
         let end = self.fill.end.or(end);
         let mut resumes = 0;
         loop {
             match body.next().await {
-                Ok(Some(bytes)) => self.take(bytes, end)?,
+                Ok(Some(mut bytes)) => {
+                    let before = skip.min(bytes.len() as u64);
+                    skip -= before;
+                    bytes.advance(before as usize);
+                    if let Some(end) = end.filter(|_| beyond) {
+                        let left = end.saturating_sub(self.fill.watermark());
+                        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                    }
+                    self.take(bytes, end)?;
+                    if beyond && Some(self.fill.watermark()) == end {
+                        return Ok(());
+                    }
+                }
                 Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
                 Ok(None) => return Err(wrong_length()),
                 Err(error) => {
@@ -687,7 +700,7 @@ impl Bringing {
                     }
                     self.core.count(|c| &c.resumes_total, 1);
                     let broken = body.hop().to_owned();
-                    body = ask_rest(self, end, Some(&broken)).await?;
+                    Rest { body, skip, beyond } = ask_rest(self, end, Some(&broken)).await?;
                 }
             }
         }
@@ -752,13 +765,31 @@ fn wrong_length() -> FillError {
     FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
 }
 
+/// A body that brings what is missing, and perhaps more.
+struct Rest {
+    body: Body,
+    /// Bytes at its start that are here already.
+    skip: u64,
+    /// It does not end where the missing part ends.
+    beyond: bool,
+}
+
+impl From<Body> for Rest {
+    fn from(body: Body) -> Rest {
+        Rest { body, skip: 0, beyond: false }
+    }
+}
+
+/// Of a next hop that gives no parts, so much is read away to get at a part; more is asked for anew, as a whole.
+const SKIPPED_BYTES_MAX: u64 = 64 << 20;
+
 /// Asks for the bytes from the fill's watermark on, of the same version or not at all.
 /// A next hop to `avoid` has just broken off.
 async fn ask_rest(
     bringing: &Bringing,
     end: Option<u64>,
     avoid: Option<&str>,
-) -> Result<Body, FillError> {
+) -> Result<Rest, FillError> {
     let changed = || FillError::BadResponse {
         hop: String::new(),
         what: "the object changed while it was fetched",
@@ -789,7 +820,7 @@ async fn ask_rest(
         body: Bytes::new(),
     };
     let (core, view) = (&bringing.core, &bringing.view);
-    let deadline = Instant::now() + bringing.core.node.timeouts.total;
+    let deadline = now() + bringing.core.node.timeouts.total;
     let question = Question {
         request: &request,
         key: bringing.place,
@@ -810,12 +841,21 @@ async fn ask_rest(
                     || range.length == object.total())
         },
     );
-    if answer.head.status != 206 || !covers || !same_tag.is_some_and(|t| t.strong_eq(tag)) {
+    let same_tag = same_tag.is_some_and(|t| t.strong_eq(tag));
+    // It gives no parts (RFC 9110 §14.2), but it gives this version.
+    let is_whole = answer.head.status == 200
+        && object.head.status == 200
+        && from <= SKIPPED_BYTES_MAX
+        && (answer.body.length().is_none() || answer.body.length() == object.total());
+    if same_tag && is_whole {
+        return Ok(Rest { body: answer.body, skip: from, beyond: end != object.total() });
+    }
+    if answer.head.status != 206 || !covers || !same_tag {
         // Another version is current there: this one cannot be completed, and must not be offered again.
         bringing.core.node.table.forget(object);
         return Err(changed());
     }
-    Ok(answer.body)
+    Ok(answer.body.into())
 }
 
 /// Fetches the bytes that `fill` covers of an object of which other parts are here.
@@ -844,7 +884,7 @@ pub fn fill_part(
     core.spawn(async move {
         let end = fill.end;
         let outcome = match ask_rest(&bringing, end, None).await {
-            Ok(body) => bringing.bring(body, end).await,
+            Ok(rest) => bringing.bring(rest, end).await,
             Err(error) => Err(error),
         };
         if outcome.is_ok() && is_head_gone(&bringing.core, &bringing.object) {

@@ -1,0 +1,512 @@
+//! One node: what `dataplane/edge` puts together from a snapshot, put together in a world: store, cores, listeners,
+//! ticks. It can be killed, lose its power, and be started again on the same disk.
+
+use crate::content::Sizes;
+use crate::disk::SharedDisk;
+use crate::plan::{Plan, Sabotage};
+use crate::reference;
+use crate::scene::Stage;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+use tidegate_contract::{
+    Behaviour, CacheGroup, CacheKeyRule, DeliveryService, Keys, LocationStyle, Machine, Role,
+    Server, ServerStatus, Snapshot, Steering,
+};
+use tidegate_engine::admission::AdmissionState;
+use tidegate_engine::device::RingDevice;
+use tidegate_engine::keeper;
+use tidegate_engine::next_hop;
+use tidegate_engine::node::StoreFace;
+use tidegate_engine::session::{Face, serve};
+use tidegate_engine::{Core, Node, View, purge};
+use tidegate_faults::Faults;
+use tidegate_fill::{HopAccess, Hops, Pool};
+use tidegate_ring::sim::{Death, Process, TEST, World, WorldOptions};
+use tidegate_ring::{Arena, ArenaOptions, File, TcpListener, sleep, spawn};
+use tidegate_store::{Device, FormatOptions, OpenError, OpenOptions, Store, format};
+use tidegate_telemetry::Counters;
+use tidegate_types::memory::{CHUNK_BYTES, EXTENT_BYTES_DEFAULT, arena_chunks};
+
+/// The host that clients ask for.
+pub const HOST: &str = "film.test";
+pub const SERVICE: &str = "film";
+/// Of the admin key, in hexadecimal.
+pub const ADMIN_HEX: &str = "11";
+
+/// Slower than in production: nothing hangs on it but sweeps.
+const TICK: Duration = Duration::from_millis(500);
+
+fn ip(id: &str) -> IpAddr {
+    let last = match id {
+        "origin-1" => 1,
+        "parent-1" => 2,
+        "parent-2" => 3,
+        _ => 4,
+    };
+    IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+}
+
+/// Where a node answers clients, and its operators.
+pub fn http(id: &str) -> SocketAddr {
+    SocketAddr::new(ip(id), 80)
+}
+
+pub fn admin(id: &str) -> SocketAddr {
+    SocketAddr::new(ip(id), 8081)
+}
+
+fn behaviour(name: &str, path: &str, cache: bool) -> Behaviour {
+    Behaviour {
+        name: name.to_owned(),
+        path: path.to_owned(),
+        cache,
+        default_ttl_seconds: reference::DEFAULT_TTL.map(|seconds| seconds as u32).filter(|_| cache),
+        override_ttl_seconds: None,
+        stale_while_revalidate_seconds: reference::STALE_WHILE_REVALIDATE as u32,
+        stale_if_error_seconds: reference::STALE_IF_ERROR as u32,
+        negative_ttl_seconds: reference::NEGATIVE_TTL as u32,
+        hedge: false,
+        compress: false,
+        cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: true },
+        vary_ignore: tidegate_contract::vary_ignore_default(),
+        cors_allow_origin: None,
+        redirect: None,
+        response_headers: Vec::new(),
+        methods: ["GET", "HEAD", "POST"].map(str::to_owned).to_vec(),
+    }
+}
+
+/// One origin, and before it one parent, or two and an edge.
+pub fn snapshot(plan: &Plan) -> Snapshot {
+    let server = |id: &str, role: Role, group: Option<&str>| Server {
+        id: id.to_owned(),
+        role,
+        cache_group: group.map(str::to_owned),
+        status: ServerStatus::Reported,
+        addresses: vec![ip(id)],
+        http_port: Some(80),
+        https_port: None,
+        admin_port: 8081,
+        heartbeat_port: None,
+        dns_port: None,
+        origin_tls: None,
+        origin_s3: None,
+        origin_name: None,
+        origin_health: None,
+        origin_limit: None,
+        weight: 1.0,
+        machine: Machine {
+            cores: plan.cores,
+            memory_bytes: None,
+            ram_bytes: plan.ram_bytes,
+            store_extent_bytes: EXTENT_BYTES_DEFAULT,
+            store_path: None,
+            store_bytes: 0,
+            store_admission: plan.admission,
+            store_writes_per_day: None,
+            store_rated_bytes: None,
+            origin_root: None,
+            tls_certificate: None,
+            tls_key: None,
+        },
+    };
+    let group = |id: &str, parent: Option<&str>| CacheGroup {
+        id: id.to_owned(),
+        latitude: 0.0,
+        longitude: 0.0,
+        parent_group: parent.map(str::to_owned),
+        fallbacks: Vec::new(),
+    };
+    Snapshot {
+        schema: tidegate_contract::SCHEMA,
+        generation: 1,
+        cdn: "test".to_owned(),
+        zone: "cdn.test".to_owned(),
+        delivery_services: vec![DeliveryService {
+            id: SERVICE.to_owned(),
+            active: true,
+            hosts: vec![HOST.to_owned()],
+            routing_name: "play".to_owned(),
+            address_default: true,
+            origins: vec!["origin-1".to_owned()],
+            origin_host: "origin.test".to_owned(),
+            behaviours: vec![behaviour("pass", "/pass/*", false), behaviour("all", "*", true)],
+        }],
+        cache_groups: vec![group("edges", Some("parents")), group("parents", None)],
+        servers: vec![
+            server("origin-1", Role::Origin, None),
+            server("parent-1", Role::Parent, Some("parents")),
+            server("parent-2", Role::Parent, Some("parents")),
+            server("edge-1", Role::Edge, Some("edges")),
+        ],
+        coverage_zones: Vec::new(),
+        steering: Steering {
+            default_group: "edges".to_owned(),
+            dns_ttl_seconds: 20,
+            dns_answers_max: 2,
+            location: LocationStyle::Address,
+        },
+        keys: Keys { heartbeat_hex: "00".repeat(32), admin_hex: Some(ADMIN_HEX.repeat(32)) },
+    }
+}
+
+/// A running process.
+struct Running {
+    process: Process,
+    /// Once its store is open.
+    node: Option<Arc<Node>>,
+    cores: Vec<Rc<Core>>,
+    log: Receiver<Vec<u8>>,
+    /// The journal was damaged, and said so.
+    distrusted: bool,
+}
+
+/// A server, up or down.
+pub struct SimNode {
+    pub id: &'static str,
+    stage: Stage,
+    disk: Option<Rc<SharedDisk>>,
+    running: RefCell<Option<Running>>,
+    /// Of all its processes: buffers must come home, whatever happened.
+    arenas: RefCell<Vec<(Arc<Arena>, usize)>>,
+    pub starts: Cell<u32>,
+}
+
+/// A node's face at its end.
+pub struct Totals {
+    pub panics: u64,
+    pub hits: u64,
+    pub stale: u64,
+    pub collapsed: u64,
+    pub store_reads: u64,
+}
+
+impl SimNode {
+    /// A server with a fresh disk, not started yet.
+    pub fn new(stage: &Stage, id: &'static str) -> Rc<SimNode> {
+        let plan = &stage.plan;
+        let disk = plan.store.then(|| {
+            let segment = segment_bytes(plan.sizes);
+            let size = (1 << 20) + 12 * u64::from(segment);
+            let seed = plan.seed ^ id.bytes().fold(0, |n, b| n * 31 + u64::from(b));
+            let disk = Rc::new(SharedDisk::new(size, seed, Faults::default()));
+            install(disk.clone(), segment, seed);
+            disk.set_faults(plan.disk, plan.disk_stalls);
+            disk
+        });
+        Rc::new(SimNode {
+            id,
+            stage: stage.clone(),
+            disk,
+            running: RefCell::default(),
+            arenas: RefCell::default(),
+            starts: Cell::new(0),
+        })
+    }
+
+    /// Starts a process, unless one runs.
+    pub fn start(self: &Rc<Self>) {
+        if self.running.borrow().is_some() {
+            return;
+        }
+        self.starts.set(self.starts.get() + 1);
+        let process = self.stage.world.process();
+        let (lines, log) = sync_channel(1024);
+        *self.running.borrow_mut() =
+            Some(Running { process, node: None, cores: Vec::new(), log, distrusted: false });
+        let this = self.clone();
+        self.stage.world.spawn_in(process, async move { this.boot(lines).await });
+    }
+
+    async fn boot(self: Rc<Self>, lines: std::sync::mpsc::SyncSender<Vec<u8>>) {
+        let plan = &self.stage.plan;
+        let hops = Arc::new(Hops::default());
+        let view = View::new(&snapshot(plan), self.id, &|_| HopAccess::default(), &hops)
+            .expect("the snapshot names it");
+        let machine = view.me.machine.clone();
+        let memory = machine.memory(plan.cores as u64, 0).expect("nothing bounds it");
+        let chunks = arena_chunks(plan.ram_bytes) as usize;
+        let arena = Arena::new(ArenaOptions { chunk_bytes: CHUNK_BYTES as usize, chunks })
+            .expect("there is memory for a small arena");
+        self.arenas.borrow_mut().push((arena.clone(), chunks));
+        let counters: Vec<Arc<Counters>> = (0..plan.cores).map(|_| Arc::default()).collect();
+        let mut store = None;
+        if let Some(disk) = &self.disk {
+            let opened = device(disk, &arena);
+            match Store::open(opened, open_options()).await {
+                Ok((opened, report)) => {
+                    if report.journal.pairs_lost > 0 {
+                        self.stage.world.event(
+                            "journal damaged",
+                            report.journal.pairs_lost.into(),
+                            0,
+                        );
+                        self.running.borrow_mut().as_mut().expect("it runs").distrusted = true;
+                        self.stage.purges_from.set(self.stage.now());
+                    }
+                    let admission =
+                        AdmissionState::new(machine.store_admission, opened.device().size());
+                    let face = StoreFace::new(PathBuf::from("simulated"), Arc::new(admission));
+                    spawn(keeper::begin(opened, &report, &face, &machine, counters[0].clone()));
+                    store = Some(Arc::new(face));
+                }
+                Err(error) => {
+                    // An operator sees the message and starts it again.
+                    self.stage
+                        .world
+                        .tell(|| format!("{} can not open its store: {error}", self.id));
+                    if !self.stage.plan.disk_fails() && self.stage.plan.disk_stalls == 0 {
+                        self.stage.violation(format!(
+                            "{}: a sound store can not be opened: {error}",
+                            self.id
+                        ));
+                    }
+                    let ruined = matches!(
+                        error,
+                        OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank
+                    );
+                    if ruined && self.stage.plan.disk_lies() {
+                        let uuid = u128::from(self.starts.get()) << 64 | 9;
+                        let options = format_options(segment_bytes(plan.sizes), uuid);
+                        let again = format(&device(disk, &arena), options).await;
+                        self.stage.world.event("formatted", again.is_ok().into(), 0);
+                    }
+                    let this = self.clone();
+                    self.stage.world.spawn_in(TEST, async move {
+                        sleep(Duration::from_secs(1)).await;
+                        this.kill(Death::Killed);
+                        this.start();
+                    });
+                    return std::future::pending().await;
+                }
+            }
+        }
+        let node = Arc::new(Node::new(view, hops, memory, store, arena.clone(), counters, lines));
+        let mut cores = Vec::new();
+        for index in 0..plan.cores {
+            let core = Rc::new(Core {
+                counters: node.counters[index].clone(),
+                node: node.clone(),
+                index,
+                pool: Rc::new(Pool::default()),
+                device: OnceCell::from(self.disk.as_ref().map(|disk| device(disk, &arena))),
+                clients: Cell::new(0),
+                busy: Cell::new(0),
+                lines: RefCell::default(),
+            });
+            if index == 0 {
+                spawn(next_hop::probe(core.clone()));
+            }
+            let ticking = core.clone();
+            spawn(async move {
+                loop {
+                    ticking.flush_log();
+                    ticking.pool.sweep();
+                    if ticking.index == 0 {
+                        purge::sweep(&ticking);
+                    }
+                    sleep(TICK).await;
+                }
+            });
+            cores.push(core);
+        }
+        // Which core a connection comes to is chance; here they take turns.
+        listen(http(self.id), Face::Traffic, cores.clone());
+        listen(admin(self.id), Face::Admin, cores[..1].to_vec());
+        let mut running = self.running.borrow_mut();
+        let running = running.as_mut().expect("it runs");
+        (running.node, running.cores) = (Some(node), cores);
+        self.stage.world.event("started", u64::from(self.starts.get()), 0);
+    }
+
+    /// Ends its process as `death` says.
+    pub fn kill(&self, death: Death) {
+        let Some(running) = self.running.borrow_mut().take() else { return };
+        self.judge_counters(&running);
+        let process = running.process;
+        self.stage.world.kill(process, death, || drop(running));
+        if death == Death::PowerCut
+            && let Some(disk) = &self.disk
+        {
+            disk.crash();
+            if self.stage.plan.disk_lies() {
+                self.stage.purges_from.set(self.stage.now());
+            }
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.running.borrow().as_ref().is_some_and(|running| running.node.is_some())
+    }
+
+    /// From now on its disk is sound.
+    pub fn heal(&self) {
+        if let Some(disk) = &self.disk {
+            disk.set_faults(Faults::default(), 0);
+        }
+    }
+
+    fn judge_counters(&self, running: &Running) {
+        let Some(node) = &running.node else { return };
+        let total = |counter: fn(&Counters) -> u64| -> u64 {
+            node.counters.iter().map(|counters| counter(counters)).sum()
+        };
+        let panics = total(|c| c.panics_total.get());
+        if panics > 0 {
+            self.stage.violation(format!("{}: {panics} task(s) panicked", self.id));
+        }
+        let mut tally = self.stage.tally.borrow_mut();
+        tally.hits += total(|c| c.hits_total.get());
+        tally.stale += total(|c| c.stale_total.get());
+        tally.collapsed += total(|c| c.collapsed_total.get());
+        tally.store_reads += total(|c| c.store_read_bytes_total.get());
+        for _lines in running.log.try_iter() {}
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        let running = self.running.borrow();
+        let cores = running.iter().flat_map(|running| &running.cores);
+        cores.fold(0, |sum, core| sum + core.busy.get() + core.clients.get()) == 0
+    }
+
+    /// Nothing is asked of it any more, and nothing may be left of what was.
+    pub fn judge_idle(&self) {
+        let running = self.running.borrow();
+        let Some(Running { process, node: Some(node), cores, .. }) = running.as_ref() else {
+            return self.stage.violation(format!("{} is not up at the end", self.id));
+        };
+        let wrong = |what: String| self.stage.violation(format!("{} is idle, but {what}", self.id));
+        let gauge = |gauge: fn(&Counters) -> u64| -> u64 {
+            node.counters.iter().fold(0, |sum, c| sum.wrapping_add(gauge(c)))
+        };
+        let busy: usize = cores.iter().map(|core| core.busy.get()).sum();
+        let clients: usize = cores.iter().map(|core| core.clients.get()).sum();
+        if busy + clients > 0 {
+            wrong(format!("{busy} requests and {clients} connections are under way"));
+        }
+        let (open, fills) = (gauge(|c| c.connections_open.get()), gauge(|c| c.fills_open.get()));
+        if open + fills > 0 {
+            wrong(format!("{open} connections and {fills} fills count as open"));
+        }
+        let (windows, fills) = (node.memory.windows().bytes(), node.memory.windows().fills());
+        if windows > 0 || fills > 0 {
+            wrong(format!("{fills} fills hold {windows} bytes"));
+        }
+        let held = node.memory.flexible_used();
+        if held > 0 {
+            wrong(format!("{held} bytes of the memory budget are held"));
+        }
+        if let Some(store) = &node.store
+            && store.queue.unwritten() > 0
+        {
+            wrong(format!("{} extents are not written", store.queue.unwritten()));
+        }
+        // A tick for each core, two that accept, one that probes next hops, the keeper, and what waits to be seen as ended.
+        let lasting = cores.len() + 3 + usize::from(node.store.is_some());
+        let tasks = self.stage.world.tasks_of(*process);
+        if tasks != lasting {
+            wrong(format!("{tasks} tasks are alive, where {lasting} should be"));
+        }
+    }
+
+    /// All buffers of all its processes are home again.
+    pub fn judge_buffers(&self) {
+        let mut kept = Vec::new();
+        for (start, (arena, chunks)) in self.arenas.borrow().iter().enumerate() {
+            if self.stage.plan.sabotage == Some(Sabotage::Buffers) {
+                kept.push(arena.buffer(CHUNK_BYTES as usize));
+            }
+            let free = arena.chunks_free();
+            if free != *chunks {
+                self.stage.violation(format!(
+                    "{}: {} of {chunks} buffers of start {start} did not come back",
+                    self.id,
+                    chunks - free
+                ));
+            }
+        }
+    }
+}
+
+fn listen(address: SocketAddr, face: Face, cores: Vec<Rc<Core>>) {
+    let listener = TcpListener::simulated(address);
+    spawn(async move {
+        let mut turn = 0;
+        loop {
+            let stream = listener.accept().await;
+            let core = cores[turn % cores.len()].clone();
+            turn += 1;
+            let seat = Seat::take(&core);
+            core.clone().spawn(async move {
+                let _seat = seat;
+                let Ok(peer) = stream.peer_addr() else { return };
+                serve(core, stream, peer, face).await;
+            });
+        }
+    });
+}
+
+struct Seat(Rc<Core>);
+
+impl Seat {
+    fn take(core: &Rc<Core>) -> Seat {
+        core.clients.set(core.clients.get() + 1);
+        Seat(core.clone())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.clients.set(self.0.clients.get() - 1);
+    }
+}
+
+fn device(disk: &Rc<SharedDisk>, arena: &Arc<Arena>) -> RingDevice {
+    RingDevice::over(File::simulated(disk.clone()), arena.clone()).expect("its length is known")
+}
+
+fn segment_bytes(sizes: Sizes) -> u32 {
+    match sizes {
+        Sizes::Small => 1 << 20,
+        Sizes::Blocks => 4 << 20,
+    }
+}
+
+fn open_options() -> OpenOptions {
+    OpenOptions {
+        extent_mean_bytes: 16 << 10,
+        write_unit_bytes: 256 << 10,
+        ..OpenOptions::default()
+    }
+}
+
+fn format_options(segment_bytes: u32, uuid: u128) -> FormatOptions {
+    FormatOptions {
+        segment_bytes,
+        journal_bytes: 64 << 10,
+        overwrite: true, // spares a look at each page
+        ..FormatOptions::new(uuid)
+    }
+}
+
+/// Formats a new disk, in a world of its own.
+fn install(disk: Rc<SharedDisk>, segment_bytes: u32, seed: u64) {
+    let world = World::new(WorldOptions {
+        unix: Duration::ZERO,
+        choose: None,
+        links: Box::new(|_| unreachable!("nobody connects")),
+        trace: false,
+    });
+    let formatted = world.run(async move {
+        let arena = Arena::new(ArenaOptions { chunk_bytes: 4096, chunks: 1 }).expect("a page");
+        let options = format_options(segment_bytes, u128::from(seed) << 64 | 7);
+        format(&device(&disk, &arena), options).await.map(|_| ()).map_err(|e| e.to_string())
+    });
+    assert_eq!(formatted, Ok(Ok(())), "a sound blank disk can be formatted");
+}

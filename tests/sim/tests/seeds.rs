@@ -1,0 +1,124 @@
+//! Goal: whatever fails and whenever, no client gets a wrong byte, nothing purged comes back, and all ends. Method: a
+//! few thousand seeds, each a run of its own (`tidegate_sim`).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tidegate_sim::plan::{Plan, Sabotage};
+use tidegate_sim::scene::Tally;
+use tidegate_sim::{run, run_plan};
+
+/// About a minute of one core.
+const SEEDS: u64 = 5000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs a seed; what is wrong with it.
+fn judge(seed: u64, trace: bool) -> Result<Tally, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, trace)));
+    match outcome {
+        Ok(outcome) if outcome.violations.is_empty() => Ok(outcome.tally),
+        Ok(outcome) => Err(outcome.violations.join("\n  ")),
+        Err(_) => Err("it panicked, see above".to_owned()),
+    }
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    if let Some(seed) = number("TIDEGATE_SIM_SEED") {
+        let outcome = judge(seed, true);
+        println!("seed {seed}: {outcome:#?}");
+        return assert!(outcome.is_ok(), "seed {seed}");
+    }
+    let first = number("TIDEGATE_SIM_FIRST").unwrap_or(1);
+    let seeds = number("TIDEGATE_SIM_SEEDS").unwrap_or(SEEDS);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
+    let (total, failed) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + seeds {
+                        return;
+                    }
+                    match judge(seed, false) {
+                        Ok(tally) => total.lock().unwrap().add(&tally),
+                        Err(what) => {
+                            let mut failed = failed.lock().unwrap();
+                            failed.push((seed, what));
+                            // Enough to see what is wrong.
+                            stop.store(failed.len() >= FAILURES_SHOWN, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort();
+    for (seed, what) in &failed {
+        eprintln!("seed {seed}:\n  {what}");
+        eprintln!(
+            "    see it: TIDEGATE_SIM_SEED={seed} cargo test --release -p tidegate-sim --test seeds -- --nocapture"
+        );
+    }
+    assert!(
+        failed.is_empty(),
+        "seeds that failed: {:?}",
+        failed.iter().map(|f| f.0).collect::<Vec<_>>()
+    );
+    let total = total.into_inner().unwrap();
+    println!("{seeds} seeds: {total:?}");
+    // What was never met proves nothing.
+    if seeds >= 1000 {
+        let met = [
+            total.hits > total.requests / 4,
+            total.stale > seeds,
+            total.collapsed > seeds,
+            total.not_modified > seeds,
+            total.parts > seeds,
+            total.errors > seeds / 2,
+            total.broken > seeds,
+            total.receipts > seeds,
+            total.crashes > seeds / 2,
+            total.store_reads > seeds,
+        ];
+        assert!(met.iter().all(|met| *met), "the runs hardly met what they are about: {total:?}");
+    }
+}
+
+const FAILURES_SHOWN: usize = 5;
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in 1..=40 {
+        let (first, second) = (run(seed, false), run(seed, false));
+        assert_eq!(
+            (first.hash, first.polls),
+            (second.hash, second.polls),
+            "seed {seed} ran in two ways: something reads a clock, a random source, or the order of a hash map"
+        );
+    }
+}
+
+/// The canaries: what is done wrong on purpose must be seen.
+#[test]
+fn wrong_doing_is_seen() {
+    for (sabotage, words) in [
+        (Sabotage::Bytes, "is not of version"),
+        (Sabotage::Purges, "it was purged at"),
+        (Sabotage::Freshness, "stale since"),
+        (Sabotage::Buffers, "did not come back"),
+    ] {
+        let seen = (1..=60).filter(|seed| {
+            let plan = Plan { sabotage: Some(sabotage), ..Plan::draw(*seed) };
+            run_plan(plan, false).violations.iter().any(|what| what.contains(words))
+        });
+        let seen = seen.count();
+        assert!(seen >= 10, "{sabotage:?} was seen in {seen} of 60 runs only");
+    }
+}
