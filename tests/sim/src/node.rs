@@ -236,54 +236,18 @@ impl SimNode {
         self.arenas.borrow_mut().push((arena.clone(), chunks));
         let counters: Vec<Arc<Counters>> = (0..plan.cores).map(|_| Arc::default()).collect();
         let mut store = None;
+        let mut late = None;
         if let Some(disk) = &self.disk {
-            let opened = device(disk, &arena);
-            match Store::open(opened, open_options()).await {
-                Ok((opened, report)) => {
-                    if report.journal.pairs_lost > 0 {
-                        self.stage.world.event(
-                            "journal damaged",
-                            report.journal.pairs_lost.into(),
-                            0,
-                        );
-                        self.running.borrow_mut().as_mut().expect("it runs").distrusted = true;
-                        self.stage.purges_from.set(self.stage.now());
-                    }
-                    let admission =
-                        AdmissionState::new(machine.store_admission, opened.device().size());
-                    let face = StoreFace::new(PathBuf::from("simulated"), Arc::new(admission));
-                    spawn(keeper::begin(opened, &report, &face, &machine, counters[0].clone()));
-                    store = Some(Arc::new(face));
-                }
-                Err(error) => {
-                    // An operator sees the message and starts it again.
-                    self.stage
-                        .world
-                        .tell(|| format!("{} can not open its store: {error}", self.id));
-                    if !self.stage.plan.disk_fails() && self.stage.plan.disk_stalls == 0 {
-                        self.stage.violation(format!(
-                            "{}: a sound store can not be opened: {error}",
-                            self.id
-                        ));
-                    }
-                    let ruined = matches!(
-                        error,
-                        OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank
-                    );
-                    if ruined && self.stage.plan.disk_lies() {
-                        let uuid = u128::from(self.starts.get()) << 64 | 9;
-                        let options = format_options(segment_bytes(plan.sizes), uuid);
-                        let again = format(&device(disk, &arena), options).await;
-                        self.stage.world.event("formatted", again.is_ok().into(), 0);
-                    }
-                    let this = self.clone();
-                    self.stage.world.spawn_in(TEST, async move {
-                        sleep(Duration::from_secs(1)).await;
-                        this.kill(Death::Killed);
-                        this.start();
-                    });
-                    return std::future::pending().await;
-                }
+            let admission =
+                AdmissionState::new(machine.store_admission, device(disk, &arena).size());
+            let face = Arc::new(StoreFace::new(PathBuf::from("simulated"), Arc::new(admission)));
+            store = Some(face.clone());
+            let (this, arena, counters) = (self.clone(), arena.clone(), counters[0].clone());
+            let opening = async move { this.open_store(&face, &arena, &machine, counters).await };
+            match self.stage.plan.store_late_ms {
+                None => opening.await,
+                // It serves meanwhile, as a node does whose store takes long to read.
+                Some(ms) => late = Some((ms, opening)),
             }
         }
         let node = Arc::new(Node::new(view, hops, memory, store, arena.clone(), counters, lines));
@@ -315,6 +279,12 @@ impl SimNode {
             });
             cores.push(core);
         }
+        if let Some((ms, opening)) = late {
+            spawn(async move {
+                sleep(Duration::from_millis(ms)).await;
+                opening.await;
+            });
+        }
         // Which core a connection comes to is chance; here they take turns.
         listen(http(self.id), Face::Traffic, cores.clone());
         listen(admin(self.id), Face::Admin, cores[..1].to_vec());
@@ -322,6 +292,54 @@ impl SimNode {
         let running = running.as_mut().expect("it runs");
         (running.node, running.cores) = (Some(node), cores);
         self.stage.world.event("started", u64::from(self.starts.get()), 0);
+    }
+
+    /// Reads the store and puts it to work; when it cannot be opened, the process ends as in production.
+    async fn open_store(
+        self: &Rc<Self>,
+        face: &StoreFace,
+        arena: &Arc<Arena>,
+        machine: &Machine,
+        counters: Arc<Counters>,
+    ) {
+        let plan = &self.stage.plan;
+        let Some(disk) = &self.disk else { return };
+        let error = match Store::open(device(disk, arena), open_options()).await {
+            Ok((opened, report)) => {
+                if report.journal.pairs_lost > 0 {
+                    self.stage.world.event("journal damaged", report.journal.pairs_lost.into(), 0);
+                    if let Some(running) = self.running.borrow_mut().as_mut() {
+                        running.distrusted = true;
+                    }
+                    self.stage.purges_from.set(self.stage.now());
+                }
+                spawn(keeper::begin(opened, &report, face, machine, counters));
+                return;
+            }
+            Err(error) => error,
+        };
+        // An operator sees the message and starts it again.
+        self.stage.world.tell(|| format!("{} can not open its store: {error}", self.id));
+        if !plan.disk_fails() && plan.disk_stalls == 0 {
+            self.stage.violation(format!("{}: a sound store can not be opened: {error}", self.id));
+        }
+        let ruined = matches!(
+            error,
+            OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank
+        );
+        if ruined && plan.disk_lies() {
+            let uuid = u128::from(self.starts.get()) << 64 | 9;
+            let options = format_options(segment_bytes(plan.sizes), uuid);
+            let again = format(&device(disk, arena), options).await;
+            self.stage.world.event("formatted", again.is_ok().into(), 0);
+        }
+        let this = self.clone();
+        self.stage.world.spawn_in(TEST, async move {
+            sleep(Duration::from_secs(1)).await;
+            this.kill(Death::Killed);
+            this.start();
+        });
+        std::future::pending().await
     }
 
     /// Ends its process as `death` says.

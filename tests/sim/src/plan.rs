@@ -71,6 +71,8 @@ pub struct Plan {
     pub cores: usize,
     pub ram_bytes: u64,
     pub store: bool,
+    /// It serves before its store is read, for so long at least.
+    pub store_late_ms: Option<u64>,
     pub admission: Admission,
     pub sizes: Sizes,
     pub items: usize,
@@ -183,6 +185,7 @@ impl Plan {
             aborts,
             slow_readers,
             sabotage: None,
+            store_late_ms: random.chance(300).then(|| random.below(3000)),
         }
     }
 
@@ -194,6 +197,7 @@ impl Plan {
             cores: 1,
             ram_bytes: 16 << 20,
             store: true,
+            store_late_ms: None,
             admission: Admission::Always,
             sizes: Sizes::Small,
             items: 1,
