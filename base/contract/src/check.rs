@@ -369,7 +369,12 @@ impl<'a> Checker<'a> {
                 }
                 let routed =
                     host.strip_suffix(&self.snapshot.zone).and_then(|rest| rest.strip_suffix('.'));
-                if let Some(server) = routed.filter(|rest| self.servers.contains_key(rest)) {
+                // Routers answer for content under their own names; caches tell their health there.
+                let is_cache = |id: &&str| {
+                    let server = self.servers.get(id).map(|index| &self.snapshot.servers[*index]);
+                    server.is_some_and(|s| !matches!(s.role, Role::Router | Role::Monitor))
+                };
+                if let Some(server) = routed.filter(is_cache) {
                     let what = format!("host `{host}` is the name of server `{server}` itself");
                     self.tell(
                         object,
