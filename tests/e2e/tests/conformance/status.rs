@@ -78,5 +78,14 @@ pub fn cases() -> Vec<Case> {
             .then(get().from(1))
             .then(get().from(1).parent_says("ttl=-").parent_says("detail=stale"))
             .sees_requests(2),
+        case(
+            "9211 2.1",
+            "hit and fwd exclude each other: a stale answer after a question that failed is no hit",
+        )
+        .origin(ok("Cache-Control: max-age=10, stale-if-error=3600\nAge: 100\nETag: \"a\""))
+        .origin(crate::case::status(503, ""))
+        .then(get().from(1))
+        .then(get().from(1).parent_says("parent-1; fwd=stale; fwd-status=503; ttl=-"))
+        .sees_requests(2),
     ]
 }
