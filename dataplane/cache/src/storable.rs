@@ -255,7 +255,10 @@ fn lifetime(
         let own = u64::from(behaviour.negative_ttl_seconds);
         Some(explicit.map_or(own, |explicit| explicit.min(own))).filter(|seconds| *seconds > 0)
     } else if is_explicit_only(response.status) {
-        explicit
+        // RFC 9111 §3: no-cache alone is no leave to store it.
+        let says = directives.s_maxage.or(directives.max_age).is_some()
+            || (!targeted && response.fields.contains("expires"));
+        explicit.filter(|_| says)
     } else {
         overridden.or(explicit).or(behaviour.default_ttl_seconds.map(u64::from))
     }?;

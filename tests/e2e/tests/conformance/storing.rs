@@ -246,6 +246,11 @@ fn statuses() -> Vec<Case> {
         let answer = status(code, "Location: /elsewhere");
         cases.push(not_stored("9110 15.1", rule, answer).under(Under::Usual));
     }
+    cases.push(not_stored(
+        "9111 3",
+        "302 with no-cache, which is no lifetime, is not stored",
+        status(302, "Cache-Control: no-cache\nETag: \"a\"\nLocation: /elsewhere"),
+    ));
     for code in [400, 401, 403, 405, 414, 429, 451, 500, 501] {
         let rule = format!("{code} is not stored");
         let answer = status(code, "Cache-Control: max-age=3600");
