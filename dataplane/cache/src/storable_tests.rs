@@ -157,6 +157,8 @@ fn rfc_9111_4_2_3_age() {
         ("date: {0}", 0, 0),
         ("date: {-30}", 0, 30_000),
         ("date: {-2}", 0, 2_000),
+        // Written in the second before this one, a millisecond ago perhaps.
+        ("date: {-1}", 0, 1),
         ("date: {+30}", 0, 0),
         ("age: 50\ndate: {-30}", 0, 50_000),
         ("age: 20\ndate: {-30}", 0, 30_000),
