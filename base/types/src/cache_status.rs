@@ -43,7 +43,7 @@ impl Forward {
 /// One tier's account of how it answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheStatus {
-    /// Answered from this cache without asking the next hop.
+    /// Answered from this cache. Rendered only when the next hop was not asked before.
     pub hit: bool,
     /// Why the next hop was asked.
     pub fwd: Option<Forward>,
@@ -87,7 +87,8 @@ impl fmt::Display for Rendered<'_> {
             f.write_str("\"")?;
         }
         let s = self.status;
-        if s.hit {
+        // RFC 9211 §2.1: a request that was forwarded is no hit, also when the answer came from here after all.
+        if s.hit && s.fwd.is_none() {
             f.write_str("; hit")?;
         }
         if let Some(fwd) = s.fwd {
@@ -120,6 +121,8 @@ mod tests {
     fn hit_and_miss_render_as_rfc_9211_examples() {
         let hit = CacheStatus { hit: true, ttl_seconds: Some(376), ..Default::default() };
         assert_eq!(hit.render("edge-a1").to_string(), "edge-a1; hit; ttl=376");
+        let after_all = CacheStatus { hit: true, fwd: Some(Forward::Stale), ..Default::default() };
+        assert_eq!(after_all.render("a").to_string(), "a; fwd=stale");
         let miss = CacheStatus {
             fwd: Some(Forward::UriMiss),
             fwd_status: Some(200),

@@ -255,7 +255,10 @@ fn lifetime(
         let own = u64::from(behaviour.negative_ttl_seconds);
         Some(explicit.map_or(own, |explicit| explicit.min(own))).filter(|seconds| *seconds > 0)
     } else if is_explicit_only(response.status) {
-        explicit
+        // RFC 9111 §3: no-cache alone is no leave to store it.
+        let says = directives.s_maxage.or(directives.max_age).is_some()
+            || (!targeted && response.fields.contains("expires"));
+        explicit.filter(|_| says)
     } else {
         overridden.or(explicit).or(behaviour.default_ttl_seconds.map(u64::from))
     }?;
@@ -328,11 +331,14 @@ fn initial_age_ms(fields: &Fields, date: Option<u64>, times: Times, overridden: 
     });
     let age_ms = age_value.unwrap_or(0).min(tidegate_http::cache_control::DELTA_SECONDS_MAX) * 1000;
     let corrected_age_ms = age_ms + times.response_ms.saturating_sub(times.request_ms);
-    let apparent_age_ms = match date {
-        Some(date) if !overridden => {
-            (times.response_ms / 1000).saturating_sub(date).saturating_mul(1000)
-        }
-        _ => 0,
+    let apparent_age_ms = match date.filter(|_| !overridden) {
+        Some(date) => match (times.response_ms / 1000).saturating_sub(date) {
+            // Date names a second, not a moment in it: less than two may be no more than a tick of the clock since the
+            // tier before wrote it. Taken for a whole second, what lives for one would be stale on arrival.
+            1 => times.response_ms - (date * 1000 + 999),
+            seconds => seconds.saturating_mul(1000),
+        },
+        None => 0,
     };
     corrected_age_ms.max(apparent_age_ms)
 }

@@ -26,6 +26,8 @@ fn rfc_9111_3_what_may_be_stored() {
         (410, "x: y", None),
         (200, "x: y", Some(NoLifetime)),
         (302, "x: y", Some(NoLifetime)),
+        (302, "cache-control: no-cache\netag: \"a\"", Some(NoLifetime)),
+        (302, "cache-control: no-cache\netag: \"a\"\nexpires: {+5}", None),
         (200, "last-modified: {-86400}", Some(NoLifetime)),
         (200, "cache-control: no-store, max-age=10", Some(NoStoreDirective)),
         (200, "cache-control: max-age=10\ncache-control: No-Store", Some(NoStoreDirective)),
@@ -154,6 +156,9 @@ fn rfc_9111_4_2_3_age() {
     for (lines, delay_ms, age_ms) in [
         ("date: {0}", 0, 0),
         ("date: {-30}", 0, 30_000),
+        ("date: {-2}", 0, 2_000),
+        // Written in the second before this one, a millisecond ago perhaps.
+        ("date: {-1}", 0, 1),
         ("date: {+30}", 0, 0),
         ("age: 50\ndate: {-30}", 0, 50_000),
         ("age: 20\ndate: {-30}", 0, 30_000),

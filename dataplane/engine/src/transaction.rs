@@ -379,6 +379,7 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                     Claim::Full => {
                         return match object {
                             Some(object) if may_serve_stale_on_error(&object.head, now) => {
+                                notes.status.fwd = None; // nobody was asked
                                 stale(core, notes, object, None, now)
                             }
                             _ => {
@@ -477,6 +478,7 @@ async fn led(
             notes.error = error.as_ref().map(ToString::to_string);
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
+                notes.status.fwd_status = answer.map(|answer| answer.head.status);
                 return Some(stale(core, notes, object, None, now));
             }
             Some(match answer {

@@ -156,4 +156,10 @@ impl Gate {
         let (_open, late) = waited.expect("no test thread panics while it holds this");
         assert!(!late.timed_out(), "the gate was never opened");
     }
+
+    /// Waits until it is open, or for this long: for what must not depend on how fast others are.
+    pub fn wait_at_most(&self, span: std::time::Duration) {
+        let closed = self.0.0.lock().expect("no test thread panics while it holds this");
+        let _open_or_late = self.0.1.wait_timeout_while(closed, span, |open| !*open);
+    }
 }

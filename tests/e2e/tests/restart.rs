@@ -2,6 +2,7 @@
 //! store files are refused by name. Method: SIGKILL at known moments, counters of all tiers before and after.
 
 use std::fs::{self, OpenOptions};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -238,4 +239,111 @@ fn a_node_serves_before_its_store_is_read_and_finds_all_of_it_then() {
         assert!((0..8).all(|n| get(&fleet, n)));
         assert_eq!(fleet.counter("parent-1", "requests_total"), asked, "round {round}");
     }
+}
+
+/// How a client of [`a_kill_under_load_costs_no_hundredth_of_the_hits`] asks: mostly for what is stored, each so many
+/// requests for something that is not.
+const COLD_EACH: usize = 20;
+
+/// Asks for what is stored, whole or in part, and now and then for something that nobody has asked for; until `stop`.
+fn steady(
+    address: SocketAddr,
+    client: usize,
+    bodies: &[Vec<u8>],
+    cold: &AtomicUsize,
+    answered: &AtomicUsize,
+    stop: &dyn Fn() -> bool,
+) {
+    let mut state = client as u64 + 1;
+    let mut connection = None;
+    let mut number = 0;
+    while !stop() {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(99991);
+        let n = (state >> 33) as usize % bodies.len();
+        number += 1;
+        let query = match number % COLD_EACH {
+            0 => format!("?cold={}", cold.fetch_add(1, Ordering::SeqCst)),
+            _ => String::new(),
+        };
+        let (part, wanted) = match number % 5 {
+            1 => ("Range: bytes=100-299\r\n", &bodies[n][100..300]),
+            _ => ("", &bodies[n][..]),
+        };
+        let asked = connection.take().map_or_else(|| Connection::open(address), Ok).and_then(
+            |mut connection: Connection| {
+                let response = connection.get(HOST, &format!("/s{n}.m4s{query}"), part)?;
+                Ok((connection, response))
+            },
+        );
+        // The connection may end with the process.
+        let Ok((kept, response)) = asked else {
+            thread::yield_now();
+            continue;
+        };
+        assert!(response.body == wanted, "object {n}: {} {:?}", response.status, response.fields);
+        connection = Some(kept);
+        answered.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_kill_under_load_costs_no_hundredth_of_the_hits() {
+    // Goal: at least 99 % of the hit ratio before the kill, from the first request after it. Method: clients that never
+    // stop, for 300 objects that are stored and for some that are not; kill -9 among them. What missed is counted by
+    // the parent's requests, what was asked by the edge's own, both since the start of its process.
+    const FILES: usize = 300;
+    const CLIENTS: usize = 8;
+    const REQUESTS: usize = 4_000;
+    let mut fleet = Fleet::start(
+        "under-load",
+        &FleetOptions { ram_bytes: 16 << 20, store_bytes: Some(512 << 20), ..small() },
+    );
+    let size = |n: usize| [500, 30_000, 90_000, 600_000][n % 4] + n * 17;
+    let bodies: Arc<Vec<Vec<u8>>> =
+        Arc::new((0..FILES).map(|n| fleet.put(&format!("s{n}.m4s"), size(n))).collect());
+    for n in 0..FILES {
+        assert_eq!(fleet.get("edge-1", &format!("/s{n}.m4s"), "").unwrap().status, 200);
+    }
+    fleet.settle("edge-1");
+    // From here on the counters are those of a process that has found its store and nothing more.
+    fleet.restart("edge-1");
+    let address = fleet.member("edge-1").http();
+    let (cold, answered, over) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let mut missed_before = fleet.counter("parent-1", "requests_total");
+    let threads: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (bodies, cold, answered) = (bodies.clone(), cold.clone(), answered.clone());
+            let over = over.clone();
+            thread::spawn(move || {
+                steady(address, client, &bodies, &cold, &answered, &|| over.load(Ordering::SeqCst));
+            })
+        })
+        .collect();
+    let mut ratios = Vec::new();
+    for kill in [true, false] {
+        let enough = answered.load(Ordering::SeqCst) + REQUESTS;
+        fleet.until("enough was answered", |_| answered.load(Ordering::SeqCst) >= enough);
+        // The edge first: what is asked meanwhile makes the ratio no better.
+        let asked = fleet.counter("edge-1", "requests_total");
+        let missed = fleet.counter("parent-1", "requests_total") - missed_before;
+        ratios.push((asked - missed) as f64 / asked as f64);
+        println!("{asked} requests, {missed} of them to the parent");
+        if kill {
+            fleet.kill("edge-1");
+            missed_before = fleet.counter("parent-1", "requests_total");
+            fleet.restart("edge-1");
+        }
+    }
+    over.store(true, Ordering::SeqCst);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let [before, after] = ratios[..] else { unreachable!("two were taken") };
+    println!("hit ratio {before:.4} before, {after:.4} after");
+    assert!(before > 0.9 && before < 1.0, "the load is no test: {before}");
+    assert!(after >= before * 0.99, "{after} after {before}");
 }

@@ -1,0 +1,58 @@
+//! The page docs/reference/conformance.md, rendered from the table.
+
+use crate::Case;
+use std::fmt::Write as _;
+use std::path::Path;
+
+const HEAD: &str = "\
+# Conformance
+
+Rendered from the table of `tests/e2e/tests/conformance`; do not edit. Each row is a case that runs through an edge and
+a parent in every test run: what the origin answers, what clients ask, what both see. A row holds, or the verdict says
+what this cache does instead on purpose: then the case asserts that.
+
+To render it again: `TIDEGATE_WRITE=1 cargo test -p tidegate-e2e --test conformance page`.
+";
+
+/// The address of a section, for the documents that have one.
+fn link(place: &str) -> String {
+    match place.split_once(' ') {
+        Some((rfc, section)) if rfc.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("[{rfc}, {section}](https://www.rfc-editor.org/rfc/rfc{rfc}#section-{section})")
+        }
+        _ => place.to_owned(),
+    }
+}
+
+pub fn render(table: &[(&'static str, Vec<Case>)]) -> String {
+    let mut page = HEAD.to_owned();
+    let all = || table.iter().flat_map(|(_, cases)| cases);
+    let purposely = all().filter(|case| case.on_purpose.is_some()).count();
+    // Writing to a String cannot fail.
+    let _ = write!(page, "\n{} cases, {purposely} of them otherwise on purpose.\n", all().count());
+    for (title, cases) in table {
+        let _ = write!(page, "\n## {title}\n\n| RFC, section | case | verdict |\n|---|---|---|\n");
+        for case in cases {
+            let verdict = match case.on_purpose {
+                None => "holds".to_owned(),
+                Some(why) => format!("on purpose: {why}"),
+            };
+            let _ = writeln!(page, "| {} | {} | {verdict} |", link(case.place), case.rule);
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_is_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/conformance.md");
+    let page = render(&crate::table());
+    if std::env::var_os("TIDEGATE_WRITE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/reference/conformance.md is out of date; its head says the mend"
+    );
+}
