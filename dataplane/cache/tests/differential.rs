@@ -480,6 +480,8 @@ fn behaviour() -> Behaviour {
         stale_if_error_seconds: 0,
         // Errors of their own lifetime are not what is compared here.
         negative_ttl_seconds: u32::MAX,
+        hedge: false,
+        compress: false,
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: vec![],
         cors_allow_origin: None,

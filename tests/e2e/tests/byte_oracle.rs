@@ -32,7 +32,9 @@ fn total(version: usize) -> usize {
 
 /// Bytes of versions of objects, each made once.
 #[derive(Default)]
-struct Oracle(Mutex<HashMap<(usize, usize), Arc<Vec<u8>>>>);
+struct Oracle(Mutex<Known>);
+
+type Known = HashMap<(usize, usize), Arc<Vec<u8>>>;
 
 impl Oracle {
     fn bytes(&self, object: usize, version: usize) -> Arc<Vec<u8>> {
