@@ -32,6 +32,13 @@ fn directives() -> Vec<Case> {
             ok("Cache-Control: max-age=3600, private=\"x-own\"\nX-Own: 1\nX-Shared: 2"),
         )
         .then(get().hit().without("X-Own").field("X-Shared", "2")),
+        case("9110 5.1", "a field named in private is not given to the first client either")
+            .origin(ok("Cache-Control: max-age=3600, private=\"x-own\"\nX-Own: 1"))
+            .then(get().from(1).miss().without("X-Own"))
+            .sees_requests(1)
+            .on_purpose(
+                "a fill asks without any client's words, so what is one user's in its answer is nobody's",
+            ),
         stored(
             "9111 5.2.2.4",
             "of no-cache=\"x-own\" all but the named field is used again",
@@ -111,6 +118,12 @@ fn directives() -> Vec<Case> {
             "Pragma says nothing in an answer",
             ok("Cache-Control: max-age=3600\nPragma: no-cache"),
         ),
+        not_stored(
+            "9111 4.1",
+            "what varies on more than eight fields is not stored",
+            ok("Cache-Control: max-age=3600\nVary: a, b, c, d, e, f, g, h, i"),
+        )
+        .on_purpose("hardly two requests would share an answer"),
         not_stored("9111 4.1", "Vary: * is not stored", ok("Cache-Control: max-age=3600\nVary: *")),
     ]
 }
@@ -260,6 +273,15 @@ fn statuses() -> Vec<Case> {
             ),
         );
     }
+    cases.push(
+        not_stored(
+            "9111 4.2.1",
+            "a 404 does not live longer than the operator's lifetime of errors",
+            status(404, "Cache-Control: max-age=3600\nAge: 5"),
+        )
+        .under(Under::Usual)
+        .on_purpose("an origin's lifetime for its files must not make an error live as long"),
+    );
     for code in [502, 503, 504] {
         let rule = format!("{code} is not stored, whatever it says");
         cases.push(not_stored("9111 3", rule, status(code, "Cache-Control: max-age=3600")));

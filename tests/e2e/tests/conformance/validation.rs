@@ -189,6 +189,15 @@ fn stale_use() -> Vec<Case> {
             .then(get().from(1))
             .then(get().is(503).from(2))
             .sees_requests(2),
+        case("5861 4", "nothing is used that went stale more than seven days ago")
+            .origin(ok(
+                "Cache-Control: max-age=10, stale-if-error=9999999\nAge: 700000\nETag: \"a\"",
+            ))
+            .origin(status(503, ""))
+            .then(get().from(1))
+            .then(get().is(503).from(2))
+            .sees_requests(2)
+            .on_purpose("an origin that is dead for days must not mean old content for ever"),
         case("5861 4", "stale-if-error does not hide a 404")
             .origin(old(", stale-if-error=3600"))
             .origin(status(404, "Cache-Control: no-store"))
