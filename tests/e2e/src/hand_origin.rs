@@ -75,6 +75,8 @@ impl HandOrigin {
 }
 
 fn serve(mut stream: TcpStream, connection: usize, record: &Mutex<Vec<Asked>>, answer: &Answer) {
+    // Answers are written in pieces: none of them shall wait for the peer's delayed acknowledgement.
+    let _slower_without = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     loop {
         let end = loop {
