@@ -11,7 +11,7 @@ use crate::limits::BLOCK_BYTES;
 use std::fmt;
 
 /// Program, stacks and what an allocator wastes.
-const PROCESS_BYTES: u64 = 48 << 20;
+const PROCESS_BYTES: u64 = 64 << 20;
 /// Of each core: receive buffers (128 of 64 KiB), ring, stacks.
 const CORE_BYTES: u64 = 14 << 20;
 /// One block with its extent header, in whole pages: a chunk of the arena.

@@ -43,6 +43,7 @@ type StoreReady = Result<(), String>;
 pub fn run(args: &Args) -> Result<(), Failure> {
     signal::block()?; // before any thread, so that only the control thread gets them
     let _limit = signal::raise_descriptor_limit();
+    tidegate_ring::give_back_large_pieces();
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
     let hops = Arc::new(Hops::default());

@@ -310,6 +310,12 @@ impl Fill {
         offset >= self.start && self.end.is_none_or(|end| offset < end)
     }
 
+    /// Whether the bytes at `offset` came and are no longer held by this fill.
+    pub fn has_passed(&self, offset: u64) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        offset < state.watermark && state.find(offset).is_none()
+    }
+
     /// Bytes at `offset`, at most to the end of what has come, waiting for them when they are still to come.
     pub async fn read(&self, offset: u64) -> Progress {
         poll_fn(|cx| {

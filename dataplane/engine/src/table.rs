@@ -9,6 +9,7 @@ use crate::object::Object;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_cache::alternate::Marker;
+use tidegate_types::limits::BLOCK_BYTES;
 
 const SHARDS: usize = 64;
 
@@ -167,7 +168,11 @@ impl Table {
             let mut end = end;
             for (of, fill) in &entry.parts {
                 if *of == version && fill.covers(offset) {
-                    return Claim::Join(fill.clone());
+                    if !fill.has_passed(offset) {
+                        return Claim::Join(fill.clone());
+                    }
+                    // Its bytes went by while nobody could keep them: the one block is asked for again.
+                    end = end.min((offset / BLOCK_BYTES as u64 + 1) * BLOCK_BYTES as u64);
                 }
                 if *of == version && fill.start > start {
                     end = end.min(fill.start);

@@ -21,6 +21,15 @@ pub(crate) const ALIGNMENT: usize = 4096;
 /// The kernel takes at most 1 GiB in one registered buffer.
 const REGISTERED_BYTES_MAX: usize = 1 << 30;
 
+/// Large pieces of the heap are mappings of their own from now on, given back to the host when they are freed. Left alone,
+/// glibc's malloc raises that threshold with each one that is freed, and then keeps what was freed in pieces nobody fits.
+/// To be called before other threads begin.
+pub fn give_back_large_pieces() {
+    const LARGE_BYTES: i32 = 256 << 10;
+    // SAFETY: mallopt takes two numbers and changes nothing but malloc's own settings.
+    let _hint = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
+}
+
 /// Size of an arena.
 #[derive(Debug, Clone, Copy)]
 pub struct ArenaOptions {

@@ -28,7 +28,7 @@ pub mod signal;
 pub mod sim;
 mod time;
 
-pub use buffer::{Arena, ArenaOptions, Buf};
+pub use buffer::{Arena, ArenaOptions, Buf, give_back_large_pieces};
 pub use driver::{Options, Stats};
 pub use executor::{JoinHandle, Runtime, spawn, stats, yield_now};
 #[cfg(not(feature = "sim"))]

@@ -32,9 +32,10 @@ fn total(version: usize) -> usize {
 
 /// Bytes of versions of objects, each made once.
 #[derive(Default)]
-struct Oracle(Mutex<Known>);
+struct Oracle(Mutex<Versions>);
 
-type Known = HashMap<(usize, usize), Arc<Vec<u8>>>;
+/// By object and version.
+type Versions = HashMap<(usize, usize), Arc<Vec<u8>>>;
 
 impl Oracle {
     fn bytes(&self, object: usize, version: usize) -> Arc<Vec<u8>> {

@@ -72,6 +72,9 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
         let mut buffer = [0; 1024];
         let read = stream.read(&mut buffer).unwrap();
         let head = String::from_utf8_lossy(&buffer[..read]).into_owned();
+        if head.starts_with("HTTP/1.1 503") {
+            break; // the last step of shedding came meanwhile
+        }
         assert!(head.starts_with("HTTP/1.1 206"), "{head}, client {}", slow.len());
         slow.push(stream);
         seen = seen.max(fleet.counter("edge-1", "memory_pressure"));
@@ -79,7 +82,9 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
         assert!(resident <= limit, "{resident} bytes with {} clients", slow.len());
     }
     println!("connections were refused after {} slow clients", slow.len());
-    assert!(seen >= 2, "{} slow clients, pressure {seen}", slow.len());
+    // Those whose bytes are still on their way take their blocks as they come.
+    fleet.until("no connection is accepted", |f| f.counter("edge-1", "memory_pressure") >= 2);
+    assert!(resident(&fleet, "edge-1", "VmHWM") <= limit);
     assert!(fleet.counter("edge-1", "store_not_admitted_total") > 0);
     drop(slow);
     fleet.until("the pressure is gone", |fleet| fleet.counter("edge-1", "memory_pressure") == 0);
