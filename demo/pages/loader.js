@@ -93,7 +93,9 @@ export class Steering {
         error.final = response.status < 500 && response.status !== 408 && response.status !== 429;
         throw error;
       }
-      const expected = Number(response.headers.get('content-length') ?? NaN);
+      // The length is that of the coded bytes, and what comes here is decoded (RFC 9110, section 8.6).
+      const coded = response.headers.has('content-encoding');
+      const expected = coded ? NaN : Number(response.headers.get('content-length') ?? NaN);
       const chunks = [];
       let loaded = 0;
       const reader = response.body.getReader();

@@ -421,6 +421,8 @@ mod tests {
             fill.settle_block(block, pieces.into_iter().next().unwrap());
         }
         assert!(matches!(poll(fill.read(0)), Poll::Ready(Progress::Behind)));
+        let next = (WINDOW_BLOCKS as u64 + 3) * BLOCK_BYTES as u64;
+        assert!(fill.has_passed(0) && !fill.has_passed(next - 1) && !fill.has_passed(next));
         let last = (WINDOW_BLOCKS as u64 + 2) * BLOCK_BYTES as u64 + 5;
         match poll(fill.read(last)) {
             Poll::Ready(Progress::Bytes(bytes)) => assert_eq!(bytes.len(), BLOCK_BYTES - 5),
