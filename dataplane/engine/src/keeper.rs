@@ -15,7 +15,7 @@ use crate::table::Table;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -86,6 +86,8 @@ struct Inner {
 #[derive(Default)]
 pub struct KeepQueue {
     inner: Mutex<Inner>,
+    /// Bytes of heads that wait: blocks lie in the arena, these do not.
+    head_bytes: AtomicU64,
     /// What is in use now, also where only memory is asked.
     table: OnceLock<Arc<Table>>,
 }
@@ -106,7 +108,9 @@ impl KeepQueue {
             inner.bytes += keep.payload.len();
             inner.given += 1;
             let number = inner.given;
-            if !keep.key.is_head() {
+            if keep.key.is_head() {
+                self.head_bytes.fetch_add(keep.payload.len() as u64, Ordering::Relaxed);
+            } else {
                 inner.unseen.insert(keep.key, (number, keep.payload.clone()));
             }
             inner.waiting.push_back(keep);
@@ -116,6 +120,11 @@ impl KeepQueue {
             waker.wake();
         }
         true
+    }
+
+    /// Bytes of heads that wait to be written.
+    pub fn head_bytes(&self) -> u64 {
+        self.head_bytes.load(Ordering::Relaxed)
     }
 
     /// A block that was given to be kept and is not found in the store yet.
@@ -205,6 +214,10 @@ impl KeepQueue {
             match inner.waiting.pop_front() {
                 Some(keep) => {
                     inner.bytes -= keep.payload.len();
+                    if keep.key.is_head() {
+                        let bytes = keep.payload.len() as u64;
+                        self.head_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    }
                     inner.buffered += 1;
                     inner.taken += 1;
                     Poll::Ready(Some(Work::Keep(keep)))

@@ -1,16 +1,17 @@
-//! The part of the memory budget that moves: connections, blocks in the making, and blocks that are held beyond the
-//! arena (by slow clients, mostly). What is fixed at start is planned in `tidegate_types::memory`.
+//! The part of the memory budget that moves: connections, blocks in the making, heads that wait to be written, and blocks
+//! that are held beyond the arena (by slow clients, mostly). What is fixed at start is planned in `tidegate_types::memory`.
 //!
 //! Sheds in this order as the flexible part fills, and takes up again in the other one:
 //! ```text
 //! 70 %   nothing is admitted to the store: what would wait for the device is let go
 //! 85 %   no connection is accepted: clients wait in the backlog, routers see it by the load
-//! 95 %   requests are answered 503 with Retry-After, small ones for the node's own ports excepted
+//! 95 %   requests are answered 503 with Retry-After; not those of operators, who have a port of their own
 //! ```
 //! Prefetch, when there is one, comes before all of these. Must stay true: what is counted here is counted where it is
 //! taken and given back, never estimated from a sample; reading it takes no lock.
 
 use crate::fill::Windows;
+use crate::keeper::KeepQueue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_ring::Arena;
@@ -38,12 +39,18 @@ pub struct Memory {
     pub plan: MemoryPlan,
     arena: Arc<Arena>,
     windows: Arc<Windows>,
+    queue: Option<Arc<KeepQueue>>,
     clients: AtomicU64,
 }
 
 impl Memory {
-    pub fn new(plan: MemoryPlan, arena: Arc<Arena>, windows: Arc<Windows>) -> Memory {
-        Memory { plan, arena, windows, clients: AtomicU64::new(0) }
+    pub fn new(
+        plan: MemoryPlan,
+        arena: Arc<Arena>,
+        windows: Arc<Windows>,
+        queue: Option<Arc<KeepQueue>>,
+    ) -> Memory {
+        Memory { plan, arena, windows, queue, clients: AtomicU64::new(0) }
     }
 
     /// Of all fills.
@@ -63,7 +70,9 @@ impl Memory {
 
     /// Bytes of the flexible part that are taken.
     pub fn flexible_used(&self) -> u64 {
-        self.clients.load(Ordering::Relaxed) + self.windows.making() + self.arena.heap_bytes()
+        let heads = self.queue.as_ref().map_or(0, |queue| queue.head_bytes());
+        let clients = self.clients.load(Ordering::Relaxed);
+        clients + self.windows.making() + heads + self.arena.heap_bytes()
     }
 
     /// What is shed now.

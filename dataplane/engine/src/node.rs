@@ -37,7 +37,7 @@ pub struct StoreFace {
     pub purges: Arc<Purges>,
     pub admission: Arc<AdmissionState>,
     /// The node's; see [`Node::next_version`].
-    versions: AtomicU64,
+    versions: Arc<AtomicU64>,
 }
 
 impl StoreFace {
@@ -49,7 +49,7 @@ impl StoreFace {
             queue: Arc::default(),
             purges: Arc::default(),
             admission,
-            versions: AtomicU64::new(wall_ms() << VERSION_CLOCK_SHIFT),
+            versions: first_versions(),
         }
     }
 
@@ -70,8 +70,10 @@ impl StoreFace {
     }
 }
 
-/// Versions begin at the wall clock's milliseconds times 2 to this.
-const VERSION_CLOCK_SHIFT: u32 = 20;
+/// Versions begin at the wall clock's milliseconds times 2 to the 20th: above those of earlier runs.
+fn first_versions() -> Arc<AtomicU64> {
+    Arc::new(AtomicU64::new(wall_ms() << 20))
+}
 
 /// State of one data plane process.
 pub struct Node {
@@ -90,7 +92,7 @@ pub struct Node {
     pub timeouts: Timeouts,
     pub started: Instant,
     pub draining: AtomicBool,
-    versions: AtomicU64,
+    versions: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -116,9 +118,14 @@ impl Node {
         Node {
             view: ArcSwap::from_pointee(view),
             table,
-            memory: Arc::new(Memory::new(plan, arena.clone(), windows)),
+            memory: Arc::new(Memory::new(
+                plan,
+                arena.clone(),
+                windows,
+                store.as_ref().map(|s| s.queue.clone()),
+            )),
             ram: RamTier::new(ram_bytes),
-            versions: AtomicU64::new(wall_ms() << VERSION_CLOCK_SHIFT),
+            versions: store.as_ref().map_or_else(first_versions, |store| store.versions.clone()),
             store,
             purges,
             hops,
@@ -133,8 +140,7 @@ impl Node {
 
     /// A version number that no object of this store has had: rises within a run, and between runs by the clock.
     pub fn next_version(&self) -> u64 {
-        let versions = self.store.as_ref().map_or(&self.versions, |store| &store.versions);
-        versions.fetch_add(1, Ordering::Relaxed)
+        self.versions.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -210,6 +216,19 @@ impl Core {
     /// Adds to one of this core's counters.
     pub fn count(&self, counter: impl FnOnce(&Counters) -> &AtomicU64, n: u64) {
         counter(&self.counters).fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Copies pieces into one buffer of the arena: what stays in memory lies there, where it is counted.
+    pub fn stow<T: AsRef<[u8]>>(&self, pieces: &[T]) -> Bytes {
+        let len = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+        let mut whole = self.node.arena.buffer(len);
+        let mut rest = whole.as_mut();
+        for piece in pieces {
+            let (here, behind) = rest.split_at_mut(piece.as_ref().len());
+            here.copy_from_slice(piece.as_ref());
+            rest = behind;
+        }
+        whole.freeze()
     }
 
     /// Puts a block into the RAM tier, at what it occupies.

@@ -1,6 +1,7 @@
 //! An object: one version of one response, as the table holds it. Its bytes lie elsewhere (RAM tier, store, fill).
 
 use crate::clock;
+use crate::steps::encode::is_codable;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -26,6 +27,10 @@ pub struct Object {
     kept: AtomicBool,
     /// The purges' stamp at which it was found not to be purged.
     judged: AtomicU64,
+    /// About what it takes in memory.
+    cost: usize,
+    /// Whether its body is text that may be given in a coding; found out when it is first asked for.
+    codable: OnceLock<bool>,
 }
 
 /// How often the blocks of a large object are looked through.
@@ -52,6 +57,19 @@ pub enum Stored {
 
 const TOMBSTONE: &[u8; 4] = b"TGGO";
 
+/// See [`Object::cost`].
+fn cost_of(head: &StoredHead) -> usize {
+    const PLACE_BYTES: usize = 320;
+    const FIELD_BYTES: usize = 72;
+    let fields = head.fields.iter().map(|(name, value)| name.len() + value.len());
+    let field_bytes = fields.map(|bytes| FIELD_BYTES + 2 * bytes).sum::<usize>();
+    let chosen = head.vary.iter().map(|(name, value)| {
+        FIELD_BYTES + name.len() + value.as_ref().map_or(0, |value| value.len())
+    });
+    let handles = size_of_val(&head.handles[..]);
+    size_of::<Object>() + PLACE_BYTES + field_bytes + chosen.sum::<usize>() + handles
+}
+
 impl Object {
     pub fn new(key: u128, head: StoredHead) -> Object {
         let total = OnceLock::new();
@@ -60,6 +78,8 @@ impl Object {
         }
         Object {
             key,
+            cost: cost_of(&head),
+            codable: OnceLock::new(),
             head,
             total,
             lines: Mutex::default(),
@@ -72,18 +92,12 @@ impl Object {
 
     /// About what it takes in memory, with its place in the table and its prepared lines.
     pub fn cost(&self) -> usize {
-        const PLACE_BYTES: usize = 320;
-        const FIELD_BYTES: usize = 72;
-        let fields = self.head.fields.iter().map(|(name, value)| name.len() + value.len());
-        let field_bytes = fields.map(|bytes| FIELD_BYTES + 2 * bytes).sum::<usize>();
-        let chosen = self.head.vary.iter().map(|(name, value)| {
-            FIELD_BYTES + name.len() + value.as_ref().map_or(0, |value| value.len())
-        });
-        size_of::<Object>()
-            + PLACE_BYTES
-            + field_bytes
-            + chosen.sum::<usize>()
-            + 8 * self.head.handles.len()
+        self.cost
+    }
+
+    /// Whether it may be given in a content coding, whatever its length.
+    pub fn is_codable(&self) -> bool {
+        *self.codable.get_or_init(|| is_codable(&self.head))
     }
 
     /// Counts requests; how many there were now.

@@ -146,7 +146,7 @@ impl ObjectReader {
             return None;
         }
         self.core.count(|c| &c.store_read_bytes_total, extent.payload.len() as u64);
-        let body = Bytes::copy_from_slice(&body); // the extent's buffer is much larger
+        let body = self.core.stow(&[body]); // without its head, which may be larger
         self.core.remember((self.object.key, self.object.version(), 0), body.clone());
         Some(body)
     }
@@ -254,7 +254,7 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
     let object: Arc<Object> = object.into();
     object.set_kept();
     if let Some(body) = body {
-        core.remember((key, object.version(), 0), body);
+        core.remember((key, object.version(), 0), core.stow(&[body]));
     }
     core.node.table.publish_recovered(object)
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
+use tidegate_cache::StoredHead;
 use tidegate_http::coding::{CODINGS, Coding};
 use tidegate_http::{CacheControl, EntityTag, Fields};
 
@@ -27,11 +28,16 @@ const BODY_BYTES_MAX: u64 = 1 << 20;
 /// Bodies above this are coded with less effort.
 const BODY_BYTES_EAGER: usize = 128 << 10;
 
-/// Whether the object may be given in a coding at all.
+/// Whether the object may be given in a coding.
 pub fn is_encodable(object: &Object) -> bool {
-    let fields = &object.head.fields;
-    object.head.status == 200
-        && object.total().is_some_and(|total| (BODY_BYTES_MIN..=BODY_BYTES_MAX).contains(&total))
+    object.total().is_some_and(|total| (BODY_BYTES_MIN..=BODY_BYTES_MAX).contains(&total))
+        && object.is_codable()
+}
+
+/// Whether a head is that of text which nobody forbids to code. Asked once for each object.
+pub fn is_codable(head: &StoredHead) -> bool {
+    let fields = &head.fields;
+    head.status == 200
         && !fields.contains("content-encoding")
         && fields.get("content-type").is_some_and(is_text)
         && !CacheControl::parse(fields.get_all("cache-control")).no_transform
@@ -105,9 +111,7 @@ pub async fn coded_form(
     core.count(|c| &c.bodies_coded_total, 1);
     // Remembered as empty when it is of no use, so that it is not tried again.
     let form = encode(coding, &body).filter(|form| form.len() < body.len()).unwrap_or_default();
-    let mut kept = core.node.arena.buffer(form.len());
-    kept.as_mut().copy_from_slice(&form);
-    let kept = kept.freeze();
+    let kept = core.stow(&[&form]);
     core.remember(id, kept.clone());
     Some(kept).filter(|form| !form.is_empty())
 }

@@ -723,18 +723,7 @@ impl Bringing {
 
     /// Puts a block together, for the RAM tier and the store.
     fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
-        let len = pieces.iter().map(Bytes::len).sum();
-        let bytes = if self.core.node.arena.cost(len).is_some() {
-            let mut whole = self.core.node.arena.buffer(len);
-            let mut at = 0;
-            for piece in &pieces {
-                whole.as_mut()[at..at + piece.len()].copy_from_slice(piece);
-                at += piece.len();
-            }
-            whole.freeze()
-        } else {
-            pieces.concat().into() // a small piece may sit in a large receive buffer
-        };
+        let bytes = self.core.stow(&pieces);
         let version = self.object.version();
         self.core.remember((self.object.key, version, block), bytes.clone());
         self.fill.settle_block(block, bytes.clone());
