@@ -1,6 +1,6 @@
 //! One core's life: accept on its listeners, serve, stop in order.
 
-use crate::tls::TlsStream;
+use crate::tls::TlsClient;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -207,7 +207,7 @@ async fn serve_tls(
     config: Arc<ServerConfig>,
     peer: std::net::SocketAddr,
 ) {
-    match TlsStream::accept(stream, config).await {
+    match TlsClient::accept(stream, config).await {
         Ok(stream) => {
             core.count(|c| &c.tls_handshakes_total, 1);
             serve(core, stream, peer, Face::Traffic).await;

@@ -118,5 +118,6 @@ fn hop_tls(server: &Server, tls: &OriginTls) -> Result<HopTls, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_secret_extraction = true; // records are opened by tidegate_tls
     Ok(HopTls { config: Arc::new(config), name })
 }

@@ -18,9 +18,9 @@ use tidegate_ring::Arena;
 use tidegate_types::memory::MemoryPlan;
 
 /// Resident bytes of one client connection, with the task that serves it (measured: `tests/e2e/tests/memory.rs`).
-pub const CLIENT_BYTES: u64 = 24 << 10;
+pub const CLIENT_BYTES: u64 = 16 << 10;
 /// What TLS adds to it.
-pub const CLIENT_TLS_BYTES: u64 = 72 << 10;
+pub const CLIENT_TLS_BYTES: u64 = 8 << 10;
 
 /// How full the flexible part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,8 @@ impl Memory {
     pub fn flexible_used(&self) -> u64 {
         let heads = self.queue.as_ref().map_or(0, |queue| queue.head_bytes());
         let clients = self.clients.load(Ordering::Relaxed);
-        clients + self.windows.making() + heads + self.arena.heap_bytes()
+        let sealed = tidegate_fill::sealed_bytes();
+        clients + self.windows.making() + heads + sealed + self.arena.heap_bytes()
     }
 
     /// What is shed now.

@@ -20,6 +20,7 @@ mod select;
 pub mod sigv4;
 mod state;
 mod stream;
+mod tls;
 
 pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
@@ -30,3 +31,4 @@ pub use s3::HopS3;
 pub use select::{Choice, HEALTH_PATH, Hop, HopAccess, Place, Probe, candidates, node_name, order};
 pub use state::{Entry, HopState, Hops, Ticket};
 pub use stream::HopTls;
+pub use tls::{TlsStream, sealed_bytes};

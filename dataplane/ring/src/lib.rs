@@ -36,8 +36,8 @@ pub use file::File;
 pub use file::create_preallocated;
 pub use net::bound_listener;
 #[cfg(not(feature = "sim"))]
-pub use net::{TcpListener, TcpStream};
+pub use net::{TcpListener, TcpStream, empty_message};
 pub use probe::RingError;
 #[cfg(feature = "sim")]
-pub use sim::{File, TcpListener, TcpStream};
+pub use sim::{File, TcpListener, TcpStream, empty_message};
 pub use time::{Elapsed, now, sleep, sleep_until, started, timeout, wall_now};

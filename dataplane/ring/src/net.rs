@@ -22,8 +22,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// Messages up to this size are copied and sent by a ring operation: with many clients that saves a system call and a
 /// wake-up of the peer for each (1 KiB hits: docs/decisions/0001-ring-loop.md).
 const COPIED_BYTES_MAX: usize = 16 * 1024;
-/// Message buffers kept for the next sends.
+/// Message buffers kept for the next sends, and what each of them may occupy.
 const MESSAGES_KEPT_MAX: usize = 256;
+const MESSAGE_BYTES_KEPT_MAX: usize = 2 * COPIED_BYTES_MAX;
 
 /// A listening socket, made before the cores start: one per core and address, all with SO_REUSEPORT, so that the
 /// kernel spreads connections and a successor can listen beside its predecessor.
@@ -148,6 +149,11 @@ impl TcpListener {
             }
         }
     }
+}
+
+/// An empty buffer for [`TcpStream::send_message`], from those that were sent.
+pub fn empty_message() -> Vec<u8> {
+    current().messages.borrow_mut().pop().unwrap_or_default()
 }
 
 /// A connection on this thread's ring.
@@ -288,11 +294,25 @@ impl TcpStream {
     }
 
     async fn send_copied(&self, pieces: &[&[u8]]) -> io::Result<()> {
-        let local = current();
-        let mut message = local.messages.borrow_mut().pop().unwrap_or_default();
+        let mut message = empty_message();
         for piece in pieces {
             message.extend_from_slice(piece);
         }
+        self.send_whole(message).await
+    }
+
+    /// Sends a message that was built in one of the [`empty_message`]s, with the next turn of the ring and many others at a
+    /// time; `TimedOut` when the other end does not take it within `stall`. For small ones: the memory is lent to the kernel.
+    pub async fn send_message(&self, message: Vec<u8>, stall: Duration) -> io::Result<()> {
+        let late = |_| Err(io::ErrorKind::TimedOut.into());
+        timeout(stall, self.send_whole(message)).await.unwrap_or_else(late)
+    }
+
+    async fn send_whole(&self, mut message: Vec<u8>) -> io::Result<()> {
+        if message.is_empty() {
+            return Ok(());
+        }
+        let local = current();
         let mut done = 0;
         let outcome = loop {
             // SAFETY: done < message.len(), so the address stays inside the vector.
@@ -321,11 +341,23 @@ impl TcpStream {
             }
         };
         let mut messages = local.messages.borrow_mut();
-        if messages.len() < MESSAGES_KEPT_MAX {
+        if messages.len() < MESSAGES_KEPT_MAX && message.capacity() <= MESSAGE_BYTES_KEPT_MAX {
             message.clear();
             messages.push(message);
         }
         outcome
+    }
+
+    /// Sends what the socket takes at once; how many bytes that were, zero when it is full.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.send_some(&[bytes], done)? {
+                Some(sent) => done += sent,
+                None => break,
+            }
+        }
+        Ok(done)
     }
 
     /// Sends what the socket takes at once of `pieces`, from `skip` bytes into the first; `None`: it is full.

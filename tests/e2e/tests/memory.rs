@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use tidegate_contract::Snapshot;
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::{Fleet, FleetOptions, content};
+use tidegate_e2e::{Connection, Fleet, FleetOptions, content};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,27 +21,46 @@ fn resident(fleet: &Fleet, member: &str, what: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// What an idle connection costs the edge that has given an answer of `size` bytes on it: resident, and counted.
+fn idle(fleet: &Fleet, size: usize, connect: impl Fn(&Fleet) -> Connection) -> (u64, u64) {
+    const CLIENTS: u64 = 500;
+    let path = format!("/i{size}.m4s");
+    fleet.put(&path[1..], size);
+    let open = || {
+        let mut connection = connect(fleet);
+        assert_eq!(connection.get(HOST, &path, "").unwrap().body.len(), size);
+        connection
+    };
+    let counted = || fleet.counter("edge-1", "memory_flexible_used_bytes");
+    let _warm: Vec<_> = (0..50).map(|_| open()).collect();
+    let before = (resident(fleet, "edge-1", "VmRSS"), counted());
+    let _more: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
+    let after = (resident(fleet, "edge-1", "VmRSS"), counted());
+    let each = (after.0.saturating_sub(before.0) / CLIENTS, (after.1 - before.1) / CLIENTS);
+    println!(
+        "an idle connection after {size} bytes: {} bytes resident, {} counted",
+        each.0, each.1
+    );
+    each
+}
+
 #[test]
 fn idle_connections_cost_what_they_are_counted_with() {
-    const CLIENTS: usize = 1000;
-    let fleet = Fleet::start("idle", &options(|_| {}));
-    fleet.put("i.m4s", 100);
-    let ask = format!("GET /i.m4s HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
-    let connect = || {
-        let mut stream = TcpStream::connect(fleet.member("edge-1").http()).unwrap();
-        stream.write_all(ask.as_bytes()).unwrap();
-        let mut buffer = [0; 4096];
-        assert!(stream.read(&mut buffer).unwrap() > 0);
-        stream
-    };
-    let _first: Vec<_> = (0..50).map(|_| connect()).collect();
-    let before = resident(&fleet, "edge-1", "VmRSS");
-    let counted = fleet.counter("edge-1", "memory_flexible_used_bytes");
-    let _more: Vec<_> = (0..CLIENTS).map(|_| connect()).collect();
-    let each = (resident(&fleet, "edge-1", "VmRSS") - before) / CLIENTS as u64;
-    let counted = fleet.counter("edge-1", "memory_flexible_used_bytes") - counted;
-    println!("an idle connection: {each} bytes resident, {} counted", counted / CLIENTS as u64);
-    assert!(each <= counted / CLIENTS as u64, "{each} bytes each");
+    // Goal: the budget's constants are no wishes. Method: many connections, plain and by TLS, each after a small and
+    // after a large answer; what the process grew by is no more than what was counted.
+    let options = FleetOptions { https: true, ..options(|_| {}) };
+    for size in [100, 400_000] {
+        let fleet = Fleet::start("idle", &options);
+        let (each, counted) =
+            idle(&fleet, size, |f| Connection::open(f.member("edge-1").http()).unwrap());
+        assert!(each <= counted, "plain, {size}: {each} bytes each, {counted} counted");
+        let fleet = Fleet::start("idle-tls", &options);
+        let (each, counted) = idle(&fleet, size, |f| {
+            let tls = f.tls.clone().unwrap();
+            Connection::open_tls(f.member("edge-1").https(), tls).unwrap()
+        });
+        assert!(each <= counted, "TLS, {size}: {each} bytes each, {counted} counted");
+    }
 }
 
 fn tight(snapshot: &mut Snapshot) {

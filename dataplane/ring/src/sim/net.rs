@@ -410,6 +410,11 @@ impl Socket {
     }
 }
 
+/// As the ring's.
+pub fn empty_message() -> Vec<u8> {
+    if current().is_some() { Vec::new() } else { crate::net::empty_message() }
+}
+
 enum Kind {
     Ring(RingStream),
     Simulated(Socket),
@@ -468,6 +473,26 @@ impl TcpStream {
         match &self.0 {
             Kind::Ring(stream) => stream.send_all(pieces, stall).await,
             Kind::Simulated(socket) => socket.send_all(pieces, stall).await,
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub async fn send_message(&self, message: Vec<u8>, stall: Duration) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.send_message(message, stall).await,
+            Kind::Simulated(socket) => socket.send_all(&[&message], stall).await,
+        }
+    }
+
+    /// As the ring's; a simulated socket takes nothing at once.
+    ///
+    /// # Errors
+    /// As the ring's.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.send_now(bytes),
+            Kind::Simulated(_) => Ok(0),
         }
     }
 

@@ -1,0 +1,242 @@
+//! TLS over one of the ring's sockets: the session is `tidegate_tls`, this is its I/O.
+//!
+//! A large answer is sealed piece by piece into one scratch that the connections of a thread share, and sent at once; only
+//! what the socket does not take is copied out and held. So an idle connection holds no buffer, and a slow one no more
+//! than a piece. Must stay true: what was sealed leaves in that order or not at all (a failed send ends the session);
+//! what is held is counted ([`sealed_bytes`]); an end without close_notify is an error, so that nobody can cut a body
+//! short unseen (RFC 8446 §6.1).
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tidegate_ring::{TcpStream, empty_message};
+use tidegate_tls::{Session, Side, TlsError, sealed_len_max};
+
+/// Plain bytes sealed at a time: large sends cost less per byte.
+const PIECE_BYTES: usize = 256 << 10;
+/// The same for a peer that did not take a piece at once: it holds less.
+const SLOW_PIECE_BYTES: usize = 64 << 10;
+/// What is sent with many others by the ring, instead of at once.
+const MESSAGE_BYTES_MAX: usize = 12 << 10;
+/// Slices of one piece.
+const SLICES_MAX: usize = 8;
+/// For the few bytes that are sent while receiving.
+const STALL: Duration = Duration::from_secs(10);
+
+static SEALED_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes that are sealed, and held because their peers do not take them.
+pub fn sealed_bytes() -> u64 {
+    SEALED_BYTES.load(Ordering::Relaxed)
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection with a session on it.
+pub struct TlsStream<S: Side> {
+    tcp: TcpStream,
+    session: Session<S>,
+    /// Opened during the handshake, not yet taken.
+    plain: Vec<u8>,
+    /// The peer did not take the last piece at once.
+    slow: bool,
+}
+
+impl<S: Side> TlsStream<S> {
+    /// Does the handshake. Sends fail when the peer takes nothing for `stall`; how long all of it may take is the
+    /// caller's to say.
+    ///
+    /// # Errors
+    /// Of the connection, or of the session (`InvalidData`, around a [`TlsError`]).
+    pub async fn begin(tcp: TcpStream, session: Session<S>, stall: Duration) -> io::Result<Self> {
+        let mut stream = TlsStream { tcp, session, plain: Vec::new(), slow: false };
+        let mut plain = Vec::new();
+        stream.open(&mut plain, stall).await?;
+        while stream.session.is_handshaking() {
+            if stream.tcp.receive(stream.session.incoming()).await? == 0 {
+                let what = "the connection ended during the TLS handshake";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+            stream.open(&mut plain, stall).await?;
+        }
+        stream.plain = plain;
+        Ok(stream)
+    }
+
+    /// The session, for what was agreed on.
+    pub fn session(&self) -> &Session<S> {
+        &self.session
+    }
+
+    /// Opens what has come in, and sends what is due for it.
+    async fn open(&mut self, plain: &mut Vec<u8>, stall: Duration) -> io::Result<()> {
+        let mut out = Vec::new();
+        let outcome = self.session.receive(plain, &mut out);
+        if !out.is_empty() {
+            let sent = self.tcp.send_all(&[&out], stall).await;
+            if outcome.is_ok() {
+                sent?;
+            }
+        }
+        outcome.map_err(invalid)
+    }
+
+    /// Appends what arrives; zero: the peer has ended its side in order.
+    ///
+    /// # Errors
+    /// Like [`TlsStream::begin`]; `UnexpectedEof`: the connection ended and the session did not.
+    pub async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        if !self.plain.is_empty() {
+            let plain = std::mem::take(&mut self.plain);
+            into.extend_from_slice(&plain);
+            return Ok(plain.len());
+        }
+        let before = into.len();
+        while into.len() == before {
+            if self.session.has_ended() {
+                return Ok(0);
+            }
+            if self.tcp.receive(self.session.incoming()).await? == 0 {
+                let what = "the connection ended without a close_notify";
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+            }
+            self.open(into, STALL).await?;
+        }
+        Ok(into.len() - before)
+    }
+
+    /// Sends all pieces, in order.
+    ///
+    /// # Errors
+    /// `TimedOut`: the peer took nothing for `stall`.
+    pub async fn send_all(&mut self, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
+        let mut rest = Rest { pieces, offset: 0 };
+        if rest.len() <= MESSAGE_BYTES_MAX {
+            let mut message = empty_message();
+            message.resize(sealed_len_max(rest.len()), 0);
+            let len = self.session.seal(pieces, &mut message).map_err(invalid)?;
+            message.truncate(len);
+            return self.tcp.send_message(message, stall).await;
+        }
+        loop {
+            let piece_bytes = if self.slow { SLOW_PIECE_BYTES } else { PIECE_BYTES };
+            let mut slices = [&[][..]; SLICES_MAX];
+            if rest.take(piece_bytes, &mut slices) == 0 {
+                return Ok(());
+            }
+            let held = SCRATCH.with_borrow_mut(|scratch| {
+                scratch.resize(sealed_len_max(PIECE_BYTES), 0);
+                let len = self.session.seal(&slices, scratch).map_err(invalid)?;
+                let sent = self.tcp.send_now(&scratch[..len])?;
+                io::Result::Ok(Held::new(&scratch[sent..len]))
+            })?;
+            self.slow = held.is_some();
+            if let Some(held) = held {
+                self.tcp.send_all(&[&held.0], stall).await?;
+            }
+        }
+    }
+
+    /// Says goodbye and ends the sending side.
+    pub async fn close(&mut self, stall: Duration) {
+        let mut out = Vec::new();
+        self.session.close(&mut out);
+        // A peer that is gone already needs no goodbye.
+        let _gone = self.tcp.send_all(&[&out], stall).await;
+        self.tcp.shutdown_write();
+    }
+
+    /// Whether the connection is open and nothing waits to be read.
+    pub fn is_quiet(&self) -> bool {
+        let taken = self.plain.is_empty() && !self.session.has_part() && !self.session.has_ended();
+        taken && self.tcp.is_quiet()
+    }
+}
+
+fn invalid(error: TlsError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Sealed bytes that wait for the peer.
+struct Held(Vec<u8>);
+
+impl Held {
+    fn new(bytes: &[u8]) -> Option<Held> {
+        if bytes.is_empty() {
+            return None;
+        }
+        SEALED_BYTES.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Some(Held(bytes.to_vec()))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        SEALED_BYTES.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// What is left of some pieces.
+struct Rest<'a> {
+    pieces: &'a [&'a [u8]],
+    /// Into the first of them.
+    offset: usize,
+}
+
+impl<'a> Rest<'a> {
+    fn len(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len()).sum::<usize>() - self.offset
+    }
+
+    /// Takes up to `bytes_max` from the front, in slices; how many bytes that are.
+    fn take(&mut self, bytes_max: usize, slices: &mut [&'a [u8]; SLICES_MAX]) -> usize {
+        let (mut taken, mut count) = (0, 0);
+        while count < SLICES_MAX && taken < bytes_max {
+            let Some(piece) = self.pieces.first() else { break };
+            let left = &piece[self.offset..];
+            let now = left.len().min(bytes_max - taken);
+            if now > 0 {
+                slices[count] = &left[..now];
+                count += 1;
+                taken += now;
+            }
+            if now == left.len() {
+                self.pieces = &self.pieces[1..];
+                self.offset = 0;
+            } else {
+                self.offset += now;
+            }
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_taken_in_order_and_whole() {
+        let all: Vec<Vec<u8>> = (0..30u8).map(|i| vec![i; usize::from(i) * 37 % 211]).collect();
+        let pieces: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+        for bytes_max in [1, 7, 100, 300, 5000] {
+            let mut rest = Rest { pieces: &pieces, offset: 0 };
+            let mut taken = Vec::new();
+            loop {
+                let left = rest.len();
+                let mut slices = [&[][..]; SLICES_MAX];
+                let n = rest.take(bytes_max, &mut slices);
+                assert!(n <= bytes_max && n == slices.iter().map(|s| s.len()).sum::<usize>());
+                assert_eq!(rest.len(), left - n);
+                taken.extend(slices.concat());
+                if n == 0 {
+                    break;
+                }
+            }
+            assert_eq!(taken, all.concat());
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! A session from its first byte on: rustls until the handshake is over, then own records for TLS 1.3 (`traffic.rs`).
+//!
+//! Must stay true: nothing is sealed before the handshake is over and nothing after an error; the bytes of a record that is
+//! not whole yet stay in the session and nowhere else; a session whose configuration does not give its keys away stays
+//! with rustls, and behaves alike.
+
+use crate::error::TlsError;
+use crate::traffic::{Traffic, sealed_len_max};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, ExtractedSecrets, ProtocolVersion, ServerConfig};
+use std::sync::Arc;
+
+/// Which end of a session this is.
+pub trait Side {
+    type Connection;
+    type Data;
+
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn common(connection: &Self::Connection) -> &CommonState;
+    fn into_kernel(
+        connection: Self::Connection,
+    ) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
+    fn take_ticket(kernel: &mut KernelConnection<Self::Data>, body: &[u8]) -> Result<(), TlsError>;
+}
+
+/// The end that has the certificate.
+#[derive(Debug)]
+pub struct Server;
+
+impl Side for Server {
+    type Connection = UnbufferedServerConnection;
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        connection.process_tls_records(incoming)
+    }
+
+    fn common(connection: &Self::Connection) -> &CommonState {
+        connection
+    }
+
+    fn into_kernel(
+        connection: Self::Connection,
+    ) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        connection.dangerous_into_kernel_connection()
+    }
+
+    fn take_ticket(_: &mut KernelConnection<Self::Data>, _: &[u8]) -> Result<(), TlsError> {
+        Err(TlsError::Unexpected("a ticket from a client"))
+    }
+}
+
+/// The end that asks.
+#[derive(Debug)]
+pub struct Client;
+
+impl Side for Client {
+    type Connection = UnbufferedClientConnection;
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        connection: &'c mut Self::Connection,
+        incoming: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        connection.process_tls_records(incoming)
+    }
+
+    fn common(connection: &Self::Connection) -> &CommonState {
+        connection
+    }
+
+    fn into_kernel(
+        connection: Self::Connection,
+    ) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        connection.dangerous_into_kernel_connection()
+    }
+
+    fn take_ticket(kernel: &mut KernelConnection<Self::Data>, body: &[u8]) -> Result<(), TlsError> {
+        Ok(kernel.handle_new_session_ticket(body)?)
+    }
+}
+
+enum Layer<S: Side> {
+    Rustls(Box<S::Connection>),
+    Own(Box<Traffic<S>>),
+    /// After an error.
+    Over,
+}
+
+/// One TLS session.
+pub struct Session<S: Side> {
+    layer: Layer<S>,
+    /// The configuration lets the keys go.
+    owns_records: bool,
+    handshaking: bool,
+    ended: bool,
+    incoming: Vec<u8>,
+    version: Option<ProtocolVersion>,
+    alpn: Option<Box<[u8]>>,
+}
+
+impl Session<Server> {
+    /// Waits for a client's first record.
+    ///
+    /// # Errors
+    /// The configuration is of no use.
+    pub fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        let owns_records = config.enable_secret_extraction;
+        Ok(Session::new(UnbufferedServerConnection::new(config)?, owns_records))
+    }
+}
+
+impl Session<Client> {
+    /// Asks for `name`; its first record comes from the first [`Session::receive`].
+    ///
+    /// # Errors
+    /// The configuration is of no use.
+    pub fn client(config: Arc<ClientConfig>, name: ServerName<'static>) -> Result<Self, TlsError> {
+        let owns_records = config.enable_secret_extraction;
+        Ok(Session::new(UnbufferedClientConnection::new(config, name)?, owns_records))
+    }
+}
+
+impl<S: Side> Session<S> {
+    fn new(connection: S::Connection, owns_records: bool) -> Self {
+        Session {
+            layer: Layer::Rustls(Box::new(connection)),
+            owns_records,
+            handshaking: true,
+            ended: false,
+            incoming: Vec::new(),
+            version: None,
+            alpn: None,
+        }
+    }
+
+    /// Where what the socket receives is appended to, before [`Session::receive`].
+    pub fn incoming(&mut self) -> &mut Vec<u8> {
+        &mut self.incoming
+    }
+
+    /// Whether bytes of a record wait for the rest of it.
+    pub fn has_part(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Whether nothing can be sealed yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.handshaking
+    }
+
+    /// Whether the peer has said that it sends no more (close_notify, RFC 8446 §6.1).
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// After the handshake.
+    pub fn version(&self) -> Option<ProtocolVersion> {
+        self.version
+    }
+
+    /// What was agreed on by ALPN (RFC 7301).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// Whether records are sealed here and not by rustls.
+    pub fn seals_itself(&self) -> bool {
+        matches!(self.layer, Layer::Own(_))
+    }
+
+    /// Takes what has come in; appends opened bytes to `plain`, and what is to be sent now to `out` (also with an error:
+    /// the alert).
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn receive(&mut self, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        let outcome = self.receive_records(plain, out);
+        if outcome.is_err() {
+            self.layer = Layer::Over;
+        }
+        if self.incoming.is_empty() || outcome.is_err() || self.ended {
+            self.incoming = Vec::new(); // an idle session keeps nothing
+        }
+        outcome
+    }
+
+    fn receive_records(&mut self, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if let Layer::Rustls(connection) = &mut self.layer {
+            loop {
+                let (done, discard) = step::<S>(connection, &mut self.incoming, plain, out);
+                self.incoming.drain(..discard);
+                match done {
+                    Ok(Step::On) => {}
+                    Ok(Step::Blocked) => return Ok(()),
+                    Ok(Step::PeerEnded) => self.ended = true,
+                    Ok(Step::Open) => break,
+                    Err(error) => {
+                        // The alert that says why lies ready.
+                        let mut alert = Ok(Step::On);
+                        while let Ok(Step::On) = alert {
+                            let discard;
+                            (alert, discard) =
+                                step::<S>(connection, &mut self.incoming, plain, out);
+                            self.incoming.drain(..discard);
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            if self.handshaking {
+                let common = S::common(connection);
+                self.version = common.protocol_version();
+                self.alpn = common.alpn_protocol().map(Into::into);
+                self.handshaking = false;
+            }
+            let is_13 = self.version == Some(ProtocolVersion::TLSv1_3);
+            if !is_13 || !self.owns_records || self.ended {
+                return Ok(());
+            }
+            let Layer::Rustls(connection) = std::mem::replace(&mut self.layer, Layer::Over) else {
+                return Err(TlsError::NotOpen);
+            };
+            let (secrets, kernel) = S::into_kernel(*connection)?;
+            self.layer = Layer::Own(Box::new(Traffic::new(secrets, kernel)?));
+        }
+        match &mut self.layer {
+            Layer::Own(traffic) => {
+                let outcome = traffic.receive(&mut self.incoming, plain, out);
+                self.ended = traffic.ended;
+                outcome
+            }
+            Layer::Rustls(_) => Ok(()),
+            Layer::Over => Err(TlsError::NotOpen),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn traffic(&mut self) -> &mut Traffic<S> {
+        match &mut self.layer {
+            Layer::Own(traffic) => traffic,
+            _ => panic!("rustls has it"),
+        }
+    }
+
+    /// Seals the pieces, one after the other, into `out`, which has at least [`sealed_len_max`] bytes; how many it took.
+    ///
+    /// # Errors
+    /// The session is not open.
+    pub fn seal(&mut self, pieces: &[&[u8]], out: &mut [u8]) -> Result<usize, TlsError> {
+        match &mut self.layer {
+            _ if self.handshaking => Err(TlsError::NotOpen),
+            Layer::Own(traffic) => traffic.seal(pieces, out),
+            Layer::Rustls(connection) => {
+                let plain = pieces.concat();
+                // rustls keeps places in what has come in: it wants to see it each time.
+                let state = S::process(connection, &mut self.incoming).state?;
+                match state {
+                    _ if plain.is_empty() => Ok(0),
+                    ConnectionState::WriteTraffic(mut writer) => {
+                        writer.encrypt(&plain, out).map_err(|_: EncryptError| TlsError::NotOpen)
+                    }
+                    _ => Err(TlsError::NotOpen),
+                }
+            }
+            Layer::Over => Err(TlsError::NotOpen),
+        }
+    }
+
+    /// Appends the goodbye to `out`: nothing is sealed after it.
+    pub fn close(&mut self, out: &mut Vec<u8>) {
+        // A session without keys, or after an error, has no goodbye to say.
+        match std::mem::replace(&mut self.layer, Layer::Over) {
+            Layer::Own(mut traffic) => {
+                let _none = traffic.seal_close(out);
+            }
+            Layer::Rustls(mut connection) => {
+                let status = S::process(&mut connection, &mut self.incoming);
+                if let Ok(ConnectionState::WriteTraffic(mut writer)) = status.state {
+                    let start = out.len();
+                    out.resize(start + sealed_len_max(2), 0);
+                    let len = writer.queue_close_notify(&mut out[start..]).unwrap_or(0);
+                    out.truncate(start + len);
+                }
+            }
+            Layer::Over => {}
+        }
+    }
+}
+
+enum Step {
+    On,
+    /// More must come in.
+    Blocked,
+    PeerEnded,
+    /// Nothing more to do: data may be sealed.
+    Open,
+}
+
+/// One step of rustls' state machine, and how many bytes of `incoming` it is done with.
+fn step<S: Side>(
+    connection: &mut S::Connection,
+    incoming: &mut [u8],
+    plain: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> (Result<Step, TlsError>, usize) {
+    let UnbufferedStatus { mut discard, state, .. } = S::process(connection, incoming);
+    let step = match state {
+        Err(error) => Err(error.into()),
+        Ok(ConnectionState::ReadTraffic(mut reader)) => loop {
+            match reader.next_record() {
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    plain.extend_from_slice(record.payload);
+                }
+                Some(Err(error)) => break Err(error.into()),
+                None => break Ok(Step::On),
+            }
+        },
+        Ok(ConnectionState::EncodeTlsData(mut encoder)) => {
+            let start = out.len();
+            let mut written = encoder.encode(&mut []);
+            if let Err(EncodeError::InsufficientSize(size)) = written {
+                out.resize(start + size.required_size, 0);
+                written = encoder.encode(&mut out[start..]);
+            }
+            written.map(|_| Step::On).map_err(|_| TlsError::NotOpen)
+        }
+        Ok(ConnectionState::TransmitTlsData(transmit)) => {
+            transmit.done(); // it lies in `out`, which the caller sends
+            Ok(Step::On)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Blocked),
+        Ok(ConnectionState::PeerClosed) => Ok(Step::PeerEnded),
+        Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => Ok(Step::Open),
+        // Early data is not offered.
+        Ok(_) => Err(TlsError::Unexpected("early data")),
+    };
+    (step, discard)
+}
