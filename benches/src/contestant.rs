@@ -88,7 +88,9 @@ impl Field {
             https: edge.https(),
         }];
         let machine = &edge.server.machine;
-        let (Some(certificate), Some(key)) = (&machine.tls_certificate, &machine.tls_key) else {
+        let Some(tidegate_contract::Certificate { chain: certificate, key, .. }) =
+            machine.certificates.first()
+        else {
             return Err("the edge has no certificate".to_owned());
         };
         let mut peers = Vec::new();

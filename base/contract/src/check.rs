@@ -454,6 +454,22 @@ impl<'a> Checker<'a> {
             }
         }
         self.repeated(object, "fallbacks", &group.fallbacks);
+        if group.peering {
+            let members = self.snapshot.servers.iter().filter(|server| {
+                server.role == Role::Edge && server.cache_group.as_ref() == Some(&group.id)
+            });
+            // An edge gives its peers more than it gives viewers: it must know who they are.
+            let unknown: Vec<&str> = members
+                .filter(|server| server.machine.fleet_tls.is_none())
+                .map(|server| server.id.as_str())
+                .collect();
+            if !unknown.is_empty() {
+                let what = format!("peering, but no fleet_tls: {}", unknown.join(", "));
+                let mend =
+                    "give each edge of the group https_port and fleet_tls, or leave peering out";
+                self.tell(object, "peering", what, mend);
+            }
+        }
     }
 
     fn server(&mut self, index: usize, server: &Server) {
@@ -508,7 +524,31 @@ impl<'a> Checker<'a> {
                 self.needs(object, "http_port", server, "http_port or https_port")
             }
             Role::Parent if server.http_port.is_none() => {
-                self.needs(object, "http_port", server, "http_port = 8080 (edges ask it there)");
+                if server.machine.fleet_tls.is_none() {
+                    let mend = "http_port = 8080 (edges ask it there), or https_port and fleet_tls";
+                    self.needs(object, "http_port", server, mend);
+                }
+                let fills_here = |edge: &&Server| {
+                    edge.role == Role::Edge
+                        && self.snapshot.cache_groups.iter().any(|group| {
+                            Some(&group.id) == edge.cache_group.as_ref()
+                                && group.parent_group.is_some()
+                                && group.parent_group == server.cache_group
+                        })
+                };
+                let edges = self.snapshot.servers.iter().filter(fills_here);
+                let unknown: Vec<&str> = edges
+                    .filter(|edge| edge.machine.fleet_tls.is_none())
+                    .map(|edge| edge.id.as_str())
+                    .collect();
+                if server.machine.fleet_tls.is_some() && !unknown.is_empty() {
+                    let what = format!(
+                        "parent `{}` has no http_port, and edges that fill from it no fleet_tls: {}",
+                        server.id,
+                        unknown.join(", ")
+                    );
+                    self.tell(object, "http_port", what, "write http_port, or give them fleet_tls");
+                }
             }
             Role::Origin if server.origin_tls.is_some() => {}
             Role::Origin if server.http_port.is_none() => {
@@ -629,11 +669,18 @@ impl<'a> Checker<'a> {
         let paths = [
             ("store_path", &machine.store_path),
             ("origin_root", &machine.origin_root),
-            ("tls_certificate", &machine.tls_certificate),
-            ("tls_key", &machine.tls_key),
+            ("ticket_secret_file", &machine.ticket_secret_file),
         ];
-        for (field, path) in paths {
-            if path.as_deref().is_some_and(|path| path.is_empty() || path.contains('\0')) {
+        let paths = paths.iter().filter_map(|(field, path)| Some((*field, path.as_ref()?)));
+        let shown = machine.certificates.iter().flat_map(|certificate| {
+            [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
+        });
+        let shown = shown.flatten().map(|path| ("certificates", path));
+        let fleet = machine.fleet_tls.iter().flat_map(|fleet| {
+            [&fleet.chain, &fleet.key, &fleet.authorities].map(|path| ("fleet_tls", path))
+        });
+        for (field, path) in paths.chain(shown).chain(fleet) {
+            if path.is_empty() || path.contains('\0') {
                 self.tell(
                     object,
                     field,
@@ -649,13 +696,21 @@ impl<'a> Checker<'a> {
         if server.role == Role::Origin && ours && machine.origin_root.is_none() {
             self.needs(object, "origin_root", server, "origin_root = \"/srv/films\"");
         }
-        if server.https_port.is_some() && ours && machine.tls_certificate.is_none() {
-            let what = format!("server `{}` has https_port but no tls_certificate", server.id);
-            self.tell(object, "tls_certificate", what, "write tls_certificate and tls_key");
+        let proves = !machine.certificates.is_empty()
+            || (server.role == Role::Parent && machine.fleet_tls.is_some());
+        if server.https_port.is_some() && ours && !proves {
+            let what = format!("server `{}` has https_port but no certificate", server.id);
+            let mend = "write certificates = [{ chain = \"...\", key = \"...\" }]";
+            self.tell(object, "certificates", what, mend);
         }
-        if machine.tls_certificate.is_some() != machine.tls_key.is_some() {
-            let what = "tls_certificate and tls_key come together";
-            self.tell(object, "tls_key", what, "write both, or neither");
+        if machine.fleet_tls.is_some() {
+            if !matches!(server.role, Role::Edge | Role::Parent) {
+                let what = "fleet_tls says how edges and parents know each other";
+                self.tell(object, "fleet_tls", what, "leave it out here");
+            } else if server.https_port.is_none() {
+                let what = format!("server `{}` has fleet_tls but no https_port", server.id);
+                self.tell(object, "fleet_tls", what, "write https_port: the fleet asks it there");
+            }
         }
     }
 

@@ -169,14 +169,18 @@ fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
             ("edges, parents, routers", Uptake::Live)
         }
         ("delivery", _) => ("edges, parents", Uptake::Live),
-        ("cache", "parent_group") => ("edges", Uptake::Live),
+        ("cache", "parent_group" | "peering") => ("edges", Uptake::Live),
         ("cache", _) => ("routers", Uptake::Live),
         ("server", "weight" | "status") => ("routers, monitors, edges", Uptake::Live),
         ("server", "" | "addresses" | "http_port" | "https_port" | "role" | "cache_group") => {
             ("the server itself after a restart; routers, monitors, edges at once", Uptake::Restart)
         }
         ("server", field) if field.starts_with("origin_") => ("parents", Uptake::Live),
-        ("server", "machine.tls_certificate" | "machine.tls_key") => {
+        ("server", field)
+            if ["certificates", "ticket_secret_file", "fleet_tls"].iter().any(|name| {
+                field.strip_prefix("machine.").is_some_and(|f| f.starts_with(name))
+            }) =>
+        {
             ("the server itself", Uptake::Live)
         }
         _ => ("the server itself", Uptake::Restart),

@@ -191,6 +191,9 @@ pub struct CacheGroup {
     pub parent_group: Option<String>,
     /// Tried next by the router when no server of this group is up, in order; after them the nearest group.
     pub fallbacks: Vec<String>,
+    /// The edges of this group ask each other before they ask parents: each object belongs to one of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub peering: bool,
 }
 
 /// One host and what it does.
@@ -322,9 +325,38 @@ pub struct Machine {
     pub store_rated_bytes: Option<u64>,
     /// Directory that an origin serves.
     pub origin_root: Option<String>,
-    /// PEM files (certificate chain, key) for HTTPS, read at start and on reload.
-    pub tls_certificate: Option<String>,
-    pub tls_key: Option<String>,
+    /// What clients are shown, chosen by the name that they ask for (SNI, RFC 6066 §3): the first that is made out to it,
+    /// exactly or by a wildcard for one label; else the first of all. Files are read at start and when they change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
+    /// File of at least 32 secret bytes that the servers of a PoP share, so that each resumes the TLS sessions of the others;
+    /// `None`: a secret of the process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket_secret_file: Option<String>,
+    /// How servers of the fleet know each other: certificates both ways. A parent that has it is asked by nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet_tls: Option<FleetTls>,
+}
+
+/// PEM files of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub chain: String,
+    pub key: String,
+    /// OCSP response in DER (RFC 6960), shown with the certificate; kept fresh by whoever writes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staple: Option<String>,
+}
+
+/// PEM files by which a server proves itself to the others, and knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetTls {
+    /// The chain, leaf first: made out to `<server id>.<zone>`, for servers and for clients.
+    pub chain: String,
+    pub key: String,
+    /// Who signs the fleet's certificates.
+    pub authorities: String,
 }
 
 fn extent_bytes_default() -> u64 {

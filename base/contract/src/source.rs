@@ -333,6 +333,7 @@ fn cache_group(mut table: Table<'_, '_, '_>) -> CacheGroup {
         longitude: table.need("longitude", "longitude = 13.4"),
         parent_group: table.take("parent_group"),
         fallbacks: table.take("fallbacks").unwrap_or_default(),
+        peering: table.take("peering").unwrap_or(false),
     };
     table.finish();
     group
@@ -379,6 +380,30 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         limit.finish();
         found
     });
+    let certificates = table
+        .tables("certificates")
+        .into_iter()
+        .map(|(offset, inner)| {
+            let mut certificate = Table::new(table.compiler(), object, file, offset, inner);
+            let found = Certificate {
+                chain: certificate.need("chain", "chain = \"/etc/tidegate/tls/edge.pem\""),
+                key: certificate.need("key", "key = \"/etc/tidegate/tls/edge.key\""),
+                staple: certificate.take("staple"),
+            };
+            certificate.finish();
+            found
+        })
+        .collect();
+    let fleet_tls = table.table("fleet_tls").map(|(offset, inner)| {
+        let mut fleet = Table::new(table.compiler(), object, file, offset, inner);
+        let found = FleetTls {
+            chain: fleet.need("chain", "chain = \"/etc/tidegate/fleet/cert.pem\""),
+            key: fleet.need("key", "key = \"/etc/tidegate/fleet/key.pem\""),
+            authorities: fleet.need("authorities", "authorities = \"/etc/tidegate/fleet/ca.pem\""),
+        };
+        fleet.finish();
+        found
+    });
     let origin_name: Option<String> = table.take("origin_name");
     let server = Server {
         origin_tls,
@@ -413,8 +438,9 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             store_writes_per_day: table.take("store_writes_per_day"),
             store_rated_bytes: table.take("store_rated_bytes").map(|Size(bytes)| bytes),
             origin_root: table.take("origin_root"),
-            tls_certificate: table.take("tls_certificate"),
-            tls_key: table.take("tls_key"),
+            certificates,
+            ticket_secret_file: table.take("ticket_secret_file"),
+            fleet_tls,
         },
     };
     table.finish();

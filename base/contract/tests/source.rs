@@ -194,7 +194,25 @@ fn every_mistake_is_found_with_its_place_and_mend() {
                 "less ram_bytes or store_bytes",
             ],
         ),
-        (SERVERS, "tls_key = \"/etc/tidegate/tls/edge.key\"", "", &["come together"]),
+        (
+            SERVERS,
+            "certificates = [{ chain = \"/etc/tidegate/tls/edge.pem\", key = \"/etc/tidegate/tls/edge.key\" }]",
+            "",
+            &["`edge-b1` has https_port but no certificate"],
+        ),
+        (SERVERS, ", key = \"/etc/tidegate/tls/edge.key\" }]", " }]", &["key is missing"]),
+        (
+            SERVERS,
+            "certificates = [{ chain = \"/etc/tidegate/tls/edge.pem\"",
+            "certificates = [{ chain = \"\"",
+            &["not a path"],
+        ),
+        (
+            SERVERS,
+            "parent_group = \"core\"\n",
+            "parent_group = \"core\"\npeering = true\n",
+            &["peering, but no fleet_tls: edge-b1"],
+        ),
         (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
         (
             FILMS,

@@ -44,6 +44,7 @@ fn grid(size: usize) -> Snapshot {
                 latitude: 0.0,
                 longitude: 10.0 * g as f64,
                 fallbacks: if g == 0 { vec!["g3".into()] } else { vec![] },
+                peering: false,
                 ..group.clone()
             });
             for e in 0..size {

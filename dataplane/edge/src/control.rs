@@ -6,11 +6,11 @@
 use crate::core::Stop;
 use crate::origins;
 use crate::snapshot::Source;
-use crate::tls;
+use crate::tls::{self, Tls};
 use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -30,7 +30,7 @@ const TICK_SPAN_MAX: Duration = Duration::from_secs(1);
 pub struct Control<'a> {
     pub node: Arc<Node>,
     pub source: Source,
-    pub certificate: Arc<ArcSwapOption<ServerConfig>>,
+    pub certificate: Arc<ArcSwapOption<Tls>>,
     pub ticks: Vec<Arc<AtomicU64>>,
     pub stop: Arc<Stop>,
     pub log_reopen: Arc<AtomicBool>,
@@ -45,7 +45,8 @@ impl Control<'_> {
             self.ticks.iter().map(|_| (0, Instant::now())).collect();
         let mut snapshot_at = Instant::now();
         let mut credentials_seen = HashMap::new();
-        let mut certificate_stamp = self.certificate_stamp();
+        let mut running = snapshot;
+        let mut stamps = self.certificate_stamps();
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
             if self.threads.iter().any(JoinHandle::is_finished) {
@@ -61,21 +62,21 @@ impl Control<'_> {
                 }
                 Some(Signal::Reload) => {
                     self.log_reopen.store(true, Ordering::Relaxed);
-                    self.reload(&mut beats);
-                    certificate_stamp = None; // read it again below
+                    self.reload(&mut beats, &mut running);
+                    stamps.clear(); // read them again below
                 }
                 None => {}
             }
             if snapshot_at.elapsed() >= SNAPSHOT_SPAN {
                 snapshot_at = Instant::now();
                 if self.source.changed() {
-                    self.reload(&mut beats);
+                    self.reload(&mut beats, &mut running);
                 }
                 origins::refresh(&self.node.view.load(), &mut credentials_seen);
-                let stamp = self.certificate_stamp();
-                if stamp != certificate_stamp {
-                    certificate_stamp = stamp;
-                    self.reload_certificate();
+                let found = self.certificate_stamps();
+                if found != stamps {
+                    stamps = found;
+                    self.reload_certificates(&running);
                 }
             }
             if self.cores_alive(&mut last_ticks) {
@@ -96,7 +97,7 @@ impl Control<'_> {
         alive
     }
 
-    fn reload(&mut self, beats: &mut Beats) {
+    fn reload(&mut self, beats: &mut Beats, kept: &mut Snapshot) {
         let running = self.node.view.load_full();
         let id = &running.me.id;
         let refused = |why: &dyn std::fmt::Display| {
@@ -129,30 +130,41 @@ impl Control<'_> {
         eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
         *beats = Beats::renewed(beats, &snapshot);
         self.node.view.store(Arc::new(view));
+        *kept = snapshot;
     }
 
-    fn certificate_stamp(&self) -> Option<(SystemTime, u64)> {
-        let view = self.node.view.load();
-        let meta = std::fs::metadata(view.me.machine.tls_certificate.as_ref()?).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
-    }
-
-    fn reload_certificate(&self) {
-        let view = self.node.view.load();
-        let (Some(chain), Some(key)) = (&view.me.machine.tls_certificate, &view.me.machine.tls_key)
-        else {
-            return;
+    /// When the files of this node's TLS were last changed.
+    fn certificate_stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let stamp = |path: PathBuf| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.modified().ok()?, meta.len()))
         };
+        tls::files(&self.node.view.load().me).into_iter().map(stamp).collect()
+    }
+
+    fn reload_certificates(&self, snapshot: &Snapshot) {
+        let view = self.node.view.load_full();
         if view.me.https_port.is_none() {
             return;
         }
-        match tls::config(chain, key) {
-            Ok(config) => {
-                self.certificate.store(Some(config));
-                eprintln!("tidegated {}: certificate read again", view.me.id);
+        // What is shown to others, and what this node asks others with.
+        let read = Tls::read(&view.me, view.own_name()).and_then(|tls| {
+            let asking = match view.me.machine.fleet_tls {
+                Some(_) => Some(origins::view(snapshot, &view.me.id, &self.node.hops)?),
+                None => None,
+            };
+            Ok((tls, asking))
+        });
+        match read {
+            Ok((tls, asking)) => {
+                self.certificate.store(Some(Arc::new(tls)));
+                if let Some(asking) = asking {
+                    self.node.view.store(Arc::new(asking));
+                }
+                eprintln!("tidegated {}: certificates read again", view.me.id);
             }
             Err(error) => eprintln!(
-                "tidegated {}: certificate refused, the old one goes on: {error}",
+                "tidegated {}: certificates refused, the old ones go on: {error}",
                 view.me.id
             ),
         }

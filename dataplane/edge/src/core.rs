@@ -1,8 +1,7 @@
 //! One core's life: accept on its listeners, serve, stop in order.
 
-use crate::tls::TlsClient;
+use crate::tls::{Tls, TlsClient};
 use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;
@@ -72,7 +71,7 @@ pub enum Speaks {
 pub struct CoreParts {
     pub index: usize,
     pub listeners: Vec<(StdListener, Speaks)>,
-    pub tls: Arc<ArcSwapOption<ServerConfig>>,
+    pub tls: Arc<ArcSwapOption<Tls>>,
     pub stop: Arc<Stop>,
     /// Rises while the core is alive.
     pub ticks: Arc<AtomicU64>,
@@ -148,7 +147,7 @@ async fn accept(
     core: Rc<Core>,
     listener: TcpListener,
     speaks: Speaks,
-    tls: Arc<ArcSwapOption<ServerConfig>>,
+    tls: Arc<ArcSwapOption<Tls>>,
     open: Rc<Cell<bool>>,
 ) {
     loop {
@@ -174,8 +173,8 @@ async fn accept(
                 Speaks::Http => serve(core, stream, peer, Face::Traffic).await,
                 Speaks::Admin => serve(core, stream, peer, Face::Admin).await,
                 Speaks::Https => {
-                    if let Some(config) = tls {
-                        serve_tls(core, stream, config, peer).await;
+                    if let Some(tls) = tls {
+                        serve_tls(core, stream, tls, peer).await;
                     }
                 }
             }
@@ -201,16 +200,12 @@ impl Drop for Seat {
     }
 }
 
-async fn serve_tls(
-    core: Rc<Core>,
-    stream: TcpStream,
-    config: Arc<ServerConfig>,
-    peer: std::net::SocketAddr,
-) {
-    match TlsClient::accept(stream, config).await {
-        Ok(stream) => {
+async fn serve_tls(core: Rc<Core>, stream: TcpStream, tls: Arc<Tls>, peer: std::net::SocketAddr) {
+    match TlsClient::accept(stream, &tls).await {
+        Ok((stream, face)) => {
+            drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
-            serve(core, stream, peer, Face::Traffic).await;
+            serve(core, stream, peer, face).await;
         }
         Err(_) => core.count(|c| &c.tls_errors_total, 1),
     }

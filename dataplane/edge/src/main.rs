@@ -14,6 +14,7 @@ mod origins;
 mod snapshot;
 mod start;
 mod store;
+mod tickets;
 mod tls;
 
 use clap::Parser;

@@ -3,10 +3,10 @@
 //! Must stay true: a file that cannot be read refuses the snapshot (the running one goes on); no authority is trusted that
 //! is not in its file; credentials that change are taken up while running, broken ones leave the old ones in place.
 
+use crate::tls;
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tidegate_contract::{OriginS3, OriginTls, Role, Server, Snapshot};
 use tidegate_engine::View;
 use tidegate_fill::sigv4::Credentials;
-use tidegate_fill::{HopAccess, HopS3, HopTls, Hops};
+use tidegate_fill::{HopAccess, HopS3, HopTls, Hops, node_name};
 
 /// Where Debian and most others keep the system's authorities.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -35,6 +35,18 @@ pub fn view(snapshot: &Snapshot, id: &str, hops: &Hops) -> Result<View, String> 
             access.s3 = Some(Arc::new(hop_s3(server, s3)?));
         }
         all.insert(server.id.clone(), access);
+    }
+    // Edges and parents that prove themselves to each other.
+    let mine = snapshot.servers.iter().find(|server| server.id == id);
+    if let Some(fleet) = mine.and_then(|me| me.machine.fleet_tls.as_ref()) {
+        let config = tls::fleet_client(fleet).map_err(|what| format!("server {id}: {what}"))?;
+        for server in snapshot.servers.iter().filter(|s| s.machine.fleet_tls.is_some()) {
+            let name = node_name(&server.id, &snapshot.zone);
+            let name = ServerName::try_from(name)
+                .map_err(|_| format!("server {}: its name is no host name", server.id))?;
+            let tls = Some(Arc::new(HopTls { config: config.clone(), name }));
+            all.insert(server.id.clone(), HopAccess { tls, s3: None });
+        }
     }
     let access = |server: &Server| all.get(&server.id).cloned().unwrap_or_default();
     View::new(snapshot, id, &access, hops).map_err(|error| error.to_string())
@@ -89,28 +101,12 @@ pub fn refresh(view: &View, seen: &mut HashMap<PathBuf, SystemTime>) {
     }
 }
 
-fn hop_tls(server: &Server, tls: &OriginTls) -> Result<HopTls, String> {
-    let path = tls.ca_file.as_deref().unwrap_or(SYSTEM_AUTHORITIES);
-    let failed = |what: &dyn std::fmt::Display| {
-        format!(
-            "origin {}: authorities {path}: {what}\n    mend: give origin_tls.ca_file a PEM file of the authorities that sign it",
-            server.id
-        )
-    };
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?;
-    let (mut good, mut bad) = (0, 0);
-    for certificate in certificates {
-        match roots.add(certificate.map_err(|e| failed(&e))?) {
-            Ok(()) => good += 1,
-            Err(_) => bad += 1,
-        }
-    }
-    if good == 0 {
-        return Err(failed(&format!("no usable certificate in it ({bad} unusable)")));
-    }
-    let name = ServerName::try_from(tls.name.clone())
-        .map_err(|_| format!("origin {}: `{}` is no server name", server.id, tls.name))?;
+fn hop_tls(server: &Server, origin: &OriginTls) -> Result<HopTls, String> {
+    let path = origin.ca_file.as_deref().unwrap_or(SYSTEM_AUTHORITIES);
+    let roots = tls::authorities(path, "origin_tls.ca_file")
+        .map_err(|what| format!("origin {}: {what}", server.id))?;
+    let name = ServerName::try_from(origin.name.clone())
+        .map_err(|_| format!("origin {}: `{}` is no server name", server.id, origin.name))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -11,7 +11,7 @@ use crate::names;
 use crate::origins;
 use crate::snapshot::Source;
 use crate::store;
-use crate::tls;
+use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
@@ -25,6 +25,7 @@ use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::keeper;
 use tidegate_engine::node::StoreFace;
 use tidegate_fill::Hops;
+use tidegate_fill::node_name;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
 use tidegate_telemetry::Counters;
 use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
@@ -62,12 +63,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let certificate = Arc::new(ArcSwapOption::empty());
     if me.https_port.is_some() {
-        let (Some(chain), Some(key)) = (&me.machine.tls_certificate, &me.machine.tls_key) else {
-            return Err(
-                format!("server {}: https_port needs tls_certificate and tls_key", me.id).into()
-            );
-        };
-        certificate.store(Some(tls::config(chain, key)?));
+        let tls = Tls::read(&me, &node_name(&me.id, &snapshot.zone))
+            .map_err(|error| format!("server {}: {error}", me.id))?;
+        certificate.store(Some(Arc::new(tls)));
     }
     let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
     let plan = me

@@ -1,54 +1,294 @@
-//! TLS 1.3 to clients: which certificate is shown, and the transport that requests come by.
+//! TLS to clients: which certificate is shown to whom, who has to prove itself, and the transport that requests come by.
+//!
+//! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Under a node's own name
+//! (`<server id>.<zone>`) it speaks to other servers of the fleet only: both ends show certificates that the fleet's authorities
+//! have signed. A parent with `fleet_tls` speaks to nobody else.
+//!
+//! Must stay true: who has not proved itself is a viewer; a session of one kind is not resumed as one of the other (fleet
+//! sessions are not resumed at all); files that cannot be used leave the old ones in use.
 
+use crate::tickets::Tickets;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::ServerConfig;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_engine::Transport;
+use tidegate_contract::{Certificate, FleetTls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
+use tidegate_engine::{Face, Transport};
 use tidegate_fill::TlsStream;
 use tidegate_ring::{TcpStream, timeout};
-use tidegate_tls::{Server, Session};
+use tidegate_tls::{Hello, Server as ServerSide, Session, look_at_hello};
 
 /// From the connection's first byte to the end of the handshake.
 const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
+/// A client's first message.
+const HELLO_BYTES_MAX: usize = 64 << 10;
 
-/// Reads certificate chain and key.
+type Versions = &'static [&'static SupportedProtocolVersion];
+const TLS13: Versions = &[&rustls::version::TLS13];
+
+/// How this node speaks TLS; replaced whole when a file of it changes.
+pub struct Tls {
+    /// `None`: viewers are not served.
+    viewers: Option<Arc<ServerConfig>>,
+    /// And the name under which it is used where there are viewers too.
+    fleet: Option<(String, Arc<ServerConfig>)>,
+}
+
+impl Tls {
+    /// Reads what `me` shows to clients; `own_name` is the node's among the fleet.
+    ///
+    /// # Errors
+    /// A text that names the file and what is wrong with it.
+    pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let machine = &me.machine;
+        let viewers = if machine.certificates.is_empty() {
+            None
+        } else {
+            let shown = Certificates::read(&machine.certificates, &provider)?;
+            let mut config = ServerConfig::builder_with_provider(provider.clone())
+                .with_protocol_versions(TLS13)
+                .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(shown));
+            config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            Some(Arc::new(finish(config)))
+        };
+        let fleet = match &machine.fleet_tls {
+            None => None,
+            Some(fleet) => {
+                let roots = Arc::new(authorities(&fleet.authorities, "fleet_tls.authorities")?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+                    .build()
+                    .map_err(|e| format!("authorities {}: {e}", fleet.authorities))?;
+                let (chain, key) = (chain(&fleet.chain)?, private_key(&fleet.key)?);
+                let mut config = ServerConfig::builder_with_provider(provider)
+                    .with_protocol_versions(TLS13)
+                    .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+                    .with_client_cert_verifier(verifier)
+                    .with_single_cert(chain, key)
+                    .map_err(|e| mismatch(&fleet.chain, &fleet.key, &e))?;
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+                Some((own_name.to_owned(), Arc::new(finish(config))))
+            }
+        };
+        // A parent that knows its fleet is asked by nobody else.
+        let alone = me.role == Role::Parent && fleet.is_some();
+        Ok(Tls { viewers: viewers.filter(|_| !alone), fleet })
+    }
+
+    /// The configuration for a client that asks for `name`, and whether that is one for the fleet.
+    fn choose(&self, name: Option<&str>) -> Option<(Arc<ServerConfig>, bool)> {
+        match (&self.viewers, &self.fleet) {
+            (_, Some((own, fleet))) if self.viewers.is_none() || name == Some(own) => {
+                Some((fleet.clone(), true))
+            }
+            (viewers, _) => Some((viewers.clone()?, false)),
+        }
+    }
+}
+
+/// All files that a server's TLS is made of.
+pub fn files(me: &Server) -> Vec<PathBuf> {
+    let machine = &me.machine;
+    let shown = machine.certificates.iter().flat_map(|certificate| {
+        [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
+    });
+    let fleet = machine.fleet_tls.iter();
+    let fleet = fleet.flat_map(|fleet| [&fleet.chain, &fleet.key, &fleet.authorities]);
+    let secret = machine.ticket_secret_file.iter();
+    shown.flatten().chain(fleet).chain(secret).map(PathBuf::from).collect()
+}
+
+/// How `me` asks other servers of the fleet.
 ///
 /// # Errors
 /// A text that names the file and what is wrong with it.
-pub fn config(certificate: &str, key: &str) -> Result<Arc<ServerConfig>, String> {
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(|items| items.collect())
-        .map_err(|e| format!("certificate {certificate}: {e}\n    mend: give a PEM file with the chain, leaf first"))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| {
-        format!("key {key}: {e}\n    mend: give a PEM file with the certificate's private key")
-    })?;
+pub fn fleet_client(fleet: &FleetTls) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(TLS13)
         .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)
-        .map_err(|e| format!("certificate {certificate} and key {key} do not go together: {e}"))?;
+        .with_root_certificates(authorities(&fleet.authorities, "fleet_tls.authorities")?)
+        .with_client_auth_cert(chain(&fleet.chain)?, private_key(&fleet.key)?)
+        .map_err(|e| mismatch(&fleet.chain, &fleet.key, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.enable_secret_extraction = true; // records are sealed by tidegate_tls
+    config.enable_secret_extraction = true; // records are opened by tidegate_tls
     Ok(Arc::new(config))
 }
 
+fn finish(mut config: ServerConfig) -> ServerConfig {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_secret_extraction = true; // records are sealed by tidegate_tls
+    config
+}
+
+/// The authorities of a PEM file; `field` names it in the configuration.
+///
+/// # Errors
+/// A text that names the file and the mend.
+pub fn authorities(path: &str, field: &str) -> Result<RootCertStore, String> {
+    let failed = |what: &dyn std::fmt::Display| {
+        format!("authorities {path}: {what}\n    mend: give {field} a PEM file of the authorities")
+    };
+    let mut roots = RootCertStore::empty();
+    let (mut good, mut bad) = (0, 0);
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))? {
+        match roots.add(certificate.map_err(|e| failed(&e))?) {
+            Ok(()) => good += 1,
+            Err(_) => bad += 1,
+        }
+    }
+    match good {
+        0 => Err(failed(&format!("no usable certificate in it ({bad} unusable)"))),
+        _ => Ok(roots),
+    }
+}
+
+fn chain(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mend = "mend: give a PEM file with the chain, leaf first";
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    match found {
+        Ok(chain) if chain.is_empty() => Err(format!("certificate {path}: none in it\n    {mend}")),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("certificate {path}: {error}\n    {mend}")),
+    }
+}
+
+fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_file(path).map_err(|e| {
+        format!("key {path}: {e}\n    mend: give a PEM file with the certificate's private key")
+    })
+}
+
+fn mismatch(chain: &str, key: &str, error: &rustls::Error) -> String {
+    format!("certificate {chain} and key {key} do not go together: {error}")
+}
+
+/// Certificates by the names that they are made out to.
+#[derive(Debug)]
+struct Certificates {
+    /// In lower case; several where they have different kinds of keys.
+    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// What follows `*.` in their names.
+    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// For clients that ask for another name, or for none.
+    first: Vec<Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    fn read(list: &[Certificate], provider: &CryptoProvider) -> Result<Certificates, String> {
+        let mut all =
+            Certificates { exact: HashMap::new(), wildcard: HashMap::new(), first: Vec::new() };
+        for Certificate { chain: chain_path, key: key_path, staple } in list {
+            let (chain, key) = (chain(chain_path)?, private_key(key_path)?);
+            let mut certified = CertifiedKey::from_der(chain, key, provider)
+                .map_err(|e| mismatch(chain_path, key_path, &e))?;
+            if let Some(path) = staple {
+                let mend = "mend: openssl ocsp ... -respout the file, or leave staple out";
+                let staple =
+                    std::fs::read(path).map_err(|e| format!("staple {path}: {e}\n    {mend}"))?;
+                // RFC 6960 §4.2.1: a sequence.
+                if staple.first() != Some(&0x30) {
+                    return Err(format!("staple {path}: no OCSP response in DER\n    {mend}"));
+                }
+                certified.ocsp = Some(staple);
+            }
+            let certified = Arc::new(certified);
+            let leaf =
+                certified.end_entity_cert().map_err(|e| mismatch(chain_path, key_path, &e))?;
+            let leaf = webpki::EndEntityCert::try_from(leaf)
+                .map_err(|e| format!("certificate {chain_path}: {e}"))?;
+            for name in leaf.valid_dns_names().map(str::to_ascii_lowercase) {
+                let (names, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut all.wildcard, parent.to_owned()),
+                    None => (&mut all.exact, name),
+                };
+                names.entry(name).or_default().push(certified.clone());
+            }
+            all.first.push(certified);
+        }
+        all.first.truncate(1);
+        Ok(all)
+    }
+
+    fn find(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        let Some(name) = name.map(str::to_ascii_lowercase) else { return &self.first };
+        let by_wildcard = || name.split_once('.').and_then(|(_, parent)| self.wildcard.get(parent));
+        self.exact.get(&name).or_else(by_wildcard).unwrap_or(&self.first)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = self.find(hello.server_name());
+        let schemes = hello.signature_schemes();
+        let fits = |key: &dyn SigningKey| key.choose_scheme(schemes).is_some();
+        found.iter().find(|certified| fits(&*certified.key)).or(found.first()).cloned()
+    }
+}
+
 /// A client connection over TLS.
-pub struct TlsClient(TlsStream<Server>);
+pub struct TlsClient(TlsStream<ServerSide>);
 
 impl TlsClient {
-    /// Does the handshake.
-    pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsClient> {
-        let session = Session::server(config).map_err(io::Error::other)?;
-        let begun = TlsStream::begin(tcp, session, SEND_STALL_MAX);
-        match timeout(HANDSHAKE_SPAN_MAX, begun).await {
-            Ok(outcome) => outcome.map(TlsClient),
+    /// Does the handshake; who the client is follows from it.
+    pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+        match timeout(HANDSHAKE_SPAN_MAX, TlsClient::shake(tcp, tls)).await {
+            Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    async fn shake(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+        let mut come = Vec::new();
+        // The name only matters where there is a choice.
+        let name = match (&tls.viewers, &tls.fleet) {
+            (Some(_), Some(_)) => asked_name(&tcp, &mut come).await?,
+            _ => None,
+        };
+        let Some((config, is_fleet)) = tls.choose(name.as_deref()) else {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        };
+        let mut session = Session::server(config).map_err(io::Error::other)?;
+        *session.incoming() = come;
+        let stream = TlsStream::begin(tcp, session, SEND_STALL_MAX).await?;
+        // The verifier lets nobody in without a certificate; this is said twice.
+        let face = match is_fleet && stream.session().peer_is_proved() {
+            true => Face::Fleet,
+            false if is_fleet => return Err(io::ErrorKind::PermissionDenied.into()),
+            false => Face::Traffic,
+        };
+        Ok((TlsClient(stream), face))
+    }
+}
+
+/// Receives until the client's first message is whole.
+async fn asked_name(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<Option<String>> {
+    loop {
+        if come.len() > HELLO_BYTES_MAX || tcp.receive(come).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match look_at_hello(come) {
+            Hello::Part => {}
+            Hello::Asks(name) => return Ok(name),
+            Hello::Refused(error, alert) => {
+                // It may be gone already.
+                let _gone = tcp.send_all(&[&alert], SEND_STALL_MAX).await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+            }
         }
     }
 }
@@ -68,5 +308,76 @@ impl Transport for TlsClient {
 
     fn is_secure(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate for these names, written to `dir`.
+    fn certificate(dir: &std::path::Path, file: &str, names: &[&str]) -> Certificate {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        let path = |end: &str| dir.join(format!("{file}.{end}"));
+        std::fs::write(path("pem"), made.cert.pem()).unwrap();
+        std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+        let text = |end: &str| path(end).display().to_string();
+        Certificate { chain: text("pem"), key: text("key"), staple: None }
+    }
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("tidegate-tls-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn the_certificate_is_the_one_made_out_to_the_name() {
+        let dir = folder("names");
+        let list = [
+            certificate(&dir, "first", &["a.example"]),
+            certificate(&dir, "wild", &["*.b.example"]),
+            certificate(&dir, "exact", &["x.b.example", "c.example"]),
+        ];
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let all = Certificates::read(&list, &provider).unwrap();
+        let shown = |name: Option<&str>| {
+            let found = all.find(name);
+            let pem = |certificate: &Certificate| chain(&certificate.chain).unwrap();
+            list.iter().position(|c| pem(c) == found[0].cert)
+        };
+        assert_eq!(shown(Some("a.example")), Some(0));
+        assert_eq!(shown(Some("y.b.example")), Some(1));
+        assert_eq!(shown(Some("X.B.example")), Some(2), "before the wildcard, in any case");
+        assert_eq!(shown(Some("c.example")), Some(2));
+        // One label only (RFC 9525 §6.3), and not the parent itself.
+        assert_eq!(shown(Some("z.y.b.example")), Some(0));
+        assert_eq!(shown(Some("b.example")), Some(0));
+        assert_eq!(shown(None), Some(0));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let dir = folder("bad");
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let good = certificate(&dir, "good", &["a.example"]);
+        let other = certificate(&dir, "other", &["b.example"]);
+        let empty = dir.join("empty").display().to_string();
+        std::fs::write(&empty, "").unwrap();
+        let cases = [
+            (Certificate { key: other.key.clone(), ..good.clone() }, "do not go together"),
+            (Certificate { chain: empty.clone(), ..good.clone() }, "none in it"),
+            (Certificate { key: empty.clone(), ..good.clone() }, "private key"),
+            (Certificate { chain: "/no/such".into(), ..good.clone() }, "certificate /no/such"),
+            (Certificate { staple: Some(empty.clone()), ..good.clone() }, "no OCSP response"),
+            (Certificate { staple: Some("/no/such".into()), ..good }, "staple /no/such"),
+        ];
+        for (case, expected) in cases {
+            let error = Certificates::read(&[case], &provider).unwrap_err();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

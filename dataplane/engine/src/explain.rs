@@ -95,6 +95,7 @@ pub async fn explain(core: &Core, query: &str) -> Result<Value, String> {
         "stored": stored,
         "fill_under_way": known.fill.is_some(),
         "uncacheable_mark": known.pass,
+        "peer": view.peer_for(service, routed.key.hash as u64).map(|peer| &peer.id),
         "next_hops": next_hops,
         "next_target": routed.target,
         "next_host": service.next_authority,

@@ -33,4 +33,5 @@ pub mod view;
 
 pub use client::Transport;
 pub use node::{Core, Node};
+pub use session::Face;
 pub use view::View;

@@ -35,6 +35,8 @@ pub struct Question<'a> {
     pub deadline: Instant,
     /// A second hop is asked as well when the first one's answer is late.
     pub hedge: bool,
+    /// The peer that the key belongs to is asked before all others.
+    pub peers: bool,
 }
 
 /// Asks the next hops in their order until one answers.
@@ -47,6 +49,16 @@ pub async fn ask_any(
     service: &ServiceView,
     question: &Question<'_>,
 ) -> Result<(Answer, String), FillError> {
+    if question.peers
+        && let Some(peer) = view.peer_for(service, question.key)
+        && let Some(ticket) = peer.state.enter(Entry::Usual)
+    {
+        core.count(|c| &c.peer_fills_total, 1);
+        match try_hop(core, peer, question, ticket).await {
+            Ok((answer, false)) => return Ok((answer, peer.id.clone())),
+            Ok((_, true)) | Err(_) => core.count(|c| &c.peer_fills_failed_total, 1),
+        }
+    }
     let hops = &service.hops;
     if hops.is_empty() {
         return Err(FillError::NoNextHop);
@@ -285,7 +297,7 @@ pub async fn probe(core: Rc<Core>) {
         sleep(PROBE_SPAN).await;
         let view = core.node.view.load_full();
         let mut seen = HashSet::new();
-        for hop in view.services().iter().flat_map(|service| &service.hops) {
+        for hop in view.services().iter().flat_map(|service| service.all_hops()) {
             if hop.probe.is_some()
                 && hop.state.standing() != Standing::Up
                 && seen.insert(Arc::as_ptr(&hop.state))

@@ -30,8 +30,10 @@ pub const PASSED_BODY_BYTES_MAX: usize = 1 << 20;
 /// What answers the requests of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
-    /// Viewers and child tiers.
+    /// Viewers, and child tiers that have not proved who they are.
     Traffic,
+    /// Servers of the fleet that have.
+    Fleet,
     /// Operators: health, metrics, explain.
     Admin,
 }
@@ -88,9 +90,10 @@ async fn exchange<T: Transport>(
             return false;
         }
     };
-    let exchange = Exchange { request: parsed.head, body };
+    let from_fleet = face == Face::Fleet;
+    let exchange = Exchange { request: parsed.head, body, from_fleet };
     match face {
-        Face::Traffic => transaction::run(core, &mut client, exchange).await,
+        Face::Traffic | Face::Fleet => transaction::run(core, &mut client, exchange).await,
         Face::Admin => crate::admin::run(core, &mut client, exchange).await,
     }
     client.keep_alive

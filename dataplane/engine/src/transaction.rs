@@ -46,6 +46,8 @@ fn since(earlier: Instant) -> Duration {
 pub struct Exchange {
     pub request: RequestHead,
     pub body: Vec<u8>,
+    /// Another server of the fleet asks, which serves viewers itself.
+    pub from_fleet: bool,
 }
 
 /// What a transaction has found out so far; becomes the event at its end.
@@ -120,9 +122,10 @@ async fn steps<T: Transport>(
     {
         return preflight(client, behaviour, origin).await;
     }
-    // Where viewers are sent is an edge's business: edges ask parents over plain HTTP.
+    let for_viewer = view.me.role == Role::Edge && !exchange.from_fleet;
+    // Where viewers are sent is an edge's business: other tiers are asked over plain HTTP.
     if let Some(redirect) = &behaviour.redirect
-        && view.me.role == Role::Edge
+        && for_viewer
         && !(redirect.only_http && client.is_secure())
     {
         return send_elsewhere(client, request, redirect).await;
@@ -140,6 +143,7 @@ async fn steps<T: Transport>(
         target,
         passed: Passed::of(request),
         span: span_of(request),
+        for_viewer,
     };
     let mut found = obtain(&mut wanted, request, notes).await;
     notes.first_byte_us = Some(since(started).as_micros() as u64);
@@ -533,6 +537,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
     let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
     let chosen = wanted.chosen.clone();
     let (behaviour, routed) = (wanted.behaviour.clone(), wanted.routed.clone());
+    let for_viewer = wanted.for_viewer;
     wanted.core.spawn(async move {
         let wanted = Wanted {
             core: &core,
@@ -545,6 +550,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             target,
             passed,
             span: None,
+            for_viewer,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });
@@ -590,9 +596,7 @@ async fn send_object<T: Transport>(
     let own = notes.status.render(me).to_string();
     let secure = client.is_secure();
     // Only for viewers: one form goes from tier to tier.
-    let encodable = wanted.behaviour.compress
-        && wanted.view.me.role == Role::Edge
-        && encode::is_encodable(&object);
+    let encodable = wanted.behaviour.compress && wanted.for_viewer && encode::is_encodable(&object);
     let coding = match portion {
         Portion::Whole | Portion::NotModified if encodable => {
             coding::preferred(request.fields.get_all("accept-encoding"))
@@ -625,8 +629,9 @@ async fn send_object<T: Transport>(
     // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
     let cache_status = deliver::cache_status(upstream.as_ref().filter(|_| !notes.status.hit), &own);
     notes.cache_status = Some(own);
-    // Answers over HTTP and HTTPS differ by what may be said on one of them only.
-    let generation = wanted.view.generation * 2 + u64::from(secure);
+    // Answers over HTTP and HTTPS differ by what may be said on one of them only; those to the fleet are not shaped.
+    let kind = if wanted.for_viewer { u64::from(secure) } else { 2 };
+    let generation = wanted.view.generation * 3 + kind;
     let dress = deliver::Dress { fields: &fields, cache_status, generation };
     let delivered = match &form {
         Some(form) => deliver::deliver_form(core, client, &object, form, &dress).await,
@@ -735,6 +740,7 @@ async fn pass_on<T: Transport>(
         avoid: None,
         deadline: now() + wanted.core.node.timeouts.total,
         hedge: false,
+        peers: false,
     };
     ask_any(wanted.core, wanted.view, service, &question).await
 }

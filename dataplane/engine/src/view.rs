@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
-use tidegate_fill::{HEALTH_PATH, Hop, HopAccess, Hops, candidates, node_name};
+use tidegate_fill::{HEALTH_PATH, Hop, HopAccess, Hops, candidates, node_name, owner, peers};
 use tidegate_http::{Authority, RequestHead};
+use tidegate_types::rendezvous;
 
 /// A delivery service as this node serves it.
 #[derive(Debug)]
@@ -11,8 +12,17 @@ pub struct ServiceView {
     pub service: DeliveryService,
     /// Whom to ask, unordered.
     pub hops: Vec<Hop>,
+    /// The edges that are asked before them.
+    pub peers: Vec<Hop>,
     /// `Host` for the next hop.
     pub next_authority: String,
+}
+
+impl ServiceView {
+    /// Everybody that may be asked.
+    pub fn all_hops(&self) -> impl Iterator<Item = &Hop> {
+        self.hops.iter().chain(&self.peers)
+    }
 }
 
 /// A snapshot from this node's point of view.
@@ -20,6 +30,8 @@ pub struct ServiceView {
 pub struct View {
     pub generation: u64,
     pub me: Server,
+    /// For rendezvous hashing.
+    identity: u64,
     /// Who may give orders on the admin port; `None`: nobody.
     pub admin_key: Option<AdminKey>,
     /// The host name under which others ask whether this node serves.
@@ -79,15 +91,17 @@ impl View {
                 tidegate_contract::Role::Parent => service.origin_host.clone(),
                 _ => routed,
             };
+            let peers = peers(snapshot, me, service, access, hops);
             let hops = candidates(snapshot, me, service, access, hops);
-            services.push(ServiceView { service: service.clone(), hops, next_authority });
+            services.push(ServiceView { service: service.clone(), hops, peers, next_authority });
         }
         // A checked snapshot has a good one or none.
         let admin_key =
             snapshot.keys.admin_hex.as_deref().and_then(|hex| AdminKey::from_hex(hex).ok());
         let (generation, me) = (snapshot.generation, me.clone());
         let own_name = node_name(&me.id, &snapshot.zone);
-        Ok(View { generation, me, admin_key, own_name, services, by_host, by_address })
+        let identity = rendezvous::identity(me.id.as_bytes());
+        Ok(View { generation, me, identity, admin_key, own_name, services, by_host, by_address })
     }
 
     /// Whether a request that no delivery service answers to asks this node itself how it is.
@@ -104,6 +118,16 @@ impl View {
             None => return None,
         };
         self.services.get(index)
+    }
+
+    /// The peer that a key belongs to; `None`: this node asks parents for it.
+    pub fn peer_for<'a>(&self, service: &'a ServiceView, key: u64) -> Option<&'a Hop> {
+        owner((self.identity, self.me.weight), &service.peers, key)
+    }
+
+    /// The host name under which other servers know this node.
+    pub fn own_name(&self) -> &str {
+        &self.own_name
     }
 
     /// All services.

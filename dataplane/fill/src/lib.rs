@@ -28,7 +28,9 @@ pub use health::{Cause, Standing};
 pub use names::Round;
 pub use pool::Pool;
 pub use s3::HopS3;
-pub use select::{Choice, HEALTH_PATH, Hop, HopAccess, Place, Probe, candidates, node_name, order};
+pub use select::{
+    Choice, HEALTH_PATH, Hop, HopAccess, Place, Probe, candidates, node_name, order, owner, peers,
+};
 pub use state::{Entry, HopState, Hops, Ticket};
 pub use stream::HopTls;
 pub use tls::{TlsStream, sealed_bytes};

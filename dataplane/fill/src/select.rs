@@ -69,53 +69,7 @@ pub fn candidates(
     access: &impl Fn(&Server) -> HopAccess,
     hops: &Hops,
 ) -> Vec<Hop> {
-    let usable =
-        |server: &Server| matches!(server.status, ServerStatus::Online | ServerStatus::Reported);
-    let hop = |server: &Server| {
-        // An origin that wants TLS is never asked without, whatever ports it has.
-        let secure = server.role == Role::Origin && server.origin_tls.is_some();
-        let HopAccess { tls, s3 } =
-            if server.role == Role::Origin { access(server) } else { HopAccess::default() };
-        let port = if secure { server.https_port? } else { server.http_port? };
-        if (secure && tls.is_none()) || (server.origin_s3.is_some() && s3.is_none()) {
-            return None;
-        }
-        let probe = match server.role {
-            Role::Origin => server.origin_health.as_ref().map(|path| Probe {
-                path: path.clone(),
-                authority: service.origin_host.clone(),
-                status_max: 499,
-            }),
-            _ => Some(Probe {
-                path: HEALTH_PATH.to_owned(),
-                authority: node_name(&server.id, &snapshot.zone),
-                status_max: 299,
-            }),
-        };
-        let state = match &server.origin_name {
-            Some(name) if server.role == Role::Origin => hops.named(&server.id, name, port),
-            _ => {
-                // A parent's other addresses are for viewers.
-                let count = if server.role == Role::Origin { server.addresses.len() } else { 1 };
-                let addresses = server.addresses.iter().take(count);
-                let addresses: Vec<_> = addresses.map(|ip| SocketAddr::new(*ip, port)).collect();
-                if addresses.is_empty() {
-                    return None;
-                }
-                hops.reached_at(&server.id, &addresses)
-            }
-        };
-        state.set_limit(server.origin_limit);
-        Some(Hop {
-            id: server.id.clone(),
-            state,
-            probe,
-            tls,
-            s3,
-            identity: rendezvous::identity(server.id.as_bytes()),
-            weight: server.weight,
-        })
-    };
+    let hop = |server: &Server| hop(snapshot, service, server, access(server), hops);
     match me.role {
         Role::Edge => {
             let parent_group = snapshot
@@ -141,6 +95,106 @@ pub fn candidates(
             .collect(),
         Role::Origin | Role::Router | Role::Monitor => Vec::new(),
     }
+}
+
+/// The edges that share the objects of `service` with `me`: those of its cache group, when that is a peering ring. They are
+/// asked over TLS only, for they give each other what no viewer gets.
+pub fn peers(
+    snapshot: &Snapshot,
+    me: &Server,
+    service: &DeliveryService,
+    access: &impl Fn(&Server) -> HopAccess,
+    hops: &Hops,
+) -> Vec<Hop> {
+    let is_ring =
+        snapshot.cache_groups.iter().any(|g| g.peering && Some(&g.id) == me.cache_group.as_ref());
+    let is_peer = |server: &&Server| {
+        server.role == Role::Edge
+            && server.id != me.id
+            && server.cache_group == me.cache_group
+            && usable(server)
+    };
+    snapshot
+        .servers
+        .iter()
+        .filter(|_| is_ring && me.role == Role::Edge)
+        .filter(is_peer)
+        .filter_map(|server| hop(snapshot, service, server, access(server), hops))
+        .filter(|hop| hop.tls.is_some())
+        .collect()
+}
+
+/// The peer that `key` belongs to; `None`: it is `me` (identity and weight), who asks parents. All members of a ring have the
+/// same order for a key, and each asks only one that stands before itself, so no question goes round.
+pub fn owner(me: (u64, f64), peers: &[Hop], key: u64) -> Option<&Hop> {
+    if peers.is_empty() {
+        return None;
+    }
+    let members = std::iter::once(me).chain(peers.iter().map(|hop| (hop.identity, hop.weight)));
+    for index in rendezvous::rank(key, members) {
+        let peer = peers.get(index.checked_sub(1)?)?;
+        if peer.state.standing() == Standing::Up {
+            return Some(peer);
+        }
+    }
+    None
+}
+
+fn usable(server: &Server) -> bool {
+    matches!(server.status, ServerStatus::Online | ServerStatus::Reported)
+}
+
+/// A server as a next hop; `None`: it cannot be asked.
+fn hop(
+    snapshot: &Snapshot,
+    service: &DeliveryService,
+    server: &Server,
+    HopAccess { tls, s3 }: HopAccess,
+    hops: &Hops,
+) -> Option<Hop> {
+    let is_origin = server.role == Role::Origin;
+    // An origin that wants TLS is never asked without, whatever ports it has; nor is a server of the fleet that knows us.
+    let secure = if is_origin { server.origin_tls.is_some() } else { tls.is_some() };
+    let port = if secure { server.https_port? } else { server.http_port? };
+    if (secure && tls.is_none()) || (server.origin_s3.is_some() && s3.is_none()) {
+        return None;
+    }
+    let probe = if is_origin {
+        server.origin_health.as_ref().map(|path| Probe {
+            path: path.clone(),
+            authority: service.origin_host.clone(),
+            status_max: 499,
+        })
+    } else {
+        Some(Probe {
+            path: HEALTH_PATH.to_owned(),
+            authority: node_name(&server.id, &snapshot.zone),
+            status_max: 299,
+        })
+    };
+    let state = match &server.origin_name {
+        Some(name) if is_origin => hops.named(&server.id, name, port),
+        _ => {
+            // The other addresses of a server of the fleet are for viewers.
+            let count = if is_origin { server.addresses.len() } else { 1 };
+            let addresses = server.addresses.iter().take(count);
+            let addresses: Vec<_> = addresses.map(|ip| SocketAddr::new(*ip, port)).collect();
+            if addresses.is_empty() {
+                return None;
+            }
+            hops.reached_at(&server.id, &addresses)
+        }
+    };
+    state.set_limit(server.origin_limit);
+    Some(Hop {
+        id: server.id.clone(),
+        state,
+        probe,
+        tls: tls.filter(|_| secure),
+        s3,
+        identity: rendezvous::identity(server.id.as_bytes()),
+        weight: server.weight,
+    })
 }
 
 /// A next hop in its place in the order.

@@ -107,6 +107,7 @@ pub struct Session<S: Side> {
     incoming: Vec<u8>,
     version: Option<ProtocolVersion>,
     alpn: Option<Box<[u8]>>,
+    peer_is_proved: bool,
 }
 
 impl Session<Server> {
@@ -141,6 +142,7 @@ impl<S: Side> Session<S> {
             incoming: Vec::new(),
             version: None,
             alpn: None,
+            peer_is_proved: false,
         }
     }
 
@@ -172,6 +174,11 @@ impl<S: Side> Session<S> {
     /// What was agreed on by ALPN (RFC 7301).
     pub fn alpn(&self) -> Option<&[u8]> {
         self.alpn.as_deref()
+    }
+
+    /// Whether the peer has shown a certificate, which was verified as the configuration says.
+    pub fn peer_is_proved(&self) -> bool {
+        self.peer_is_proved
     }
 
     /// Whether records are sealed here and not by rustls.
@@ -222,6 +229,7 @@ impl<S: Side> Session<S> {
                 let common = S::common(connection);
                 self.version = common.protocol_version();
                 self.alpn = common.alpn_protocol().map(Into::into);
+                self.peer_is_proved = common.peer_certificates().is_some();
                 self.handshaking = false;
             }
             let is_13 = self.version == Some(ProtocolVersion::TLSv1_3);

@@ -3,7 +3,7 @@
 //! has to misbehave.
 
 use crate::session::{Client, Server, Session, Side};
-use crate::{TlsError, sealed_len_max};
+use crate::{Hello, TlsError, look_at_hello, sealed_len_max};
 use proptest::prelude::*;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -234,6 +234,24 @@ fn a_server_that_is_not_the_one_is_told_so() {
             let told = peer.process_new_packets().unwrap_err();
             assert!(matches!(told, rustls::Error::AlertReceived(_)), "{version:?} {step}: {told}");
         }
+    }
+}
+
+#[test]
+fn the_name_that_a_client_asks_for_is_seen_however_its_hello_is_cut() {
+    let (_, client) = configs(&TLS13, None);
+    let name = ServerName::try_from("CDN.example").unwrap();
+    let mut end = End::new(Session::client(Arc::new(client), name).unwrap());
+    end.receive(&[]).unwrap();
+    for cut in [0, 1, 5, 40, end.out.len() - 1] {
+        assert_eq!(look_at_hello(&end.out[..cut]), Hello::Part, "{cut}");
+    }
+    assert_eq!(look_at_hello(&end.out), Hello::Asks(Some("cdn.example".to_owned())));
+    let more = [&end.out[..], &[23, 3, 3, 0, 1, 0]].concat();
+    assert_eq!(look_at_hello(&more), Hello::Asks(Some("cdn.example".to_owned())));
+    for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0x16, 3, 1, 0, 4, 9, 0, 0, 0]] {
+        let Hello::Refused(_, alert) = look_at_hello(bytes) else { panic!("{bytes:?}") };
+        assert_eq!(alert.first(), Some(&21));
     }
 }
 

@@ -63,10 +63,21 @@ impl Connection {
         address: SocketAddr,
         config: Arc<rustls::ClientConfig>,
     ) -> io::Result<Connection> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
         let name = rustls::pki_types::ServerName::IpAddress(address.ip().into());
-        let connection = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        Connection::open_tls_as(address, config, name)
+    }
+
+    /// Connects by TLS and asks for `name`.
+    pub fn open_tls_as(
+        address: SocketAddr,
+        config: Arc<rustls::ClientConfig>,
+        name: rustls::pki_types::ServerName<'static>,
+    ) -> io::Result<Connection> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut connection =
+            rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
+        connection.complete_io(&mut stream)?;
         let stream = rustls::StreamOwned::new(connection, stream);
         Ok(Connection { stream: Box::new(stream), buffer: Vec::new() })
     }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
-    Admission, Behaviour, CacheGroup, CacheKeyRule, DeliveryService, HeaderRule, Keys,
-    LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot, Steering, sign,
+    Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
+    HeaderRule, Keys, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot,
+    Steering, sign,
 };
 
 /// How a fleet is made.
@@ -25,6 +26,8 @@ pub struct FleetOptions {
     pub store_bytes: Option<u64>,
     /// Edges speak HTTPS too.
     pub https: bool,
+    /// Edges and parents prove themselves to each other; implies `https`, and parents speak nothing else.
+    pub fleet_tls: bool,
     /// Use this origin instead of one of ours.
     pub origin: Option<SocketAddr>,
     /// The first parents are these servers instead of ours.
@@ -48,6 +51,7 @@ impl Default for FleetOptions {
             ram_bytes: 32 << 20,
             store_bytes: Some(256 << 20),
             https: false,
+            fleet_tls: false,
             origin: None,
             hand_parents: Vec::new(),
             adjust: |_| {},
@@ -148,7 +152,11 @@ impl Fleet {
         let _old = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("origin")).expect("the temporary directory can be written");
         let mut snapshot = plan(subnet, &dir, options);
-        let tls = options.https.then(|| make_certificates(&mut snapshot, &dir));
+        let https = options.https || options.fleet_tls;
+        let tls = https.then(|| make_certificates(&mut snapshot, &dir));
+        if options.fleet_tls {
+            make_fleet_certificates(&mut snapshot, &dir);
+        }
         (options.adjust)(&mut snapshot);
         let key = SigningKey::generate().expect("the system has randomness");
         let keys = tidegate_contract::PublicKey::list_to_text(&[key.public()]);
@@ -462,16 +470,21 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 store_admission: Admission::Always,
                 store_writes_per_day: None,
                 store_rated_bytes: None,
-                tls_certificate: None,
-                tls_key: None,
+                certificates: Vec::new(),
+                ticket_secret_file: None,
+                fleet_tls: None,
             },
             id,
             role,
             cache_group: group.map(str::to_owned),
             status: ServerStatus::Reported,
             addresses: vec![ip],
-            http_port: Some(free_port(ip)),
-            https_port: (options.https && role == Role::Edge).then(|| free_port(ip)),
+            http_port: (role != Role::Parent || !options.fleet_tls).then(|| free_port(ip)),
+            https_port: match role {
+                Role::Edge => options.https || options.fleet_tls,
+                _ => role == Role::Parent && options.fleet_tls,
+            }
+            .then(|| free_port(ip)),
             admin_port: free_port(ip),
             heartbeat_port: None,
             dns_port: None,
@@ -540,6 +553,7 @@ fn group(id: &str, parent: Option<&str>) -> CacheGroup {
         longitude: 0.0,
         parent_group: parent.map(str::to_owned),
         fallbacks: Vec::new(),
+        peering: false,
     }
 }
 
@@ -568,9 +582,43 @@ pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
     }
 }
 
+/// An authority of the fleet's own, and a certificate from it for each edge and parent.
+fn make_fleet_certificates(snapshot: &mut Snapshot, dir: &Path) {
+    let key = rcgen::KeyPair::generate().expect("the system has randomness");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("no names are good names");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).expect("a certificate can be made");
+    fs::write(dir.join("fleet.pem"), authority.pem()).expect("writable");
+    let issuer = rcgen::Issuer::new(params, key);
+    let zone = snapshot.zone.clone();
+    let ours = |server: &&mut Server| matches!(server.role, Role::Edge | Role::Parent);
+    for server in snapshot.servers.iter_mut().filter(ours) {
+        let (chain, key) = fleet_certificate(dir, &server.id, &zone, &issuer);
+        let authorities = dir.join("fleet.pem").display().to_string();
+        server.machine.fleet_tls = Some(FleetTls { chain, key, authorities });
+    }
+}
+
+/// Writes a certificate for `<id>.<zone>` and gives the paths of chain and key.
+pub fn fleet_certificate(
+    dir: &Path,
+    id: &str,
+    zone: &str,
+    issuer: &rcgen::Issuer<'_, rcgen::KeyPair>,
+) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("the system has randomness");
+    let params = rcgen::CertificateParams::new(vec![format!("{id}.{zone}")]);
+    let made = params.and_then(|params| params.signed_by(&key, issuer)).expect("a name is a name");
+    let path = |end: &str| dir.join(format!("fleet-{id}.{end}"));
+    fs::write(path("crt"), made.pem()).expect("writable");
+    fs::write(path("key"), key.serialize_pem()).expect("writable");
+    (path("crt").display().to_string(), path("key").display().to_string())
+}
+
 fn make_certificates(snapshot: &mut Snapshot, dir: &Path) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    for server in snapshot.servers.iter_mut().filter(|s| s.https_port.is_some()) {
+    let edges = snapshot.servers.iter_mut().filter(|s| s.role == Role::Edge);
+    for server in edges.filter(|s| s.https_port.is_some()) {
         let names: Vec<String> = server.addresses.iter().map(ToString::to_string).collect();
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate can be made");
         let certificate = dir.join(format!("{}.crt", server.id));
@@ -578,8 +626,11 @@ fn make_certificates(snapshot: &mut Snapshot, dir: &Path) -> Arc<rustls::ClientC
         fs::write(&certificate, made.cert.pem()).expect("writable");
         fs::write(&key, made.signing_key.serialize_pem()).expect("writable");
         roots.add(made.cert.der().clone()).expect("a fresh certificate is well-formed");
-        server.machine.tls_certificate = Some(certificate.display().to_string());
-        server.machine.tls_key = Some(key.display().to_string());
+        server.machine.certificates.push(Certificate {
+            chain: certificate.display().to_string(),
+            key: key.display().to_string(),
+            staple: None,
+        });
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)

@@ -111,8 +111,9 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             store_writes_per_day: None,
             store_rated_bytes: None,
             origin_root: None,
-            tls_certificate: None,
-            tls_key: None,
+            certificates: Vec::new(),
+            ticket_secret_file: None,
+            fleet_tls: None,
         },
     };
     let group = |id: &str, parent: Option<&str>| CacheGroup {
@@ -121,6 +122,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
         longitude: 0.0,
         parent_group: parent.map(str::to_owned),
         fallbacks: Vec::new(),
+        peering: false,
     };
     Snapshot {
         schema: tidegate_contract::SCHEMA,

@@ -141,8 +141,9 @@ fn server(plan: &Plan, node: &Node, sizes: Sizes) -> String {
     }
     if node.tier == Tier::Edge {
         line("https_port", HTTPS_PORT.to_string());
-        line("tls_certificate", path(plan.dir.join("tls").join("edge.pem")));
-        line("tls_key", path(plan.dir.join("tls").join("edge.key")));
+        let tls = plan.dir.join("tls");
+        let (chain, key) = (path(tls.join("edge.pem")), path(tls.join("edge.key")));
+        line("certificates", format!("[{{ chain = {chain}, key = {key} }}]"));
     }
     if node.tier.is_data_plane() {
         line("cores", sizes.cores.to_string());

@@ -55,6 +55,8 @@ pub struct Wanted<'a> {
     pub passed: Passed,
     /// First and last byte that a fill of something unknown asks for; `None`: everything.
     pub span: Option<(u64, u64)>,
+    /// The answer is for a viewer, not for another server of the fleet.
+    pub for_viewer: bool,
 }
 
 /// The bytes to ask for when nothing is known of the object yet: the blocks of the range that the client wants, and at
@@ -103,7 +105,7 @@ impl Wanted<'_> {
 
     /// The behaviour whose rules shape the answer: an edge's business, parents pass on what they got.
     pub fn rules(&self) -> Option<&Behaviour> {
-        (self.view.me.role == Role::Edge).then_some(self.behaviour)
+        self.for_viewer.then_some(self.behaviour)
     }
 }
 
@@ -223,6 +225,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             avoid: None,
             deadline,
             hedge: wanted.behaviour.hedge && wanted.view.me.role == Role::Edge,
+            peers: wanted.for_viewer,
         };
         let (answer, hop) = match ask_any(core, wanted.view, service, &question).await {
             Ok(answered) => answered,
@@ -817,6 +820,7 @@ async fn ask_rest(
         avoid,
         deadline,
         hedge: false,
+        peers: false,
     };
     let (answer, _) = ask_any(core, view, service, &question).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);

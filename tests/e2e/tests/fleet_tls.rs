@@ -1,0 +1,264 @@
+//! Who is shown which certificate, and what servers of a fleet tell each other that they tell nobody else: certificates
+//! by name, sessions resumed anywhere in a PoP, parents that know their edges, and edges that share their objects (a peering ring).
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use tidegate_contract::{Certificate, Role, Snapshot};
+use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
+
+fn name(name: &str) -> ServerName<'static> {
+    ServerName::try_from(name.to_owned()).unwrap()
+}
+
+/// A client that trusts what is in these PEM files, and shows a certificate if it is given one.
+fn client(trusted: &[&Path], shown: Option<(&Path, &Path)>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for path in trusted {
+        roots.add(CertificateDer::from_pem_file(path).unwrap()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots);
+    Arc::new(match shown {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            let chain = vec![CertificateDer::from_pem_file(chain).unwrap()];
+            builder
+                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
+                .unwrap()
+        }
+    })
+}
+
+/// Writes a certificate for these names and gives its paths.
+fn certificate(dir: &Path, file: &str, names: &[&str]) -> Certificate {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let path = |end: &str| dir.join(format!("{file}.{end}"));
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("pem"), made.cert.pem()).unwrap();
+    let text = |end: &str| path(end).display().to_string();
+    Certificate { chain: text("pem"), key: text("key"), staple: None }
+}
+
+/// Shakes hands and asks for one object; the certificate that was shown, and how the session came about.
+fn shake(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    asked: &str,
+) -> io::Result<(Vec<u8>, HandshakeKind)> {
+    let mut stream = TcpStream::connect(address)?;
+    let mut tls = ClientConnection::new(config.clone(), name(asked)).map_err(io::Error::other)?;
+    let mut stream = rustls::Stream::new(&mut tls, &mut stream);
+    stream.write_all(
+        format!("GET /t.m4s HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    let shown = tls.peer_certificates().unwrap()[0].to_vec();
+    Ok((shown, tls.handshake_kind().unwrap()))
+}
+
+fn der(path: &str) -> Vec<u8> {
+    CertificateDer::from_pem_file(path).unwrap().to_vec()
+}
+
+#[test]
+fn the_certificate_follows_the_name_and_a_new_one_is_taken_up_by_a_running_edge() {
+    let options = FleetOptions { parents: 1, edges: 1, https: true, ..FleetOptions::default() };
+    let mut fleet = Fleet::start("names", &options);
+    fleet.put("t.m4s", 1000);
+    let dir = fleet.dir.clone();
+    let list = [
+        certificate(&dir, "film", &[HOST, "film.test"]),
+        certificate(&dir, "wild", &["*.wild.test"]),
+    ];
+    let edge = fleet.snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
+    edge.machine.certificates = list.to_vec();
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    let https = fleet.member("edge-1").https();
+    let trusting = || client(&list.each_ref().map(|c| Path::new(&c.chain)), None);
+    let shown = |asked: &str| shake(https, &trusting(), asked).map(|(shown, _)| shown);
+    fleet.until("the new certificates are taken up", |_| shown(HOST).is_ok());
+    assert_eq!(shown("film.test").unwrap(), der(&list[0].chain));
+    assert_eq!(shown("a.wild.test").unwrap(), der(&list[1].chain));
+    // Made out to another name: shown is the first, and the client refuses it.
+    let error = shown("elsewhere.test").unwrap_err().to_string();
+    assert!(error.contains("not valid for name"), "{error}");
+
+    // A connection that is there goes on while certificates change.
+    let mut kept = Connection::open_tls_as(https, trusting(), name(HOST)).unwrap();
+    assert_eq!(kept.get(HOST, "/t.m4s", "").unwrap().status, 200);
+    let old = der(&list[0].chain);
+    certificate(&dir, "film", &[HOST]);
+    let new = der(&list[0].chain);
+    assert_ne!(old, new);
+    fleet.until("the new one is shown", |_| shown(HOST).is_ok_and(|shown| shown == new));
+    assert_eq!(kept.get(HOST, "/t.m4s", "").unwrap().status, 200);
+
+    // A file that is none leaves the old one in use, and is told.
+    std::fs::write(&list[0].chain, "no certificate").unwrap();
+    fleet.until("it is refused", |fleet| fleet.said("edge-1").contains("certificates refused"));
+    std::fs::write(dir.join("trusted.pem"), rustls_pem(&new)).unwrap();
+    let trusting = client(&[&dir.join("trusted.pem")], None);
+    assert_eq!(shake(https, &trusting, HOST).unwrap().0, new);
+    assert_eq!(kept.get(HOST, "/t.m4s", "").unwrap().status, 200);
+}
+
+/// A certificate as PEM (RFC 7468).
+fn rustls_pem(der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for part in der.chunks(3) {
+        let bits = part.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - part.len()));
+        for at in 0..4 {
+            let digit = (bits >> (18 - 6 * at)) & 63;
+            text.push(if at <= part.len() { char::from(ALPHABET[digit as usize]) } else { '=' });
+        }
+    }
+    text.push_str("\n-----END CERTIFICATE-----\n");
+    text
+}
+
+#[test]
+fn servers_that_share_a_secret_resume_each_others_sessions() {
+    fn shared(snapshot: &mut Snapshot) {
+        let edges = snapshot.servers.iter_mut().filter(|s| s.role == Role::Edge);
+        for (index, edge) in edges.enumerate() {
+            let chain = edge.machine.certificates[0].chain.clone();
+            let dir = Path::new(&chain).parent().unwrap().to_owned();
+            edge.machine.certificates = vec![certificate(&dir, &format!("pop-{index}"), &[HOST])];
+            if index < 2 {
+                std::fs::write(dir.join("secret"), [7; 32]).unwrap();
+                edge.machine.ticket_secret_file = Some(dir.join("secret").display().to_string());
+            }
+        }
+    }
+    let options =
+        FleetOptions { parents: 1, edges: 3, https: true, adjust: shared, ..Default::default() };
+    let fleet = Fleet::start("tickets", &options);
+    fleet.put("t.m4s", 1000);
+    let pems: Vec<_> = (0..3).map(|n| fleet.dir.join(format!("pop-{n}.pem"))).collect();
+    let trusted: Vec<&Path> = pems.iter().map(AsRef::as_ref).collect();
+    let config = client(&trusted, None);
+    let kind = |edge: &str| shake(fleet.member(edge).https(), &config, HOST).unwrap().1;
+    assert_eq!(kind("edge-1"), HandshakeKind::Full);
+    assert_eq!(kind("edge-1"), HandshakeKind::Resumed);
+    assert_eq!(kind("edge-2"), HandshakeKind::Resumed, "by the other one's ticket");
+    assert_eq!(kind("edge-3"), HandshakeKind::Full, "it has a secret of its own");
+    assert_eq!(kind("edge-1"), HandshakeKind::Full, "and its ticket is worth nothing here");
+}
+
+fn ring(edges: usize, adjust: fn(&mut Snapshot)) -> FleetOptions {
+    FleetOptions { parents: 2, edges, fleet_tls: true, adjust, ..FleetOptions::default() }
+}
+
+fn peering(snapshot: &mut Snapshot) {
+    snapshot.cache_groups.iter_mut().find(|group| group.id == "edges").unwrap().peering = true;
+}
+
+#[test]
+fn a_parent_speaks_to_its_fleet_alone() {
+    let fleet = Fleet::start("fleet", &ring(1, |_| {}));
+    let body = fleet.put("t.m4s", 300_000);
+    assert_eq!(fleet.get("edge-1", "/t.m4s", "").unwrap().body, body, "edges get through");
+    let dir = &fleet.dir;
+    let authority = dir.join("fleet.pem");
+    let stranger = certificate(dir, "stranger", &["edge-1.cdn.test"]);
+    let https = fleet.member("parent-1").https();
+    let ask = |shown: Option<(&Path, &Path)>| -> io::Result<Response> {
+        let config = client(&[&authority], shown);
+        Connection::open_tls_as(https, config, name("parent-1.cdn.test"))?.get(HOST, "/t.m4s", "")
+    };
+    let (edge, edge_key) = (dir.join("fleet-edge-1.crt"), dir.join("fleet-edge-1.key"));
+    assert_eq!(ask(Some((&edge, &edge_key))).unwrap().body, body);
+    assert!(ask(None).is_err(), "who shows nothing");
+    let stranger = (Path::new(&stranger.chain), Path::new(&stranger.key));
+    assert!(ask(Some(stranger)).is_err(), "who shows somebody else's");
+    // And an edge that does not know its parent asks nobody: no answer is better than anybody's.
+    assert!(get(https, HOST, "/t.m4s", "").is_err(), "plain HTTP is not spoken there");
+}
+
+fn explained(fleet: &Fleet, node: &str, path: &str) -> Option<String> {
+    let target = format!("/explain?host={HOST}&path={path}");
+    let answer = get(fleet.member(node).admin(), "x", &target, "").unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    answer["peer"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn in_a_ring_each_object_comes_from_parents_once_and_a_lost_edge_is_done_without() {
+    const EDGES: [&str; 3] = ["edge-1", "edge-2", "edge-3"];
+    let mut fleet = Fleet::start("ring", &ring(3, peering));
+    let paths: Vec<String> = (0..30).map(|n| format!("/{n}.m4s")).collect();
+    let bodies: Vec<_> = paths.iter().map(|path| fleet.put(&path[1..], 100_000)).collect();
+    let parents = |fleet: &Fleet| fleet.sum(&["parent-1", "parent-2"], "requests_total");
+    let mut owned = [0; 3];
+    for (path, body) in paths.iter().zip(&bodies) {
+        // All agree on whose it is.
+        let owners: Vec<_> = EDGES
+            .iter()
+            .map(|edge| explained(&fleet, edge, path).unwrap_or(edge.to_string()))
+            .collect();
+        assert!(owners.iter().all(|owner| *owner == owners[0]), "{owners:?}");
+        owned[EDGES.iter().position(|edge| *edge == owners[0]).unwrap()] += 1;
+        // All at once.
+        std::thread::scope(|scope| {
+            for edge in EDGES {
+                let fleet = &fleet;
+                scope.spawn(move || {
+                    let answer = fleet.get(edge, path, "").unwrap();
+                    assert_eq!((answer.status, &answer.body), (200, body), "{edge}{path}");
+                });
+            }
+        });
+    }
+    assert!(owned.iter().all(|n| *n > 2), "each has its share: {owned:?}");
+    assert_eq!(parents(&fleet), 30, "one request for each object");
+    assert_eq!(fleet.sum(&EDGES, "peer_fills_total"), 60);
+    assert_eq!(fleet.sum(&EDGES, "peer_fills_failed_total"), 0);
+
+    // What a viewer does not get, a peer does: answers as they came.
+    let dir = fleet.dir.clone();
+    let https = fleet.member("edge-1").https();
+    let (edge, key) = (dir.join("fleet-edge-2.crt"), dir.join("fleet-edge-2.key"));
+    let config = client(&[&dir.join("fleet.pem")], Some((&edge, &key)));
+    let mut peer = Connection::open_tls_as(https, config, name("edge-1.cdn.test")).unwrap();
+    assert_eq!(peer.get(HOST, &paths[0], "").unwrap().field("x-region"), None);
+    let mut viewer = Connection::open_tls(https, fleet.tls.clone().unwrap()).unwrap();
+    assert_eq!(viewer.get(HOST, &paths[0], "").unwrap().field("x-region"), Some("test"));
+    assert_eq!(peer.get(HOST, &paths[0], "").unwrap().field("x-region"), None, "not by its cache");
+    // Under the edge's name among the fleet it speaks to nobody who does not prove himself.
+    let config = client(&[&dir.join("fleet.pem")], None);
+    let refused = Connection::open_tls_as(https, config, name("edge-1.cdn.test"))
+        .and_then(|mut connection| connection.get(HOST, &paths[0], ""));
+    assert!(refused.is_err());
+
+    // A lost edge's objects are brought in by who stands next for them, or by the parents.
+    fleet.kill("edge-3");
+    let more: Vec<String> = (0..30).map(|n| format!("/more-{n}.m4s")).collect();
+    for path in &more {
+        let body = fleet.put(&path[1..], 50_000);
+        for edge in ["edge-1", "edge-2"] {
+            let answer = fleet.get(edge, path, "").unwrap();
+            assert_eq!((answer.status, &answer.body), (200, &body), "{edge}{path}");
+        }
+    }
+    let asked = parents(&fleet) - 30;
+    assert!((30..=32).contains(&asked), "{asked}: each edge finds out once that it is gone");
+    fleet.restart("edge-3");
+    fleet.until("it belongs to the ring again", |fleet| {
+        more.iter().any(|path| explained(fleet, "edge-1", path).as_deref() == Some("edge-3"))
+    });
+}
