@@ -272,6 +272,7 @@ counters! {
     retries_denied_total Counter "requests" "Second tries not made: the retry budget was used up."
     bodies_coded_total Counter "bodies" "Bodies of text that were put into a content coding."
     coded_answers_total Counter "answers" "Answers given in a content coding of ours."
+    floods_total Counter "connections" "HTTP/2 connections ended for frames that bring nothing."
     peer_fills_total Counter "requests" "Requests to the peer that an object belongs to (peering ring)."
     peer_fills_failed_total Counter "requests" "Of these, those that parents had to answer after all."
     hedges_total Counter "requests" "Live requests that a second next hop was asked for, the first one being late."

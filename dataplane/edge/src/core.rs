@@ -1,5 +1,7 @@
 //! One core's life: accept on its listeners, serve, stop in order.
 
+use crate::drain::Drain;
+use crate::h2;
 use crate::tls::{Tls, TlsClient};
 use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -92,10 +94,17 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         lines: RefCell::new(Vec::new()),
     });
     let open = Rc::new(Cell::new(true));
+    let drain = Rc::new(Drain::default());
     for (listener, speaks) in parts.listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                spawn(accept(core.clone(), listener, speaks, parts.tls.clone(), open.clone()));
+                let gate = Gate {
+                    speaks,
+                    tls: parts.tls.clone(),
+                    open: open.clone(),
+                    drain: drain.clone(),
+                };
+                spawn(accept(core.clone(), listener, gate));
             }
             Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
         }
@@ -117,6 +126,7 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     });
     parts.stop.wait().await;
     open.set(false);
+    drain.begin();
     let quiet = async {
         while core.busy.get() > 0 {
             sleep(STOP_LOOK).await;
@@ -143,13 +153,15 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     core.flush_log();
 }
 
-async fn accept(
-    core: Rc<Core>,
-    listener: TcpListener,
+/// What a listener lets in.
+struct Gate {
     speaks: Speaks,
     tls: Arc<ArcSwapOption<Tls>>,
     open: Rc<Cell<bool>>,
-) {
+    drain: Rc<Drain>,
+}
+
+async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open, drain }: Gate) {
     loop {
         // An operator is let in whatever happens.
         while speaks != Speaks::Admin
@@ -165,6 +177,7 @@ async fn accept(
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);
+        let drain = drain.clone();
         core.spawn(async move {
             let core = seat.0.clone();
             let Ok(peer) = stream.peer_addr() else { return }; // gone already
@@ -174,7 +187,7 @@ async fn accept(
                 Speaks::Admin => serve(core, stream, peer, Face::Admin).await,
                 Speaks::Https => {
                     if let Some(tls) = tls {
-                        serve_tls(core, stream, tls, peer).await;
+                        serve_tls(core, drain, stream, tls, peer).await;
                     }
                 }
             }
@@ -200,12 +213,21 @@ impl Drop for Seat {
     }
 }
 
-async fn serve_tls(core: Rc<Core>, stream: TcpStream, tls: Arc<Tls>, peer: std::net::SocketAddr) {
+async fn serve_tls(
+    core: Rc<Core>,
+    drain: Rc<Drain>,
+    stream: TcpStream,
+    tls: Arc<Tls>,
+    peer: std::net::SocketAddr,
+) {
     match TlsClient::accept(stream, &tls).await {
         Ok((stream, face)) => {
             drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
-            serve(core, stream, peer, face).await;
+            match stream.speaks_h2() {
+                true => h2::serve(core, drain, stream.into_inner(), peer, face).await,
+                false => serve(core, stream, peer, face).await,
+            }
         }
         Err(_) => core.count(|c| &c.tls_errors_total, 1),
     }

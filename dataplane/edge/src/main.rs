@@ -8,6 +8,8 @@
 mod args;
 mod control;
 mod core;
+mod drain;
+mod h2;
 mod log;
 mod names;
 mod origins;

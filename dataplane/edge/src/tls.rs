@@ -63,7 +63,9 @@ impl Tls {
                 .with_cert_resolver(Arc::new(shown));
             config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
             config.session_storage = Arc::new(NoServerSessionStorage {});
-            Some(Arc::new(finish(config)))
+            let mut config = finish(config);
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            Some(Arc::new(config))
         };
         let fleet = match &machine.fleet_tls {
             None => None,
@@ -250,6 +252,16 @@ impl TlsClient {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+
+    /// Whether HTTP/2 was agreed on.
+    pub fn speaks_h2(&self) -> bool {
+        self.0.session().alpn() == Some(b"h2")
+    }
+
+    /// The connection itself.
+    pub fn into_inner(self) -> TlsStream<ServerSide> {
+        self.0
     }
 
     async fn shake(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {

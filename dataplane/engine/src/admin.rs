@@ -1,7 +1,7 @@
 //! What operators ask a node: health, status, metrics, explain. On the admin port only; what they order is in
 //! `orders.rs`.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use crate::explain;
 use crate::node::Core;
 use crate::orders;
@@ -15,7 +15,7 @@ use tidegate_http::{Fields, Method};
 use tidegate_telemetry::{Counters, render_prometheus, to_json};
 
 /// Answers one admin request.
-pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
+pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: Exchange) {
     let request = &exchange.request;
     let outcome = if request.path == "/purge" {
         orders::purge_order(core, client, &exchange).await
@@ -40,11 +40,11 @@ pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exch
             .await
     };
     if outcome.is_err() {
-        client.keep_alive = false;
+        client.abort();
     }
 }
 
-async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Result<()> {
+async fn health<O: Outlet>(core: &Core, client: &mut Client<'_, O>) -> io::Result<()> {
     if core.node.draining.load(Ordering::Relaxed) {
         return synth::answer(client, 503, "draining", Fields::new()).await;
     }
@@ -53,8 +53,8 @@ async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Re
     text(client, "text/plain; charset=utf-8", said.to_owned()).await
 }
 
-pub(crate) async fn text<T: Transport>(
-    client: &mut Client<'_, T>,
+pub(crate) async fn text<O: Outlet>(
+    client: &mut Client<'_, O>,
     media_type: &'static str,
     body: String,
 ) -> io::Result<()> {
@@ -65,7 +65,7 @@ pub(crate) async fn text<T: Transport>(
         .and_then(|()| fields.append("access-control-allow-origin", "*"));
     debug_assert!(made.is_ok(), "values made here are well-formed");
     client.head(200, fields, BodyLength::Known(body.len() as u64));
-    client.body(body.as_bytes()).await?;
+    client.body(&body.into()).await?;
     client.finish().await
 }
 

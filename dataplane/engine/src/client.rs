@@ -1,8 +1,10 @@
-//! The client's side of a connection as steps see it: one head, then body bytes, framed as HTTP/1.1 asks.
+//! The client of a request as steps see it: one head, then body bytes. How they leave is an [`Outlet`]'s business: an
+//! HTTP/1.1 connection ([`Http1`]), or a stream of HTTP/2 or HTTP/3.
 //!
-//! Must stay true: exactly one final head per request; a body of known length is sent whole or the connection is
-//! closed, so that a client never takes a part for the whole.
+//! Must stay true: exactly one final head per request; a body of known length is sent whole or its stream (for HTTP/1.1 the
+//! connection) is broken off, so that a client never takes a part for the whole.
 
+use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -59,54 +61,58 @@ pub const FRAMING_FIELDS: [&str; 3] = ["content-length", "transfer-encoding", "c
 /// Longest time without a client taking anything of what is sent to it.
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
 
+/// Fields of an answer.
+#[derive(Debug, Clone, Copy)]
+pub enum HeadFields<'a> {
+    Made(&'a Fields),
+    /// As HTTP/1.1 lines that were written before, each with CRLF, and some more.
+    Lines(&'a [u8], &'a [(&'static str, &'a [u8])]),
+}
+
+/// How one answer leaves.
+#[allow(async_fn_in_trait, reason = "connections stay on their core; no future crosses threads")]
+pub trait Outlet {
+    /// The final head; it may wait for the first body bytes, or for `finish`. Without [`FRAMING_FIELDS`].
+    fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength);
+    /// Body bytes, in order.
+    async fn body(&mut self, bytes: &Bytes) -> io::Result<()>;
+    /// The answer is complete; `false`: it is shorter than its head says.
+    async fn finish(&mut self, complete: bool) -> io::Result<()>;
+    /// The answer cannot be completed, and the client shall know.
+    fn abort(&mut self);
+    /// Whether it is encrypted.
+    fn is_secure(&self) -> bool;
+    /// For the log.
+    fn protocol(&self) -> &'static str;
+}
+
 /// One request's client.
-pub struct Client<'a, T: Transport> {
-    transport: &'a mut T,
+pub struct Client<'a, O: Outlet> {
+    outlet: &'a mut O,
     pub address: SocketAddr,
     /// The request was HEAD: bodies are announced, not sent.
     pub head_only: bool,
-    pub version: Version,
-    /// The connection can carry another request.
-    pub keep_alive: bool,
     /// Body bytes sent.
     pub sent: u64,
     pub status: u16,
-    pending: Vec<u8>,
     length: BodyLength,
-    chunked: bool,
 }
 
-impl<'a, T: Transport> Client<'a, T> {
+impl<'a, O: Outlet> Client<'a, O> {
     /// The client of a new request.
-    pub fn new(
-        transport: &'a mut T,
-        address: SocketAddr,
-        head_only: bool,
-        version: Version,
-        keep_alive: bool,
-    ) -> Self {
-        Client {
-            transport,
-            address,
-            head_only,
-            version,
-            keep_alive,
-            sent: 0,
-            status: 0,
-            pending: Vec::new(),
-            length: BodyLength::Absent,
-            chunked: false,
-        }
-    }
-
-    /// The connection, for reading a request body.
-    pub fn transport_mut(&mut self) -> &mut T {
-        self.transport
+    pub fn new(outlet: &'a mut O, address: SocketAddr, head_only: bool) -> Self {
+        let (sent, status, length) = (0, 0, BodyLength::Absent);
+        Client { outlet, address, head_only, sent, status, length }
     }
 
     /// Whether the client's connection is encrypted.
     pub fn is_secure(&self) -> bool {
-        self.transport.is_secure()
+        self.outlet.is_secure()
+    }
+
+    /// Name of the protocol, for the log.
+    pub fn protocol(&self) -> &'static str {
+        self.outlet.protocol()
     }
 
     /// Whether a final head has been begun.
@@ -119,9 +125,7 @@ impl<'a, T: Transport> Client<'a, T> {
         for name in FRAMING_FIELDS {
             fields.remove(name);
         }
-        self.begin(status, length);
-        encode_fields(&fields, &mut self.pending);
-        self.frame(length);
+        self.begin(status, HeadFields::Made(&fields), length);
     }
 
     /// As `head`, from field lines that were encoded before (without [`FRAMING_FIELDS`]), and some more.
@@ -132,20 +136,71 @@ impl<'a, T: Transport> Client<'a, T> {
         more: &[(&'static str, &[u8])],
         length: BodyLength,
     ) {
-        self.begin(status, length);
-        self.pending.extend_from_slice(lines);
-        for (name, value) in more {
-            encode_field(name, value, &mut self.pending);
-        }
-        self.frame(length);
+        self.begin(status, HeadFields::Lines(lines, more), length);
     }
 
-    fn begin(&mut self, status: u16, length: BodyLength) {
+    fn begin(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
         debug_assert!(!self.answered(), "one final head per request");
         self.status = status;
         self.length = length;
-        self.pending.reserve(1024);
-        encode_status_line(status, &mut self.pending);
+        self.outlet.head(status, fields, length);
+    }
+
+    /// Sends body bytes.
+    pub async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
+        if self.head_only || bytes.is_empty() {
+            return Ok(());
+        }
+        self.sent += bytes.len() as u64;
+        self.outlet.body(bytes).await
+    }
+
+    /// The body is complete.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        let complete = match self.length {
+            BodyLength::Known(length) => self.head_only || self.sent == length,
+            BodyLength::Absent | BodyLength::Unknown => true,
+        };
+        self.outlet.finish(complete).await
+    }
+
+    /// The body cannot be completed: the connection or stream breaks off, so that the client knows.
+    pub fn abort(&mut self) {
+        self.outlet.abort();
+    }
+}
+
+/// An answer on an HTTP/1.1 connection.
+pub struct Http1<'a, T: Transport> {
+    transport: &'a mut T,
+    head_only: bool,
+    version: Version,
+    /// The connection can carry another request.
+    pub keep_alive: bool,
+    pending: Vec<u8>,
+    chunked: bool,
+}
+
+impl<'a, T: Transport> Http1<'a, T> {
+    /// For one request's answer; `head_only`: the request was HEAD.
+    pub fn new(transport: &'a mut T, head_only: bool, version: Version, keep_alive: bool) -> Self {
+        Http1 { transport, head_only, version, keep_alive, pending: Vec::new(), chunked: false }
+    }
+
+    /// The connection, for reading a request body.
+    pub fn transport_mut(&mut self) -> &mut T {
+        self.transport
+    }
+
+    /// Sends an interim `100 Continue`.
+    pub async fn continue_100(&mut self) -> io::Result<()> {
+        self.send(&[b"HTTP/1.1 100 Continue\r\n\r\n"]).await
+    }
+
+    async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let outcome = self.transport.send_all(pieces).await;
+        self.keep_alive &= outcome.is_ok();
+        outcome
     }
 
     fn frame(&mut self, length: BodyLength) {
@@ -167,62 +222,58 @@ impl<'a, T: Transport> Client<'a, T> {
         }
         self.pending.extend_from_slice(b"\r\n");
     }
+}
 
-    /// Sends an interim `100 Continue`.
-    pub async fn continue_100(&mut self) -> io::Result<()> {
-        self.send(&[b"HTTP/1.1 100 Continue\r\n\r\n"]).await
-    }
-
-    async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        self.transport.send_all(pieces).await
-    }
-
-    /// Sends body bytes.
-    pub async fn body(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.head_only || bytes.is_empty() {
-            return Ok(());
+impl<T: Transport> Outlet for Http1<'_, T> {
+    fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
+        self.pending.reserve(1024);
+        encode_status_line(status, &mut self.pending);
+        match fields {
+            HeadFields::Made(fields) => encode_fields(fields, &mut self.pending),
+            HeadFields::Lines(lines, more) => {
+                self.pending.extend_from_slice(lines);
+                for (name, value) in more {
+                    encode_field(name, value, &mut self.pending);
+                }
+            }
         }
-        self.sent += bytes.len() as u64;
+        self.frame(length);
+    }
+
+    async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
         let mut head = std::mem::take(&mut self.pending);
-        let outcome = if self.chunked {
+        if self.chunked {
             encode_chunk_head(bytes.len() as u64, &mut head);
             self.send(&[&head, bytes, b"\r\n"]).await
         } else if head.is_empty() {
             self.send(&[bytes]).await
         } else {
             self.send(&[&head, bytes]).await
-        };
-        if outcome.is_err() {
-            self.keep_alive = false;
         }
-        outcome
     }
 
-    /// The body is complete.
-    pub async fn finish(&mut self) -> io::Result<()> {
+    async fn finish(&mut self, complete: bool) -> io::Result<()> {
         let mut rest = std::mem::take(&mut self.pending);
         if self.chunked && !self.head_only {
             rest.extend_from_slice(LAST_CHUNK);
         }
-        if let BodyLength::Known(length) = self.length
-            && !self.head_only
-            && self.sent != length
-        {
-            self.keep_alive = false; // never passes for whole: the connection ends short
-        }
+        self.keep_alive &= complete; // never passes for whole: the connection ends short
         if rest.is_empty() {
             return Ok(());
         }
-        let outcome = self.send(&[&rest]).await;
-        if outcome.is_err() {
-            self.keep_alive = false;
-        }
-        outcome
+        self.send(&[&rest]).await
     }
 
-    /// The body cannot be completed: the connection ends, so that the client knows.
-    pub fn abort(&mut self) {
+    fn abort(&mut self) {
         self.keep_alive = false;
         self.pending.clear();
+    }
+
+    fn is_secure(&self) -> bool {
+        self.transport.is_secure()
+    }
+
+    fn protocol(&self) -> &'static str {
+        if self.transport.is_secure() { "HTTP/1.1+TLS" } else { "HTTP/1.1" }
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //! Must stay true: nothing is looked at before the signature fits; 200 is said only of what a restart cannot undo.
 
-use crate::client::{Client, Transport};
+use crate::client::{Client, Outlet};
 use crate::clock::wall_ms;
 use crate::explain::plain_get;
 use crate::node::Core;
@@ -63,9 +63,9 @@ enum What {
 }
 
 /// Follows a purge order, or says why not.
-pub async fn purge_order<T: Transport>(
+pub async fn purge_order<O: Outlet>(
     core: &Rc<Core>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     exchange: &Exchange,
 ) -> io::Result<()> {
     let view = core.node.view.load_full();

@@ -4,7 +4,7 @@
 //! separators inside a name), and the opened file's real path must lie below the directory's, so that a symbolic
 //! link out of it is not followed either. A file that changes while it is sent ends the answer short.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use crate::clock::wall_ms;
 use crate::node::Core;
 use crate::steps::synth;
@@ -27,10 +27,10 @@ use tidegate_ring::{Buf, File};
 const READ_BYTES: u64 = 256 * 1024;
 
 /// Answers one request from the directory.
-pub async fn answer<T: Transport>(
+pub async fn answer<O: Outlet>(
     core: &Rc<Core>,
     view: &View,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     request: &RequestHead,
 ) -> io::Result<()> {
     if !matches!(request.method, Method::Get | Method::Head) {
@@ -79,9 +79,9 @@ fn open(root: &Path, path: &str) -> Result<(fs::File, Metadata, PathBuf), (u16, 
     Ok((file, meta, full))
 }
 
-async fn send<T: Transport>(
+async fn send<O: Outlet>(
     core: &Rc<Core>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     request: &RequestHead,
     file: fs::File,
     meta: &Metadata,
@@ -161,7 +161,7 @@ async fn send<T: Transport>(
             }
             buf.truncate(n);
             core.count(|c| &c.bytes_sent_total, n as u64);
-            client.body(buf.as_ref()).await?;
+            client.body(&buf.freeze()).await?;
             at += n as u64;
         }
     }

@@ -3,21 +3,22 @@
 //! Must stay true: bytes that follow a refused request are never taken for another one (the connection closes);
 //! what is buffered is bounded by the head limit and one received piece; a silent client is let go.
 
-use crate::client::{Client, Transport};
+use crate::client::{Client, Http1, Outlet, Transport};
 use crate::node::Core;
 use crate::steps::synth;
 use crate::transaction::{self, Exchange};
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidegate_http::{Fields, Method, Version};
+use tidegate_http::{Fields, Method, RequestHead, Version};
 use tidegate_http1::{BodyFraming, ChunkedDecoder, Limits, ParsedRequest, RequestParser};
 use tidegate_ring::timeout;
 
 /// From the first byte of a request head to its last.
 const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
+/// For a request's body.
+pub const BODY_SPAN_MAX: Duration = HEAD_SPAN_MAX;
 /// Between requests.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
 /// For the last bytes of a connection that ends.
@@ -50,7 +51,8 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
             Next::Head(parsed) => *parsed,
             Next::Refused { status, what } => {
                 core.count(|c| &c.requests_refused_total, 1);
-                let mut client = Client::new(&mut transport, peer, false, Version::Http11, false);
+                let mut outlet = Http1::new(&mut transport, false, Version::Http11, false);
+                let mut client = Client::new(&mut outlet, peer, false);
                 let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
                 break;
             }
@@ -81,8 +83,10 @@ async fn exchange<T: Transport>(
     let _busy = Busy::new(core);
     let head_only = parsed.head.method == Method::Head;
     let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
-    let mut client = Client::new(transport, peer, head_only, parsed.head.version, keep_alive);
-    let body = match read_body(&mut client, buffer, &parsed).await {
+    let mut outlet = Http1::new(transport, head_only, parsed.head.version, keep_alive);
+    let body = read_body(&mut outlet, buffer, &parsed).await;
+    let mut client = Client::new(&mut outlet, peer, head_only);
+    let body = match body {
         Ok(body) => body,
         Err((status, what)) => {
             core.count(|c| &c.requests_refused_total, 1);
@@ -96,7 +100,30 @@ async fn exchange<T: Transport>(
         Face::Traffic | Face::Fleet => transaction::run(core, &mut client, exchange).await,
         Face::Admin => crate::admin::run(core, &mut client, exchange).await,
     }
-    client.keep_alive
+    outlet.keep_alive
+}
+
+/// One request and its answer on a stream of its own (HTTP/2, HTTP/3); `exchange` may be why it is refused: status and text.
+pub async fn serve_stream<O: Outlet>(
+    core: &Rc<Core>,
+    outlet: &mut O,
+    peer: SocketAddr,
+    face: Face,
+    head_only: bool,
+    exchange: Result<(RequestHead, Vec<u8>), (u16, &'static str)>,
+) {
+    let _busy = Busy::new(core);
+    let mut client = Client::new(outlet, peer, head_only);
+    match exchange {
+        Ok((request, body)) => {
+            let exchange = Exchange { request, body, from_fleet: face == Face::Fleet };
+            transaction::run(core, &mut client, exchange).await;
+        }
+        Err((status, what)) => {
+            core.count(|c| &c.requests_refused_total, 1);
+            let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
+        }
+    }
 }
 
 struct OpenConnection(Rc<Core>);
@@ -161,7 +188,7 @@ async fn next_head<T: Transport>(
 
 /// Reads the request's body: needed for methods that pass one on, dropped for the others.
 async fn read_body<T: Transport>(
-    client: &mut Client<'_, T>,
+    outlet: &mut Http1<'_, T>,
     buffer: &mut Vec<u8>,
     parsed: &ParsedRequest,
 ) -> Result<Vec<u8>, (u16, &'static str)> {
@@ -176,7 +203,7 @@ async fn read_body<T: Transport>(
         return Err((413, "the request body is too large"));
     }
     if parsed.expect_continue && buffer.is_empty() {
-        client.continue_100().await.map_err(|_| (400, "the client left"))?;
+        outlet.continue_100().await.map_err(|_| (400, "the client left"))?;
     }
     let reading = async {
         let mut body = Vec::new();
@@ -208,7 +235,7 @@ async fn read_body<T: Transport>(
                 }
                 _ => {}
             }
-            match client.receive(buffer).await {
+            match outlet.transport_mut().receive(buffer).await {
                 Ok(n) if n > 0 => {}
                 _ => return Err((400, "the request body ended early")),
             }
@@ -217,11 +244,5 @@ async fn read_body<T: Transport>(
     match timeout(HEAD_SPAN_MAX, reading).await {
         Ok(body) => body.map(|body| if wanted { body } else { Vec::new() }),
         Err(_) => Err((408, "the request body did not come in time")),
-    }
-}
-
-impl<T: Transport> Client<'_, T> {
-    async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        self.transport_mut().receive(into).await
     }
 }

@@ -3,7 +3,7 @@
 //! Must stay true: a request is routed and its method judged before anything is looked up; each request ends in
 //! exactly one answer (or a closed connection) and exactly one event for log and counters.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::memory::Pressure;
@@ -64,7 +64,7 @@ pub(crate) struct Notes {
 }
 
 /// Runs one request: receive, route, key, lookup, fill, deliver, finish.
-pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
+pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: Exchange) {
     let started = now();
     let view = core.node.view.load_full();
     let mut notes = Notes::default();
@@ -74,16 +74,16 @@ pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exch
         _ => steps(core, &view, client, &exchange, &mut notes, started).await,
     };
     if let Err(error) = outcome {
-        client.keep_alive = false;
+        client.abort();
         notes.error.get_or_insert_with(|| format!("client: {error}"));
     }
     finish(core, &view, client, &exchange.request, notes, started);
 }
 
-async fn steps<T: Transport>(
+async fn steps<O: Outlet>(
     core: &Rc<Core>,
     view: &Arc<View>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     exchange: &Exchange,
     notes: &mut Notes,
     started: Instant,
@@ -259,8 +259,8 @@ pub fn route(view: &View, request: &RequestHead) -> Option<Result<Routed, &'stat
     Some(Ok(Routed { service, behaviour, path, key, target }))
 }
 
-async fn preflight<T: Transport>(
-    client: &mut Client<'_, T>,
+async fn preflight<O: Outlet>(
+    client: &mut Client<'_, O>,
     behaviour: &Behaviour,
     origin: &str,
 ) -> io::Result<()> {
@@ -276,8 +276,8 @@ async fn preflight<T: Transport>(
 }
 
 /// Answers with the behaviour's redirect. The host is one of the service's own: others are not routed here.
-async fn send_elsewhere<T: Transport>(
-    client: &mut Client<'_, T>,
+async fn send_elsewhere<O: Outlet>(
+    client: &mut Client<'_, O>,
     request: &RequestHead,
     redirect: &Redirect,
 ) -> io::Result<()> {
@@ -557,9 +557,9 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
 }
 
 /// Sends an object; `false`: its first bytes could not be had, and nothing was sent.
-async fn send_object<T: Transport>(
+async fn send_object<O: Outlet>(
     wanted: &Wanted<'_>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     request: &RequestHead,
     object: Arc<Object>,
     fill: Option<Arc<Fill>>,
@@ -667,9 +667,9 @@ fn dress(
     notes.cache_status = Some(own);
 }
 
-async fn relay<T: Transport>(
+async fn relay<O: Outlet>(
     wanted: &Wanted<'_>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     answer: Answer,
     notes: &mut Notes,
 ) -> io::Result<()> {
@@ -688,9 +688,9 @@ async fn relay<T: Transport>(
     Ok(())
 }
 
-async fn refuse<T: Transport>(
+async fn refuse<O: Outlet>(
     wanted: &Wanted<'_>,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     status: u16,
     text: &str,
     notes: &mut Notes,
@@ -704,11 +704,11 @@ async fn refuse<T: Transport>(
 }
 
 /// Asks the next hop for this client alone, with what the client sent (less what is for one hop only).
-async fn pass_on<T: Transport>(
+async fn pass_on<O: Outlet>(
     wanted: &Wanted<'_>,
     request: &RequestHead,
     body: &[u8],
-    client: &Client<'_, T>,
+    client: &Client<'_, O>,
 ) -> Result<(Answer, String), tidegate_fill::FillError> {
     let service = &wanted.view.services()[wanted.service];
     let mut fields = request.fields.clone();
@@ -745,10 +745,10 @@ async fn pass_on<T: Transport>(
     ask_any(wanted.core, wanted.view, service, &question).await
 }
 
-fn finish<T: Transport>(
+fn finish<O: Outlet>(
     core: &Core,
     view: &View,
-    client: &Client<'_, T>,
+    client: &Client<'_, O>,
     request: &RequestHead,
     notes: Notes,
     started: Instant,
@@ -773,7 +773,7 @@ fn finish<T: Transport>(
         node: &view.me.id,
         tier: role_name(view.me.role),
         client: Some(client.address),
-        protocol: if client.is_secure() { "HTTP/1.1+TLS" } else { "HTTP/1.1" },
+        protocol: client.protocol(),
         method: request.method.as_str(),
         host: host.as_bytes(),
         path: request.path.as_bytes(),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod budget;
+mod duplex;
 mod error;
 mod exchange;
 mod first_byte;
@@ -22,6 +23,7 @@ mod state;
 mod stream;
 mod tls;
 
+pub use duplex::Duplex;
 pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
 pub use health::{Cause, Standing};

@@ -71,6 +71,11 @@ impl<S: Side> TlsStream<S> {
         &self.session
     }
 
+    /// The connection, its session, and what was opened already.
+    pub(crate) fn into_parts(self) -> (TcpStream, Session<S>, Vec<u8>) {
+        (self.tcp, self.session, self.plain)
+    }
+
     /// Opens what has come in, and sends what is due for it.
     async fn open(&mut self, plain: &mut Vec<u8>, stall: Duration) -> io::Result<()> {
         let mut out = Vec::new();
@@ -156,20 +161,25 @@ impl<S: Side> TlsStream<S> {
     }
 }
 
-fn invalid(error: TlsError) -> io::Error {
+pub(crate) fn invalid(error: TlsError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// Sealed bytes that wait for the peer.
-struct Held(Vec<u8>);
+pub(crate) struct Held(Vec<u8>);
 
 impl Held {
-    fn new(bytes: &[u8]) -> Option<Held> {
+    /// `None`: there are none.
+    pub(crate) fn new(bytes: &[u8]) -> Option<Held> {
         if bytes.is_empty() {
             return None;
         }
         SEALED_BYTES.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Some(Held(bytes.to_vec()))
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -178,6 +178,22 @@ const REFUSED_OUTSIDE: &[Row] = &[
     ("protocols", IO),
     ("dataplane", SECOND_RUNTIME_OR_RING),
     ("dataplane/ring", SECOND_RUNTIME),
+    // For the I/O traits that h2 wants; its features are off, so that there is no runtime in it.
+    (
+        "dataplane/edge",
+        &[
+            "axum",
+            "monoio",
+            "glommio",
+            "tokio-uring",
+            "compio",
+            "mio",
+            "io-uring",
+            "libc",
+            "nix",
+            "rustix",
+        ],
+    ),
     ("dataplane/cache", IO),
     ("controlplane/steer", IO),
 ];

@@ -3,7 +3,7 @@
 //! Must stay true: what is announced is what comes: a 206 holds exactly its Content-Range, and when bytes cannot be
 //! had the connection ends short instead of going on with anything else.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use crate::clock::now_ms;
 use crate::node::Core;
 use crate::object::Object;
@@ -176,9 +176,9 @@ impl Dress<'_> {
 }
 
 /// Sends a coded form of the object's body.
-pub async fn deliver_form<T: Transport>(
+pub async fn deliver_form<O: Outlet>(
     core: &Core,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     object: &Object,
     form: &Bytes,
     dress: &Dress<'_>,
@@ -195,9 +195,9 @@ pub async fn deliver_form<T: Transport>(
 }
 
 /// Sends `portion` of the object.
-pub async fn deliver<T: Transport>(
+pub async fn deliver<O: Outlet>(
     core: &Core,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     object: &Object,
     portion: Portion,
     dress: &Dress<'_>,
@@ -280,9 +280,9 @@ pub async fn deliver<T: Transport>(
 }
 
 /// `multipart/byteranges` (RFC 9110 §14.6).
-async fn send_parts<T: Transport>(
+async fn send_parts<O: Outlet>(
     core: &Core,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     object: &Object,
     ranges: Vec<RangeInclusive<u64>>,
     mut fields: Fields,
@@ -314,20 +314,20 @@ async fn send_parts<T: Transport>(
         fields.set("content-type", format!("multipart/byteranges; boundary={boundary}"));
     client.head(206, fields, BodyLength::Known(length));
     for (head, range) in parts {
-        client.body(head.as_bytes()).await?;
+        client.body(&head.into()).await?;
         let span = *range.start()..range.end() + 1;
         if !send_span(core, client, reader, first.take(), span).await? {
             return Ok(false);
         }
     }
-    client.body(tail.as_bytes()).await?;
+    client.body(&tail.into()).await?;
     Ok(true)
 }
 
 /// Sends the bytes of `span`; `first` are those at its start, when they have been read.
-async fn send_span<T: Transport>(
+async fn send_span<O: Outlet>(
     core: &Core,
-    client: &mut Client<'_, T>,
+    client: &mut Client<'_, O>,
     reader: &mut ObjectReader,
     mut first: Option<Bytes>,
     span: Range<u64>,

@@ -1,13 +1,13 @@
 //! Pass: one client, one next hop, nothing stored. The body flows through at the pace of the slower side.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use std::io;
 use tidegate_fill::Answer;
 use tidegate_http::{Fields, hop_by_hop};
 
 /// Sends the next hop's answer on. `Ok(false)`: its body broke off, and the client's connection ends with it.
-pub async fn relay<T: Transport>(
-    client: &mut Client<'_, T>,
+pub async fn relay<O: Outlet>(
+    client: &mut Client<'_, O>,
     mut answer: Answer,
     finish_fields: impl FnOnce(&mut Fields),
 ) -> io::Result<bool> {

@@ -2,14 +2,14 @@
 //!
 //! Must stay true: nothing a client sent is echoed; every answer says in one line what is wrong and what to do.
 
-use crate::client::{BodyLength, Client, Transport};
+use crate::client::{BodyLength, Client, Outlet};
 use std::io;
 use tidegate_http::Fields;
 use tidegate_http::status::reason;
 
 /// Answers with `status` and a line of text.
-pub async fn answer<T: Transport>(
-    client: &mut Client<'_, T>,
+pub async fn answer<O: Outlet>(
+    client: &mut Client<'_, O>,
     status: u16,
     text: &str,
     mut fields: Fields,
@@ -23,6 +23,6 @@ pub async fn answer<T: Transport>(
     }
     debug_assert!(made.is_ok(), "values made here are well-formed");
     client.head(status, fields, BodyLength::Known(body.len() as u64));
-    client.body(body.as_bytes()).await?;
+    client.body(&body.into()).await?;
     client.finish().await
 }

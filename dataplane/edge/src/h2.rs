@@ -1,0 +1,480 @@
+//! HTTP/2 to clients (RFC 9113): frames, HPACK and flow control by the `h2` crate, over our own TLS and sockets. Each stream becomes
+//! one transaction, the same as on HTTP/1.1.
+//!
+//! ```text
+//! socket, TLS (fill::Duplex) <-> Io <-> h2::server::Connection <-> one task for each stream: head -> transaction -> Answer
+//! h2/meter.rs   frames that cost us and bring nothing: how many are borne
+//! h2/turns.rs   which stream may write next (RFC 9218)
+//! ```
+//! h2 writes frame by frame; what it writes is sealed and gathered, and leaves when it has nothing more to write.
+//!
+//! Must stay true: a request becomes the bytes of an HTTP/1.1 head and is judged as such, so that nothing passes here
+//! that would be refused there; what a connection can make us do without asking for anything is bounded in frames, what
+//! it can make us hold in streams and bytes; an answer that breaks off is a reset, never a short body that looks whole.
+
+mod meter;
+mod turns;
+
+use crate::drain::Drain;
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use meter::FrameMeter;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_stream};
+use tidegate_engine::{Core, Face, HeadFields, Outlet};
+use tidegate_fill::{Duplex, TlsStream};
+use tidegate_http::Method;
+use tidegate_http1::{Limits, parse_request};
+use tidegate_ring::{now, started, timeout};
+use tidegate_tls::Server;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use turns::{Turns, Urgency};
+
+/// Streams of one connection at once.
+const STREAMS_MAX: u32 = 100;
+/// Of one stream, waiting in h2 for its turn on the wire.
+const STREAM_BUFFER_BYTES: usize = 128 << 10;
+/// Body of one DATA frame: with its header it fills one TLS record (RFC 8446 §5.1).
+const FRAME_BYTES: usize = (16 << 10) - 9;
+/// Decoded fields of one request, at 32 bytes on top for each (RFC 9113 §10.5.1).
+const FIELDS_BYTES_MAX: u32 = 32 << 10;
+/// Streams that a client opened and reset before they were looked at (rapid reset, CVE-2023-44487).
+const RESET_UNSEEN_MAX: usize = 20;
+/// Streams that we had to reset because of what the client sent on them (CVE-2025-8671).
+const RESET_BY_US_MAX: usize = 100;
+/// Preface and settings.
+const BEGIN_SPAN_MAX: Duration = Duration::from_secs(10);
+/// Without a stream.
+const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
+/// For the goodbye.
+const CLOSE_SPAN_MAX: Duration = Duration::from_secs(5);
+
+type Connection = h2::server::Connection<Io, Bytes>;
+
+/// Serves one connection to its end.
+pub async fn serve(
+    core: Rc<Core>,
+    drain: Rc<Drain>,
+    stream: TlsStream<Server>,
+    peer: SocketAddr,
+    face: Face,
+) {
+    core.count(|c| &c.connections_total, 1);
+    core.counters.connections_open.increment();
+    let wire = Rc::new(Wire {
+        duplex: RefCell::new(Duplex::new(stream, SEND_STALL_MAX)),
+        meter: RefCell::new(FrameMeter::default()),
+        turns: Turns::default(),
+    });
+    // In a box of its own, as large as it is.
+    Box::pin(converse(&core, &drain, &wire, peer, face)).await;
+    core.counters.connections_open.decrement();
+}
+
+async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketAddr, face: Face) {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(FIELDS_BYTES_MAX)
+        .max_send_buffer_size(STREAM_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(RESET_UNSEEN_MAX)
+        .max_local_error_reset_streams(Some(RESET_BY_US_MAX));
+    let mut begin = pin!(builder.handshake::<_, Bytes>(Io(wire.clone())));
+    let begun = timeout(BEGIN_SPAN_MAX, wire.drive(|cx| begin.as_mut().poll(cx))).await;
+    let Ok(Ok(Ok(mut connection))) = begun else {
+        core.count(|c| &c.requests_refused_total, 1);
+        return;
+    };
+    let live = Rc::new(());
+    let mut draining = pin!(drain.begun());
+    loop {
+        let next = wire.drive(|cx| {
+            if !wire.is_bearable() {
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(Next::Over);
+            }
+            if draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Drain);
+            }
+            connection.poll_accept(cx).map(|accepted| match accepted {
+                Some(Ok((request, respond))) => Next::Stream(Box::new((request, respond))),
+                Some(Err(_)) | None => Next::Over,
+            })
+        });
+        match timeout(IDLE_SPAN_MAX, next).await {
+            Ok(Ok(Next::Stream(stream))) => {
+                let (request, respond) = *stream;
+                spawn_stream(core, wire, peer, face, request, respond, live.clone());
+            }
+            // The client is told which streams are still answered; they are.
+            Ok(Ok(Next::Drain)) => {
+                connection.graceful_shutdown();
+                let end = wire.drive(|cx| connection.poll_closed(cx));
+                let _closed_or_late = timeout(SEND_STALL_MAX, end).await;
+                break;
+            }
+            Ok(Ok(Next::Over)) | Ok(Err(_)) => break,
+            Err(_) if Rc::strong_count(&live) > 1 => {}
+            Err(_) => {
+                connection.graceful_shutdown();
+                break;
+            }
+        }
+    }
+    if !wire.is_bearable() {
+        core.count(|c| &c.floods_total, 1);
+    }
+    goodbye(wire, connection).await;
+}
+
+enum Next {
+    Stream(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
+    Drain,
+    Over,
+}
+
+/// What is due is sent, and the session closed; a client that takes nothing any more is not waited for.
+async fn goodbye(wire: &Rc<Wire>, mut connection: Connection) {
+    let end = async {
+        let _said = wire.drive(|cx| connection.poll_closed(cx)).await;
+        let _closed = poll_fn(|cx| wire.duplex.borrow_mut().poll_close(cx)).await;
+    };
+    let _closed_or_late = timeout(CLOSE_SPAN_MAX, end).await;
+}
+
+/// What the connection's task and its streams share.
+struct Wire {
+    duplex: RefCell<Duplex<Server>>,
+    meter: RefCell<FrameMeter>,
+    turns: Turns,
+}
+
+impl Wire {
+    /// Polls, and sends what came of it. An error: the connection is of no more use.
+    async fn drive<T>(&self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> io::Result<T> {
+        poll_fn(|cx| {
+            let polled = poll(cx);
+            let mut duplex = self.duplex.borrow_mut();
+            if let Poll::Ready(Err(error)) = duplex.poll_flush(cx) {
+                return Poll::Ready(Err(error));
+            }
+            if !duplex.is_blocked() {
+                self.turns.all_is_written();
+            }
+            polled.map(Ok)
+        })
+        .await
+    }
+
+    fn is_bearable(&self) -> bool {
+        self.meter.borrow().is_bearable()
+    }
+}
+
+/// The connection as h2 wants it.
+struct Io(Rc<Wire>);
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let wire = &self.0;
+        let room = into.initialize_unfilled();
+        let n = ready!(wire.duplex.borrow_mut().poll_read(cx, room))?;
+        let elapsed = now().saturating_duration_since(started().0);
+        wire.meter.borrow_mut().take(elapsed, &room[..n]);
+        into.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        const PIECES_MAX: usize = 8;
+        let mut slices = [&[][..]; PIECES_MAX];
+        for (slice, piece) in slices.iter_mut().zip(pieces) {
+            *slice = piece;
+        }
+        let wire = &self.0;
+        let n = ready!(wire.duplex.borrow_mut().poll_write(cx, &slices))?;
+        wire.turns.written(n);
+        wire.meter.borrow_mut().sent(n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// h2 flushes after each frame; what was gathered leaves when it has written all (see [`Wire::drive`]).
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.duplex.borrow_mut().poll_flush(cx)
+    }
+}
+
+fn spawn_stream(
+    core: &Rc<Core>,
+    wire: &Rc<Wire>,
+    peer: SocketAddr,
+    face: Face,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    live: Rc<()>,
+) {
+    let (serving, wire) = (core.clone(), wire.clone());
+    core.spawn(async move {
+        let _live = live;
+        let (parts, mut body) = request.into_parts();
+        let head_only = parts.method == http::Method::HEAD;
+        let priority = parts.headers.get("priority").map(HeaderValue::as_bytes);
+        let urgency = Urgency::parse(priority.unwrap_or_default());
+        let id = respond.stream_id().into();
+        let mut answer =
+            Answer { respond, stream: None, head: None, wire, urgency, id, over: false };
+        let head = read_head(&parts);
+        let body = match &head {
+            Ok(head) => read_body(&head.method, &mut body).await,
+            Err(_) => Ok(Vec::new()),
+        };
+        let exchange = head.and_then(|head| Ok((head, body?)));
+        serve_stream(&serving, &mut answer, peer, face, head_only, exchange).await;
+    });
+}
+
+/// The request's head, judged as one of HTTP/1.1: what it says is put into that form first (RFC 9113 §8.3).
+fn read_head(
+    parts: &http::request::Parts,
+) -> Result<tidegate_http::RequestHead, (u16, &'static str)> {
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let mut hosts = parts.headers.get_all("host").iter().map(HeaderValue::as_bytes);
+    let (host, None) = (hosts.next(), hosts.next()) else {
+        return Err((400, "more than one Host"));
+    };
+    let authority = match (authority, host) {
+        (Some(authority), Some(host)) if !authority.as_bytes().eq_ignore_ascii_case(host) => {
+            return Err((400, "Host and :authority name two hosts"));
+        }
+        (Some(authority), _) => authority.as_bytes(),
+        (None, Some(host)) => host,
+        (None, None) => return Err((400, "neither Host nor :authority says which host is meant")),
+    };
+    let target = parts.uri.path_and_query().map_or("*", http::uri::PathAndQuery::as_str);
+    if !target.starts_with('/') && (target != "*" || parts.method != http::Method::OPTIONS) {
+        return Err((400, ":path does not begin with a slash"));
+    }
+    let mut text = Vec::with_capacity(512);
+    for piece in [parts.method.as_str().as_bytes(), b" ", target.as_bytes()] {
+        text.extend_from_slice(piece);
+    }
+    text.extend_from_slice(b" HTTP/1.1\r\nhost: ");
+    text.extend_from_slice(authority);
+    text.extend_from_slice(b"\r\n");
+    for name in parts.headers.keys() {
+        // What is for one hop only is malformed here, and h2 has refused it; a body's length is what came.
+        if ["host", "cookie", "content-length", "expect", "te", "transfer-encoding", "connection"]
+            .contains(&name.as_str())
+        {
+            continue;
+        }
+        for value in parts.headers.get_all(name) {
+            push_line(&mut text, name.as_str(), &[value.as_bytes()]);
+        }
+    }
+    let crumbs: Vec<&[u8]> =
+        parts.headers.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
+    if !crumbs.is_empty() {
+        push_line(&mut text, "cookie", &crumbs);
+    }
+    text.extend_from_slice(b"\r\n");
+    match parse_request(&text, &Limits::REQUEST) {
+        Ok(Some(parsed)) if parsed.head_bytes == text.len() => Ok(parsed.head),
+        Ok(_) => Err((400, "the request's fields do not make one head")),
+        Err(error) => Err((error.status, error.what)),
+    }
+}
+
+/// One field line; cookies come in crumbs (RFC 9113 §8.2.3).
+fn push_line(text: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b": ");
+    for (index, value) in values.iter().enumerate() {
+        if index > 0 {
+            text.extend_from_slice(b"; ");
+        }
+        text.extend_from_slice(value);
+    }
+    text.extend_from_slice(b"\r\n");
+}
+
+/// The request's body: needed for methods that pass one on, dropped for the others.
+async fn read_body(method: &Method, body: &mut RecvStream) -> Result<Vec<u8>, (u16, &'static str)> {
+    if body.is_end_stream() {
+        return Ok(Vec::new());
+    }
+    let wanted = !matches!(method, Method::Get | Method::Head | Method::Options);
+    let reading = async {
+        let mut whole = Vec::new();
+        while let Some(data) = body.data().await {
+            let data = data.map_err(|_| (400, "the request body broke off"))?;
+            if whole.len() + data.len() > PASSED_BODY_BYTES_MAX {
+                return Err((413, "the request body is too large"));
+            }
+            let _ended = body.flow_control().release_capacity(data.len());
+            if wanted {
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok(whole)
+    };
+    match timeout(BODY_SPAN_MAX, reading).await {
+        Ok(body) => body,
+        Err(_) => Err((408, "the request body did not come in time")),
+    }
+}
+
+/// The answer on one stream.
+struct Answer {
+    respond: SendResponse<Bytes>,
+    stream: Option<SendStream<Bytes>>,
+    head: Option<Response<()>>,
+    wire: Rc<Wire>,
+    urgency: Urgency,
+    id: u32,
+    /// The stream has its end, of whatever kind.
+    over: bool,
+}
+
+impl Answer {
+    /// Sends the head if it waits; with `end` nothing follows it.
+    fn send_head(&mut self, end: bool) -> io::Result<()> {
+        if let Some(head) = self.head.take() {
+            self.over |= end;
+            self.stream = Some(self.respond.send_response(head, end).map_err(io::Error::other)?);
+        }
+        Ok(())
+    }
+}
+
+impl Outlet for Answer {
+    fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
+        let mut head = Response::new(());
+        // Statuses come from parsed answers and from our own: three digits.
+        *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        let headers = head.headers_mut();
+        let mut put = |name: &[u8], value: &[u8]| {
+            let name = HeaderName::from_bytes(name);
+            // Both were good fields of HTTP/1.1; what is not one of HTTP/2 is left out.
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        };
+        match fields {
+            HeadFields::Made(fields) => {
+                fields.iter().for_each(|(name, value)| put(name.as_bytes(), value));
+            }
+            HeadFields::Lines(lines, more) => {
+                for line in lines.split(|byte| *byte == b'\n').filter(|line| line.len() > 1) {
+                    let line = line.strip_suffix(b"\r").unwrap_or(line);
+                    if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+                        put(&line[..colon], line[colon + 1..].trim_ascii());
+                    }
+                }
+                more.iter().for_each(|(name, value)| put(name.as_bytes(), value));
+            }
+        }
+        if let BodyLength::Known(length) = length {
+            headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        self.head = Some(head);
+    }
+
+    async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
+        self.send_head(false)?;
+        let Some(stream) = &mut self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            stream.reserve_capacity(rest.len().min(FRAME_BYTES));
+            let capacity = poll_fn(|cx| stream.poll_capacity(cx));
+            let granted = match timeout(SEND_STALL_MAX, capacity).await {
+                Ok(Some(Ok(granted))) => granted,
+                Ok(Some(Err(error))) => return Err(io::Error::other(error)),
+                Ok(None) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            };
+            let piece = rest.split_to(granted.min(rest.len()).min(FRAME_BYTES));
+            if piece.is_empty() {
+                continue;
+            }
+            self.wire.turns.wait(self.urgency, self.id, piece.len()).await;
+            stream.send_data(piece, false).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    async fn finish(&mut self, complete: bool) -> io::Result<()> {
+        if !complete {
+            self.abort();
+            return Ok(());
+        }
+        self.send_head(true)?;
+        if let (false, Some(stream)) = (self.over, &mut self.stream) {
+            self.over = true;
+            stream.send_data(Bytes::new(), true).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        match &mut self.stream {
+            Some(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
+            None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+
+    fn is_secure(&self) -> bool {
+        true
+    }
+
+    fn protocol(&self) -> &'static str {
+        "HTTP/2"
+    }
+}
+
+impl Drop for Answer {
+    /// A transaction that ended without an answer (it panicked) is no answer.
+    fn drop(&mut self) {
+        self.abort();
+    }
+}

@@ -1,0 +1,175 @@
+//! Whose turn it is to write, among the streams of one connection (RFC 9218): by urgency; of the same urgency one after the
+//! other in the order of their requests, those that said `i` by turns.
+//!
+//! Only so many bytes wait for the socket at once, so that what comes later and is more urgent need not wait for much. Must stay
+//! true: a stream that cannot write (its window is full) does not wait here, and so holds up nobody; when all is written,
+//! there is room, whatever was counted wrongly before (frames of a stream that was reset are never written).
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+/// Bytes of bodies given to h2 and not yet written.
+const UNDER_WAY_BYTES: usize = 128 << 10;
+
+/// What a client says of an answer's priority (RFC 9218 §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Urgency {
+    /// 0 to 7; lower is sooner.
+    level: u8,
+    incremental: bool,
+}
+
+impl Urgency {
+    /// Of a `Priority` field; what is not understood is as if it were not there.
+    pub fn parse(value: &[u8]) -> Urgency {
+        let mut urgency = Urgency { level: 3, incremental: false };
+        for member in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            match member {
+                [b'u', b'=', digit @ b'0'..=b'7'] => urgency.level = digit - b'0',
+                b"i" | b"i=?1" => urgency.incremental = true,
+                b"i=?0" => urgency.incremental = false,
+                _ => {}
+            }
+        }
+        urgency
+    }
+}
+
+/// Sorts as the streams shall write.
+type Place = (u8, bool, u64, u32);
+
+/// The streams of one connection that want to write.
+#[derive(Default)]
+pub struct Turns {
+    under_way: Cell<usize>,
+    waiting: RefCell<BTreeMap<Place, Waker>>,
+    turns: Cell<u64>,
+}
+
+impl Turns {
+    /// Waits until stream `id` may write `bytes` more.
+    pub async fn wait(&self, urgency: Urgency, id: u32, bytes: usize) {
+        // Those that go by turns stand at the end each time.
+        self.turns.set(self.turns.get() + 1);
+        let turn = if urgency.incremental { self.turns.get() } else { u64::from(id) };
+        let place = (urgency.level, urgency.incremental, turn, id);
+        let _left = Left(self, place);
+        poll_fn(|cx| {
+            let mut waiting = self.waiting.borrow_mut();
+            let first = waiting.keys().next().is_none_or(|first| *first >= place);
+            if first && self.under_way.get() < UNDER_WAY_BYTES {
+                return Poll::Ready(());
+            }
+            waiting.insert(place, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        self.under_way.set(self.under_way.get() + bytes);
+    }
+
+    /// So many bytes were written.
+    pub fn written(&self, bytes: usize) {
+        self.under_way.set(self.under_way.get().saturating_sub(bytes));
+        self.wake();
+    }
+
+    /// Nothing waits to be written.
+    pub fn all_is_written(&self) {
+        self.under_way.set(0);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if self.under_way.get() < UNDER_WAY_BYTES
+            && let Some(first) = self.waiting.borrow().values().next()
+        {
+            first.wake_by_ref();
+        }
+    }
+}
+
+/// Who has written, or given up, does not wait any more, and the next one may.
+struct Left<'a>(&'a Turns, Place);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.borrow_mut().remove(&self.1);
+        self.0.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    #[test]
+    fn priorities_are_read_as_far_as_they_are_understood() {
+        let parsed = |text: &str| {
+            let urgency = Urgency::parse(text.as_bytes());
+            (urgency.level, urgency.incremental)
+        };
+        for (text, expected) in [
+            ("", (3, false)),
+            ("u=0", (0, false)),
+            ("u=5, i", (5, true)),
+            ("i=?1,u=7", (7, true)),
+            ("i, i=?0", (3, false)),
+            ("u=8, i=1, x=3", (3, false)),
+            ("u=1;q, u=22", (3, false)),
+        ] {
+            assert_eq!(parsed(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn streams_write_by_urgency_then_in_order_or_by_turns() {
+        let turns = Turns::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        turns.under_way.set(UNDER_WAY_BYTES);
+        let wait = |text: &str, id| Box::pin(turns.wait(Urgency::parse(text.as_bytes()), id, 1));
+        let mut waiting = vec![
+            (9, wait("u=5", 9)),
+            (3, wait("", 3)),
+            (1, wait("", 1)),
+            (7, wait("i", 7)),
+            (5, wait("i", 5)),
+            (11, wait("u=1", 11)),
+        ];
+        for (_, stream) in &mut waiting {
+            assert!(stream.as_mut().poll(&mut cx).is_pending());
+        }
+        let mut order = Vec::new();
+        while !waiting.is_empty() {
+            // Room for one.
+            turns.under_way.set(UNDER_WAY_BYTES - 1);
+            waiting.retain_mut(|(id, stream)| {
+                let ready = stream.as_mut().poll(&mut cx).is_ready();
+                if ready {
+                    order.push(*id);
+                }
+                !ready
+            });
+        }
+        assert_eq!(order, [11, 1, 3, 7, 5, 9]);
+    }
+
+    #[test]
+    fn who_gives_up_holds_up_nobody() {
+        let turns = Turns::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        turns.under_way.set(UNDER_WAY_BYTES);
+        {
+            let mut first = pin!(turns.wait(Urgency::parse(b"u=0"), 1, 1));
+            assert!(first.as_mut().poll(&mut cx).is_pending());
+        }
+        let mut second = pin!(turns.wait(Urgency::parse(b""), 3, 1));
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        turns.written(1);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+}

@@ -1,0 +1,261 @@
+//! HTTP/2 (RFC 9113): what viewers get by it, and what hostile clients do not.
+//! Method: the `h2` crate as a client that means well, and frames written by hand for those that do not; real edges.
+
+mod client;
+mod floods;
+mod frames;
+mod translation;
+
+use bytes::Bytes;
+use client::{Answer, Client};
+use frames::*;
+use http::Method;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, reply};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn options() -> FleetOptions {
+    FleetOptions { edges: 1, parents: 1, https: true, ..FleetOptions::default() }
+}
+
+fn with_origin(origin: &HandOrigin) -> FleetOptions {
+    FleetOptions { origin: Some(origin.address), ..options() }
+}
+
+/// Runs a client's side.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, work)
+}
+
+#[test]
+fn many_streams_of_one_connection_get_their_bytes() {
+    let fleet = Fleet::start("h2", &options());
+    let sizes = [0, 1, 100, 16_375, 16_384, 100_000, 3_000_000];
+    let bodies: Vec<_> =
+        sizes.iter().map(|size| fleet.put(&format!("{size}.m4s"), *size)).collect();
+    block_on(async {
+        let client = Client::connect(&fleet, "edge-1").await;
+        for round in 0..2 {
+            let asked = (0..70).map(|n| {
+                let path = format!("/{}.m4s", sizes[n % sizes.len()]);
+                client.get(&path, &[])
+            });
+            let asked: Vec<_> = asked.map(tokio::task::spawn_local).collect();
+            for (n, answer) in asked.into_iter().enumerate() {
+                let answer = answer.await.unwrap().unwrap();
+                assert_eq!(answer.status, 200, "{round} {n}");
+                assert!(answer.body == bodies[n % sizes.len()], "{round} {n}");
+                assert_eq!(
+                    answer.field("content-length"),
+                    Some(&*sizes[n % sizes.len()].to_string())
+                );
+            }
+        }
+    });
+    fleet.until("the log is written", |fleet| {
+        let log = std::fs::read_to_string(fleet.dir.join("edge-1.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("\"HTTP/2\"")).count() == 140
+    });
+}
+
+/// What of an answer does not change from one request to the next.
+fn essence(answer: &Answer) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let changing = ["age", "date", "cache-status", "connection", "keep-alive"];
+    let mut fields: Vec<_> = answer
+        .fields
+        .iter()
+        .filter(|(name, _)| !changing.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    fields.sort();
+    (answer.status, fields, answer.body.to_vec())
+}
+
+#[test]
+fn a_request_behaves_alike_whatever_carried_it() {
+    let fleet = Fleet::start("alike", &options());
+    let body = fleet.put("a.m4s", 700_000);
+    fleet.put("t.txt", 5000);
+    let plain = |method: &str, path: &str, fields: &[(&str, &str)]| {
+        let tls = fleet.tls.clone().unwrap();
+        let mut connection = Connection::open_tls(fleet.member("edge-1").https(), tls).unwrap();
+        let lines: String = fields.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\n");
+        connection.send(head.as_bytes()).unwrap();
+        let response = connection.response(method == "HEAD").unwrap();
+        let fields = response.fields.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+        Answer { status: response.status, fields, body: response.body.into() }
+    };
+    let etag = plain("GET", "/a.m4s", &[]).field("etag").unwrap().to_owned();
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let cases: &[Case<'_>] = &[
+        ("GET", "/a.m4s", &[]),
+        ("HEAD", "/a.m4s", &[]),
+        ("GET", "/a.m4s", &[("range", "bytes=500000-600000")]),
+        ("GET", "/a.m4s", &[("range", "bytes=0-9,600000-600009")]),
+        ("GET", "/a.m4s", &[("range", "bytes=900000-")]),
+        ("GET", "/a.m4s", &[("if-none-match", &etag)]),
+        ("GET", "/a.m4s", &[("if-match", "\"other\"")]),
+        ("GET", "/a.m4s", &[("cache-control", "only-if-cached")]),
+        ("GET", "/none.m4s", &[]),
+        ("OPTIONS", "/a.m4s", &[("origin", "https://player.example")]),
+        ("DELETE", "/a.m4s", &[]),
+        ("GET", "/t.txt?token=1&x=%41", &[]),
+        ("GET", "/../up", &[]),
+    ];
+    block_on(async {
+        let client = Client::connect(&fleet, "edge-1").await;
+        for (method, path, fields) in cases {
+            let name = format!("{method} {path} {fields:?}");
+            let one = plain(method, path, fields);
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let other = client.ask(method, path, fields, Bytes::new()).await.unwrap();
+            assert_eq!(essence(&one).0, essence(&other).0, "{name}");
+            assert_eq!(essence(&one).1, essence(&other).1, "{name}");
+            assert!(essence(&one).2 == essence(&other).2, "{name}");
+        }
+    });
+    assert_eq!(body.len(), 700_000);
+}
+
+#[test]
+fn bodies_of_requests_are_passed_on_up_to_their_limit() {
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        reply(stream, 200, "", &[asked.line.as_bytes(), b"|", &asked.body].concat());
+    });
+    let fleet = Fleet::start("bodies", &with_origin(&origin));
+    block_on(async {
+        let client = Client::connect(&fleet, "edge-1").await;
+        let body = Bytes::from(vec![b'b'; 300_000]);
+        let cookies = [("cookie", "a=1"), ("cookie", "b=2")];
+        let answer = client.ask(Method::POST, "/pass/x", &cookies, body.clone()).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(answer.body.ends_with(&body) && answer.body.starts_with(b"POST /pass/x HTTP/1.1|"));
+        // Crumbs are one field again (RFC 9113 §8.2.3).
+        assert_eq!(origin.all()[0].field("cookie"), "a=1; b=2");
+        let large = Bytes::from(vec![b'b'; 1_100_000]);
+        let answer = client.ask(Method::POST, "/pass/x", &[], large).await;
+        assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));
+        assert_eq!(client.get("/pass/y", &[]).await.unwrap().status, 200, "the connection goes on");
+    });
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn a_body_that_breaks_off_is_a_reset_and_never_short() {
+    // An answer without a strong tag cannot be resumed.
+    let origin = HandOrigin::start(LOCAL, |_, stream| {
+        use std::io::Write;
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\nCache-Control: max-age=60\r\n\r\n";
+        let _gone = stream.write_all(head.as_bytes());
+        let _gone = stream.write_all(&[7; 900_000]);
+        let _gone = stream.shutdown(std::net::Shutdown::Both);
+    });
+    let fleet = Fleet::start("broken", &with_origin(&origin));
+    block_on(async {
+        let client = Client::connect(&fleet, "edge-1").await;
+        for path in ["/a.m4s", "/pass/a"] {
+            let error = client.get(path, &[]).await.unwrap_err();
+            assert!(error.contains("stream error") || error.contains("reset"), "{path}: {error}");
+        }
+        // The connection is as good as before.
+        assert!(client.get("/b.m4s", &[]).await.is_err());
+    });
+}
+
+#[test]
+fn a_stream_that_is_not_read_holds_up_no_other() {
+    let fleet = Fleet::start("unread", &options());
+    fleet.put("large.m4s", 5_000_000);
+    let body = fleet.put("small.m4s", 200_000);
+    block_on(async {
+        // Its windows are small: 64 KiB for each stream, much for the connection.
+        let client = Client::connect(&fleet, "edge-1").await;
+        let mut unread = Vec::new();
+        for _ in 0..5 {
+            unread.push(client.begin("/large.m4s", &[("priority", "u=0")]).await.unwrap());
+        }
+        for _ in 0..20 {
+            let answer = client.get("/small.m4s", &[]).await.unwrap();
+            assert!(answer.body == body);
+        }
+        drop(unread);
+    });
+}
+
+#[test]
+fn what_is_more_urgent_comes_first() {
+    // Goal: what is asked for later and more urgent overtakes (RFC 9218). Method: a client with windows for everything,
+    // which reads nothing before it has asked for both; what it then reads comes in the order in which it was written.
+    let fleet = Fleet::start("urgent", &FleetOptions { ram_bytes: 128 << 20, ..options() });
+    let large = fleet.put("large.m4s", 28_000_000).len();
+    let small = fleet.put("small.m4s", 12_000_000).len();
+    for path in ["/large.m4s", "/small.m4s"] {
+        assert_eq!(fleet.get("edge-1", path, "").unwrap().status, 200); // in memory now
+    }
+    let mut raw = Raw::connect(&fleet);
+    let window = (1u32 << 30).to_be_bytes();
+    let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window].concat());
+    let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
+    raw.send(&[begin, frame(WINDOW_UPDATE, 0, 0, &window)].concat()).unwrap();
+    let ask = |path: &str, urgency: &[u8]| [get(path), field(b"priority", urgency)].concat();
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &ask("/large.m4s", b"u=6"))).unwrap();
+    // It has begun, and now the socket fills up.
+    let mut late = raw.until(DATA).unwrap().payload.len();
+    fleet.until("nothing moves any more", |fleet| {
+        let sent = || fleet.counter("edge-1", "bytes_sent_total");
+        let before = sent();
+        (0..50).all(|_| sent() == before)
+    });
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &ask("/small.m4s", b"u=1"))).unwrap();
+    let (mut urgent, mut overtaken) = (0, None);
+    while late < large || urgent < small {
+        let frame = raw.next().unwrap();
+        match (frame.kind, frame.stream) {
+            (DATA, 1) => late += frame.payload.len(),
+            (DATA, 3) => urgent += frame.payload.len(),
+            _ => {}
+        }
+        if urgent == small && overtaken.is_none() {
+            overtaken = Some(late);
+        }
+    }
+    let overtaken = overtaken.unwrap();
+    println!("{overtaken} bytes of the less urgent one came before the last of the other");
+    // What was under way, in sockets mostly. By turns, as much of the one as of the other would have come after that.
+    assert!(overtaken < small, "{overtaken}");
+}
+
+#[test]
+fn a_stopping_edge_says_so_and_finishes_what_it_has_begun() {
+    let gate = Arc::new(Gate::default());
+    let held = gate.clone();
+    let origin = HandOrigin::start(LOCAL, move |_, stream| {
+        held.wait();
+        reply(stream, 200, "Cache-Control: max-age=60\r\n", &[9; 200_000]);
+    });
+    let options = FleetOptions { drain_seconds: 60, ..with_origin(&origin) };
+    let mut fleet = Fleet::start("goaway", &options);
+    block_on(async {
+        let client = Client::connect(&fleet, "edge-1").await;
+        let under_way = tokio::task::spawn_local(client.get("/a.m4s", &[]));
+        while origin.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fleet.signal("edge-1", "TERM");
+        let reason = client.told_to_go().await;
+        assert_eq!(reason, None, "no error");
+        gate.open();
+        let answer = under_way.await.unwrap().unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 200_000));
+        assert!(client.get("/b.m4s", &[]).await.is_err(), "no new ones");
+    });
+    assert_eq!(fleet.wait_end("edge-1"), Some(0));
+}
