@@ -2,12 +2,13 @@
 //!
 //! Must stay true: time is counted from the moment a request was due, never from the moment there was room
 //! to send it; every request of the plan is accounted for in exactly one class. The pure parts (`schedule`,
-//! `pick`, `answer`, `tally`, `report`, `assertion`) take the time as a parameter; only `client`, `pacer`
-//! and `run` wait.
+//! `pick`, `answer`, `tally`, `report`, `assertion`) take the time as a parameter; only `channel`, `client`,
+//! `pacer` and `run` wait.
 #![forbid(unsafe_code)]
 
 pub mod answer;
 pub mod assertion;
+pub mod channel;
 pub mod client;
 pub mod options;
 mod pacer;

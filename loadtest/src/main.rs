@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tidegate_load::assertion::Assertion;
+use tidegate_load::channel::Protocol;
 use tidegate_load::options::Options;
 use tidegate_load::pick::Order;
 use tidegate_load::report::Report;
@@ -63,9 +64,15 @@ struct RunArgs {
     /// Closed loop: each connection asks again when it is answered.
     #[arg(long)]
     closed: bool,
-    /// Requests that can be under way at once, each on a connection of its own.
+    /// Version of HTTP: 1.1, 2 or 3.
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    http: Protocol,
+    /// Connections that can be open at once to each server.
     #[arg(long, default_value_t = 10)]
     connections: usize,
+    /// Requests that can be under way at once on each connection (HTTP/2 and 3).
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
     /// Threads that share the connections.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -169,7 +176,9 @@ impl RunArgs {
             order: self.order,
             seed: self.seed,
             rate: self.rate,
+            protocol: self.http,
             connections: self.connections,
+            streams: self.streams,
             threads: self.threads,
             duration: self.duration,
             requests: self.requests,

@@ -63,8 +63,11 @@ pub struct Tool {
 #[derive(Debug, Clone, Serialize)]
 pub struct OptionsReport {
     pub mode: &'static str,
+    /// Version of HTTP.
+    pub http: &'static str,
     pub rate_per_second: Option<f64>,
     pub connections: usize,
+    pub streams: usize,
     pub threads: usize,
     pub duration_ms: Option<f64>,
     pub requests: Option<u64>,
@@ -234,7 +237,9 @@ impl OptionsReport {
         OptionsReport {
             mode: if options.rate.is_some() { "open" } else { "closed" },
             rate_per_second: options.rate.map(|rate| rate.as_f64()),
+            http: options.protocol.as_str(),
             connections: options.connections,
+            streams: options.streams,
             threads: options.threads,
             duration_ms: options.duration.map(ms),
             requests: options.requests,
