@@ -19,6 +19,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_http::{Fields, Method, Scheme};
 use tidegate_http1::encode_request;
 use tokio::sync::Mutex;
@@ -162,9 +163,34 @@ impl Request {
 #[derive(Debug)]
 pub struct Channel {
     place: Arc<Place>,
-    idle: RefCell<Option<Connection>>,
-    shared: Mutex<Option<Shared>>,
+    open: Arc<AtomicU64>,
+    idle: RefCell<Option<Own>>,
+    shared: Mutex<Option<(Shared, Counted)>>,
     opened_before: Cell<bool>,
+}
+
+/// Counted among the open connections while it lives.
+#[derive(Debug)]
+struct Counted(Arc<AtomicU64>);
+
+impl Counted {
+    fn new(open: &Arc<AtomicU64>) -> Counted {
+        open.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that carries one request at a time.
+#[derive(Debug)]
+pub struct Own {
+    connection: Connection,
+    _counted: Counted,
 }
 
 #[derive(Debug, Clone)]
@@ -185,15 +211,17 @@ pub enum Opened {
 /// Room for one request.
 #[derive(Debug)]
 pub enum Stream {
-    Http1(Connection),
+    Http1(Own),
     Http2(http2::Stream),
     Http3(Box<http3::Stream>),
 }
 
 impl Channel {
-    pub fn new(place: Arc<Place>) -> Channel {
+    /// `open` counts the connections of this and other channels.
+    pub fn new(place: Arc<Place>, open: &Arc<AtomicU64>) -> Channel {
         Channel {
             place,
+            open: Arc::clone(open),
             idle: RefCell::new(None),
             shared: Mutex::new(None),
             opened_before: Cell::new(false),
@@ -208,24 +236,26 @@ impl Channel {
         if self.place.protocol == Protocol::Http1 {
             let idle = self.idle.borrow_mut().take();
             if let Some(mut idle) = idle
-                && !idle.is_stale()
+                && !idle.connection.is_stale()
             {
                 return Ok((Stream::Http1(idle), Opened::No));
             }
             let connection = Connection::open(&self.place.endpoint).await?;
-            return Ok((Stream::Http1(connection), self.opened()));
+            let own = Own { connection, _counted: Counted::new(&self.open) };
+            return Ok((Stream::Http1(own), self.opened()));
         }
         let mut opened = Opened::No;
         loop {
             let shared = {
                 // One opens, all who share it wait for that one.
                 let mut shared = self.shared.lock().await;
-                match shared.as_ref().filter(|shared| shared.is_usable()) {
-                    Some(usable) => usable.clone(),
+                match shared.as_ref().filter(|(shared, _)| shared.is_usable()) {
+                    Some((usable, _)) => usable.clone(),
                     None => {
                         let new = Shared::open(&self.place).await?;
                         opened = self.opened();
-                        shared.insert(new).clone()
+                        *shared = Some((new.clone(), Counted::new(&self.open)));
+                        new
                     }
                 }
             };
@@ -234,7 +264,7 @@ impl Channel {
                 // It ended since it was looked at; one that was only just opened ends the search.
                 Err(_) if opened == Opened::No => {
                     let mut held = self.shared.lock().await;
-                    if held.as_ref().is_some_and(|held| held.is_same(&shared)) {
+                    if held.as_ref().is_some_and(|(held, _)| held.is_same(&shared)) {
                         *held = None;
                     }
                 }
@@ -249,15 +279,15 @@ impl Channel {
 
     /// Takes back what can carry another request.
     pub fn give_back(&self, stream: Stream) {
-        if let Stream::Http1(connection) = stream {
-            *self.idle.borrow_mut() = Some(connection);
+        if let Stream::Http1(own) = stream {
+            *self.idle.borrow_mut() = Some(own);
         }
     }
 
     /// Says goodbye where the version has a word for it. Others may not wait for a stream meanwhile.
     pub async fn close(&self) {
         if let Ok(mut shared) = self.shared.try_lock()
-            && let Some(Shared::Http3(connection)) = shared.take()
+            && let Some((Shared::Http3(connection), _counted)) = shared.take()
         {
             connection.close().await;
         }
@@ -307,8 +337,8 @@ impl Stream {
         watch: &mut impl Watch,
     ) -> Result<Answer, Failure> {
         match (self, &request.form) {
-            (Stream::Http1(connection), Form::Http1(bytes)) => {
-                connection.exchange(bytes, scratch, watch).await
+            (Stream::Http1(own), Form::Http1(bytes)) => {
+                own.connection.exchange(bytes, scratch, watch).await
             }
             (Stream::Http2(stream), Form::Http2(request)) => stream.exchange(request, watch).await,
             (Stream::Http3(stream), Form::Http3(headers)) => {

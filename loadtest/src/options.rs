@@ -3,6 +3,7 @@
 
 use crate::assertion::Assertion;
 use crate::channel::Protocol;
+use crate::cpu::PROCESSES_MAX;
 use crate::pick::Order;
 use crate::schedule::{BACKLOG_REQUESTS_MAX, Plan, Rate};
 use crate::tls::Trust;
@@ -52,6 +53,8 @@ pub struct Options {
     pub protocol: Protocol,
     /// Requests under way at once on each connection (HTTP/2 and 3).
     pub streams: usize,
+    /// Processes of the server on this host, whose CPU time is sampled.
+    pub server_pids: Vec<u32>,
     pub assertions: Vec<Assertion>,
 }
 
@@ -75,6 +78,7 @@ impl Default for Options {
             trust: Trust::System,
             protocol: Protocol::Http1,
             streams: 1,
+            server_pids: Vec::new(),
             assertions: Vec::new(),
         }
     }
@@ -102,6 +106,7 @@ pub enum OptionsError {
     Request(String, String),
     /// HTTP/1.1 has one request at a time on a connection.
     StreamsOfHttp1,
+    ServerPid(String),
     /// The URL that is not https.
     Http3NeedsTls(String),
 }
@@ -138,6 +143,7 @@ impl fmt::Display for OptionsError {
                 "HTTP/1.1 has one request at a time on a connection: give --http 2 or --http 3, or \
                  --connections in place of --streams",
             ),
+            OptionsError::ServerPid(what) => f.write_str(what),
             OptionsError::Http3NeedsTls(url) => {
                 write!(f, "{url}: HTTP/3 is always encrypted: write https:// (and --ca FILE)")
             }
@@ -168,6 +174,12 @@ impl Options {
         if self.protocol == Protocol::Http1 && self.streams > 1 {
             return Err(OptionsError::StreamsOfHttp1);
         }
+        within(
+            "--server-pid (number of them)",
+            self.server_pids.len() as u64,
+            0,
+            PROCESSES_MAX as u64,
+        )?;
         within("--threads", self.threads as u64, 1, THREADS_MAX as u64)?;
         within("--backlog", self.backlog_max, 1, BACKLOG_REQUESTS_MAX)?;
         if self.timeout.is_zero() {

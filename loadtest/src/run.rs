@@ -7,11 +7,13 @@
 use crate::answer::Look;
 use crate::channel::{Channel, Opened, Place, Request, Stream};
 use crate::client::{Endpoint, Failure, READ_BYTES, Watch};
+use crate::cpu;
 use crate::options::{HEADERS_MAX, Options, OptionsError};
 use crate::pacer::Pacer;
 use crate::pick::Picker;
 use crate::report::{Measured, Report};
 use crate::schedule::{Claim, Plan, Slots};
+use crate::series::Sample;
 use crate::tally::{Ending, Record, Tally};
 use crate::tls::client_config;
 use crate::url::Url;
@@ -37,6 +39,9 @@ pub const ENDPOINTS_MAX: usize = 64;
 /// Time between two calls of the progress function.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// Samples that are closer together say nothing of CPU time, which comes in ticks.
+const SAMPLE_NS_MIN: u64 = 100_000_000;
+
 /// Threads are made before the schedule begins.
 const START_LEAD: Duration = Duration::from_millis(20);
 
@@ -47,6 +52,8 @@ const CONNECT_REST: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
     pub elapsed_ns: u64,
+    /// Part of the run that is over, where that is known.
+    pub share: Option<f64>,
     /// Requests that are over, warm-up included.
     pub done: u64,
     pub errors: u64,
@@ -99,6 +106,8 @@ struct Shared {
     done: AtomicU64,
     errors: AtomicU64,
     received_bytes: AtomicU64,
+    /// Connections.
+    open: Arc<AtomicU64>,
 }
 
 /// Runs until the plan is done or `stop` is ready. `progress` is called once a second.
@@ -112,6 +121,7 @@ pub async fn run(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Report, RunError> {
     let plan = options.plan()?;
+    let mut server = cpu::Server::new(&options.server_pids).map_err(OptionsError::ServerPid)?;
     let (targets, endpoints) = prepare(options).await?;
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
@@ -126,6 +136,7 @@ pub async fn run(
         done: AtomicU64::new(0),
         errors: AtomicU64::new(0),
         received_bytes: AtomicU64::new(0),
+        open: Arc::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     let threads = options.threads.min(options.connections);
@@ -158,6 +169,13 @@ pub async fn run(
         tokio::time::interval_at((shared.start + PROGRESS_EVERY).into(), PROGRESS_EVERY);
     tokio::pin!(stop);
     let (mut tally, mut stopped_ns) = (Tally::default(), None);
+    let mut sample = |at_ns| Sample {
+        at_ns,
+        connections: shared.open.load(Ordering::Relaxed),
+        client_cpu_ns: cpu::own_cpu_ns(),
+        server_cpu_ns: server.cpu_ns(),
+    };
+    let mut samples = vec![sample(0)];
     let mut interrupted = false;
     loop {
         tokio::select! {
@@ -174,8 +192,26 @@ pub async fn run(
                 stopped_ns = Some(now_ns());
                 let _stopped = stop_sender.send(true);
             }
-            _ = ticker.tick() => progress(&shared.progress(now_ns())),
+            _ = ticker.tick() => {
+                let now = now_ns();
+                samples.push(sample(now));
+                let share = match (plan.end_ns(), plan.requests) {
+                    (Some(end), _) => Some(now as f64 / end.max(1) as f64),
+                    (None, Some(requests)) => {
+                        Some(shared.done.load(Ordering::Relaxed) as f64 / requests.max(1) as f64)
+                    }
+                    (None, None) => None,
+                };
+                progress(&shared.progress(now, share));
+            }
         }
+    }
+    let end_ns = now_ns();
+    // Else a moment would be all that the last interval is judged by.
+    if end_ns.saturating_sub(samples[samples.len() - 1].at_ns) > SAMPLE_NS_MIN || samples.len() == 1
+    {
+        samples
+            .push(Sample { connections: samples[samples.len() - 1].connections, ..sample(end_ns) });
     }
     for handle in handles {
         if let Err(panic) = handle.join() {
@@ -193,7 +229,7 @@ pub async fn run(
     }
     let elapsed_ns = elapsed_ns(&plan, &tally, stopped_ns.filter(|_| interrupted));
     let started_unix_ms = u64::try_from(started_unix_ms.as_millis()).unwrap_or(u64::MAX);
-    let measured = Measured { tally, elapsed_ns };
+    let measured = Measured { tally, elapsed_ns, samples };
     Ok(Report::new(options, &measured, started_unix_ms, interrupted))
 }
 
@@ -217,9 +253,10 @@ fn elapsed_ns(plan: &Plan, tally: &Tally, interrupted_ns: Option<u64>) -> u64 {
 }
 
 impl Shared {
-    fn progress(&self, now_ns: u64) -> Progress {
+    fn progress(&self, now_ns: u64, share: Option<f64>) -> Progress {
         Progress {
             elapsed_ns: now_ns,
+            share,
             done: self.done.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
@@ -365,7 +402,8 @@ fn thread_main(
         let mut tasks = JoinSet::new();
         let mut all_channels: Vec<Rc<[Channel]>> = Vec::with_capacity(connections);
         for users in under_way.chunks(shared.streams) {
-            let channels = shared.endpoints.iter().map(|place| Channel::new(Arc::clone(place)));
+            let channels =
+                shared.endpoints.iter().map(|place| Channel::new(Arc::clone(place), &shared.open));
             let channels: Rc<[Channel]> = channels.collect();
             for mine in users {
                 let user = User::new(&worker, mine, &channels);
