@@ -29,8 +29,10 @@ pub struct Answer {
 }
 
 /// Why the bytes are no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Malformed {
+    /// HTTP/2 or HTTP/3: what was wrong with frames or fields.
+    Frames(String),
     Head(ResponseError),
     Chunks(ChunkError),
     TooManyInterim,
@@ -41,6 +43,7 @@ pub enum Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Malformed::Frames(error) => f.write_str(error),
             Malformed::Head(error) => f.write_str(error.what),
             Malformed::Chunks(error) => write!(f, "{error}"),
             Malformed::TooManyInterim => write!(f, "more than {INTERIM_MAX} interim answers"),

@@ -45,6 +45,7 @@ enum Metric {
     /// Whole answers with a status from, below.
     Status(u16, u16),
     Rate,
+    ErrorRatio,
     HitRatio,
     TierHits(String),
     TierHitRatio(String),
@@ -170,8 +171,16 @@ pub fn known_names() -> String {
         .collect();
     names.extend(COUNTS.iter().map(|(name, _)| (*name).to_owned()));
     names.extend(
-        ["status.NNN", "status.Nxx", "rate", "hit_ratio", "tier.NAME.hits", "tier.NAME.hit_ratio"]
-            .map(str::to_owned),
+        [
+            "status.NNN",
+            "status.Nxx",
+            "rate",
+            "error_ratio",
+            "hit_ratio",
+            "tier.NAME.hits",
+            "tier.NAME.hit_ratio",
+        ]
+        .map(str::to_owned),
     );
     names.join(", ")
 }
@@ -241,8 +250,15 @@ impl Metric {
         }
         match name {
             "rate" => return Some(Metric::Rate),
+            "error_ratio" => return Some(Metric::ErrorRatio),
             "hit_ratio" => return Some(Metric::HitRatio),
             _ => {}
+        }
+        // `p99_first_byte` is `first_byte.p99`.
+        if let Some((statistic, clock)) = name.split_once('_')
+            && let Some((_, clock)) = CLOCKS.iter().find(|(name, _)| *name == clock)
+        {
+            return Statistic::named(statistic).map(|statistic| Metric::Time(*clock, statistic));
         }
         let (family, rest) = name.split_once('.')?;
         if let Some((_, clock)) = CLOCKS.iter().find(|(clock, _)| *clock == family) {
@@ -263,7 +279,7 @@ impl Metric {
     }
 
     fn is_ratio(&self) -> bool {
-        matches!(self, Metric::HitRatio | Metric::TierHitRatio(_))
+        matches!(self, Metric::ErrorRatio | Metric::HitRatio | Metric::TierHitRatio(_))
     }
 
     fn value(&self, text: &str) -> Result<f64, Fault> {
@@ -288,6 +304,12 @@ impl Metric {
             Metric::Count(index) => Some(COUNTS[*index].1(tally) as f64),
             Metric::Status(from, below) => Some(tally.answers_with(*from..*below) as f64),
             Metric::Rate => measured.rate(),
+            Metric::ErrorRatio => {
+                let requests = tally.requests();
+                (requests > 0).then(|| {
+                    (tally.errors() + tally.ended(Ending::NotSent)) as f64 / requests as f64
+                })
+            }
             Metric::HitRatio => tally.hit_ratio(),
             Metric::TierHits(name) => Some(tally.tiers.get(name).map_or(0, |t| t.hits) as f64),
             Metric::TierHitRatio(name) => tally

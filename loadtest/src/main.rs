@@ -8,16 +8,19 @@ mod trace_verbs;
 
 use clap::{Args, Parser, Subcommand};
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tidegate_load::assertion::Assertion;
+use tidegate_load::channel::Protocol;
+use tidegate_load::html::page;
 use tidegate_load::options::Options;
 use tidegate_load::pick::Order;
+use tidegate_load::progress::Meter;
 use tidegate_load::report::Report;
-use tidegate_load::run::{PROGRESS_EVERY, Progress, run};
+use tidegate_load::run::{Progress, run};
 use tidegate_load::schedule::{BACKLOG_REQUESTS_MAX, Rate};
 use tidegate_load::tls::Trust;
 use tidegate_load::units::parse_duration;
@@ -63,9 +66,15 @@ struct RunArgs {
     /// Closed loop: each connection asks again when it is answered.
     #[arg(long)]
     closed: bool,
-    /// Requests that can be under way at once, each on a connection of its own.
+    /// Version of HTTP: 1.1, 2 or 3.
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    http: Protocol,
+    /// Connections that can be open at once to each server.
     #[arg(long, default_value_t = 10)]
     connections: usize,
+    /// Requests that can be under way at once on each connection (HTTP/2 and 3).
+    #[arg(long, default_value_t = 1)]
+    streams: usize,
     /// Threads that share the connections.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -102,7 +111,13 @@ struct RunArgs {
     /// Write the report as JSON to a file, or to standard output (-).
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What must hold, as in 'response_time.p99 < 50ms'; may be given more than once.
+    /// Write the report as one HTML page, with plots; it needs no network and no other file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Process of the server on this host, to tell its CPU time; may be given more than once.
+    #[arg(long, value_name = "PID")]
+    server_pid: Vec<u32>,
+    /// What must hold, as in 'p99_first_byte < 50ms'; may be given more than once.
     #[arg(long = "assert", value_name = "EXPR")]
     assertions: Vec<Assertion>,
     /// Print neither progress nor summary; failed assertions are still told.
@@ -129,20 +144,27 @@ fn main() -> ExitCode {
 
 impl RunArgs {
     fn run(self) -> Result<ExitCode, String> {
-        let (json, quiet) = (self.json.clone(), self.quiet);
+        let (json, html, quiet) = (self.json.clone(), self.html.clone(), self.quiet);
         let options = self.options()?;
         // Opened now: a report that cannot be written should not cost a run first.
-        let json = json.map(|path| Output::open(&path)).transpose()?;
+        let json = json.map(|path| Output::open("--json", &path)).transpose()?;
+        let html = html.map(|path| Output::open("--html", &path)).transpose()?;
         let report = make_run(&options, quiet)?;
-        let json_on_stdout = matches!(json, Some(Output::Stdout));
+        let report_on_stdout =
+            [&json, &html].into_iter().any(|output| matches!(output, Some(Output::Stdout(_))));
         if !quiet {
             let mut out: Box<dyn Write> =
-                if json_on_stdout { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+                if report_on_stdout { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
             // A reader that went away (a closed pipe) does not make the run a bad one.
             let _written = write!(out, "{report}");
         }
         if let Some(json) = json {
-            json.write(&report)?;
+            let mut text = serde_json::to_vec_pretty(&report).map_err(|e| e.to_string())?;
+            text.push(b'\n');
+            json.write(&text)?;
+        }
+        if let Some(html) = html {
+            html.write(page(&report).render().as_bytes())?;
         }
         if report.nothing_ran() {
             let why = report.first_failure.as_deref().unwrap_or("no request could be sent");
@@ -169,7 +191,9 @@ impl RunArgs {
             order: self.order,
             seed: self.seed,
             rate: self.rate,
+            protocol: self.http,
             connections: self.connections,
+            streams: self.streams,
             threads: self.threads,
             duration: self.duration,
             requests: self.requests,
@@ -184,6 +208,7 @@ impl RunArgs {
                 (false, Some(path)) => Trust::File(path),
                 (false, None) => Trust::System,
             },
+            server_pids: self.server_pid,
             assertions: self.assertions,
         })
     }
@@ -199,29 +224,16 @@ fn make_run(options: &Options, quiet: bool) -> Result<Report, String> {
         let stop = async {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         };
-        let mut last = Progress::default();
+        let mut meter = Meter::new(io::stderr().is_terminal());
         let show = |now: &Progress| {
             if !quiet {
-                show_progress(&last, now);
-                last = *now;
+                meter.show(now, &mut io::stderr());
             }
         };
-        run(options, stop, show).await.map_err(|error| error.to_string())
+        let report = run(options, stop, show).await.map_err(|error| error.to_string());
+        meter.done(&mut io::stderr());
+        report
     })
-}
-
-fn show_progress(last: &Progress, now: &Progress) {
-    let seconds = now.elapsed_ns.saturating_sub(last.elapsed_ns) as f64 / 1e9;
-    let per_second = |more: u64| more as f64 / seconds.max(PROGRESS_EVERY.as_secs_f64() / 1000.0);
-    eprintln!(
-        "{:>5.0}s  {} done, {:.0}/s, {:.2} MB/s, {} errors, {} waiting",
-        now.elapsed_ns as f64 / 1e9,
-        now.done,
-        per_second(now.done - last.done),
-        per_second(now.received_bytes - last.received_bytes) / 1e6,
-        now.errors,
-        now.waiting
-    );
 }
 
 fn read_urls(path: &Path) -> Result<Vec<String>, String> {
@@ -236,31 +248,30 @@ fn read_urls(path: &Path) -> Result<Vec<String>, String> {
     Ok(lines.map(str::to_owned).collect())
 }
 
-/// Where the JSON goes.
+/// Where a report goes.
 enum Output {
-    Stdout,
-    File(PathBuf, File),
+    Stdout(&'static str),
+    File(&'static str, PathBuf, File),
 }
 
 impl Output {
-    fn open(path: &Path) -> Result<Output, String> {
+    fn open(option: &'static str, path: &Path) -> Result<Output, String> {
         if path == Path::new("-") {
-            return Ok(Output::Stdout);
+            return Ok(Output::Stdout(option));
         }
-        let file = File::create(path).map_err(|e| format!("--json {}: {e}", path.display()))?;
-        Ok(Output::File(path.into(), file))
+        let file = File::create(path).map_err(|e| format!("{option} {}: {e}", path.display()))?;
+        Ok(Output::File(option, path.into(), file))
     }
 
-    fn write(self, report: &Report) -> Result<(), String> {
-        let (name, out): (String, Box<dyn Write>) = match self {
-            Output::Stdout => ("-".to_owned(), Box::new(io::stdout())),
-            Output::File(path, file) => (path.display().to_string(), Box::new(file)),
+    fn write(self, bytes: &[u8]) -> Result<(), String> {
+        let (option, name, mut out): (_, String, Box<dyn Write>) = match self {
+            Output::Stdout(option) => (option, "-".to_owned(), Box::new(io::stdout())),
+            Output::File(option, path, file) => {
+                (option, path.display().to_string(), Box::new(file))
+            }
         };
-        let mut out = BufWriter::new(out);
-        serde_json::to_writer_pretty(&mut out, report)
-            .map_err(io::Error::from)
-            .and_then(|()| out.write_all(b"\n"))
+        out.write_all(bytes)
             .and_then(|()| out.flush())
-            .map_err(|error| format!("--json {name}: {error}"))
+            .map_err(|error| format!("{option} {name}: {error}"))
     }
 }

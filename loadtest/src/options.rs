@@ -2,6 +2,8 @@
 //! refused.
 
 use crate::assertion::Assertion;
+use crate::channel::Protocol;
+use crate::cpu::PROCESSES_MAX;
 use crate::pick::Order;
 use crate::schedule::{BACKLOG_REQUESTS_MAX, Plan, Rate};
 use crate::tls::Trust;
@@ -10,9 +12,14 @@ use crate::url::{URLS_MAX, Url, UrlError};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tidegate_http::Scheme;
 
-/// Users of one run: a client address has no more ports for one server.
+/// Connections of one run: a client address has no more ports for one server.
 pub const CONNECTIONS_MAX: usize = 60_000;
+/// Requests under way at once on one connection; servers allow 100 to 256.
+pub const STREAMS_MAX: usize = 10_000;
+/// Requests under way at once in one run.
+pub const USERS_MAX: usize = 1_000_000;
 /// Threads of one run.
 pub const THREADS_MAX: usize = 256;
 /// Fields that `--header` may add.
@@ -26,7 +33,7 @@ pub struct Options {
     pub seed: u64,
     /// `None`: closed loop.
     pub rate: Option<Rate>,
-    /// Requests that can be under way at once.
+    /// Connections to each server.
     pub connections: usize,
     pub threads: usize,
     pub duration: Option<Duration>,
@@ -43,6 +50,11 @@ pub struct Options {
     /// Send there, whatever the URLs say.
     pub connect: Option<SocketAddr>,
     pub trust: Trust,
+    pub protocol: Protocol,
+    /// Requests under way at once on each connection (HTTP/2 and 3).
+    pub streams: usize,
+    /// Processes of the server on this host, whose CPU time is sampled.
+    pub server_pids: Vec<u32>,
     pub assertions: Vec<Assertion>,
 }
 
@@ -64,6 +76,9 @@ impl Default for Options {
             headers: Vec::new(),
             connect: None,
             trust: Trust::System,
+            protocol: Protocol::Http1,
+            streams: 1,
+            server_pids: Vec::new(),
             assertions: Vec::new(),
         }
     }
@@ -87,7 +102,13 @@ pub enum OptionsError {
     Resolve(String, String),
     TooManyEndpoints(usize),
     Tls(crate::tls::TlsError),
-    Request(String, tidegate_http1::EncodeError),
+    /// URL, what is wrong.
+    Request(String, String),
+    /// HTTP/1.1 has one request at a time on a connection.
+    StreamsOfHttp1,
+    ServerPid(String),
+    /// The URL that is not https.
+    Http3NeedsTls(String),
 }
 
 impl fmt::Display for OptionsError {
@@ -118,6 +139,14 @@ impl fmt::Display for OptionsError {
             }
             OptionsError::Tls(error) => write!(f, "{error}"),
             OptionsError::Request(url, error) => write!(f, "{url}: {error}"),
+            OptionsError::StreamsOfHttp1 => f.write_str(
+                "HTTP/1.1 has one request at a time on a connection: give --http 2 or --http 3, or \
+                 --connections in place of --streams",
+            ),
+            OptionsError::ServerPid(what) => f.write_str(what),
+            OptionsError::Http3NeedsTls(url) => {
+                write!(f, "{url}: HTTP/3 is always encrypted: write https:// (and --ca FILE)")
+            }
         }
     }
 }
@@ -140,6 +169,17 @@ impl Options {
             }
         };
         within("--connections", self.connections as u64, 1, CONNECTIONS_MAX as u64)?;
+        within("--streams", self.streams as u64, 1, STREAMS_MAX as u64)?;
+        within("--connections times --streams", self.users() as u64, 1, USERS_MAX as u64)?;
+        if self.protocol == Protocol::Http1 && self.streams > 1 {
+            return Err(OptionsError::StreamsOfHttp1);
+        }
+        within(
+            "--server-pid (number of them)",
+            self.server_pids.len() as u64,
+            0,
+            PROCESSES_MAX as u64,
+        )?;
         within("--threads", self.threads as u64, 1, THREADS_MAX as u64)?;
         within("--backlog", self.backlog_max, 1, BACKLOG_REQUESTS_MAX)?;
         if self.timeout.is_zero() {
@@ -162,6 +202,11 @@ impl Options {
         })
     }
 
+    /// Requests that can be under way at once.
+    pub fn users(&self) -> usize {
+        self.connections.saturating_mul(self.streams)
+    }
+
     /// The URLs, cut up.
     ///
     /// # Errors
@@ -174,7 +219,12 @@ impl Options {
             return Err(OptionsError::TooManyUrls);
         }
         let parse = |(index, text): (usize, &String)| {
-            Url::parse(text).map_err(|error| OptionsError::Url(index + 1, text.clone(), error))
+            let url = Url::parse(text)
+                .map_err(|error| OptionsError::Url(index + 1, text.clone(), error))?;
+            if self.protocol == Protocol::Http3 && url.scheme != Scheme::Https {
+                return Err(OptionsError::Http3NeedsTls(text.clone()));
+            }
+            Ok(url)
         };
         self.urls.iter().enumerate().map(parse).collect()
     }

@@ -4,6 +4,7 @@
 //! the run are in it, so that it can be run again; loadtest/README.md tells every field.
 
 use crate::options::Options;
+use crate::series::{Sample, SeriesReport};
 use crate::tally::{CacheCount, Ending, FORWARDS, Tally, Times};
 use crate::units::{SECOND_NS, nanos, show_ns};
 use serde::Serialize;
@@ -16,9 +17,23 @@ pub struct Measured {
     pub tally: Tally,
     /// From the end of the warm-up to the end of the schedule or of the last answer, whichever is later.
     pub elapsed_ns: u64,
+    /// In order of time; the first is from the start.
+    pub samples: Vec<Sample>,
 }
 
 impl Measured {
+    /// CPU time of this program and of the server, first sample to last.
+    pub fn cpu_ns(&self) -> (Option<u64>, Option<u64>) {
+        let (Some(from), Some(to)) = (self.samples.first(), self.samples.last()) else {
+            return (None, None);
+        };
+        let server = from.server_cpu_ns.zip(to.server_cpu_ns);
+        (
+            Some(to.client_cpu_ns.saturating_sub(from.client_cpu_ns)),
+            server.map(|(from, to)| to.saturating_sub(from)),
+        )
+    }
+
     /// Whole answers per second.
     pub fn rate(&self) -> Option<f64> {
         let answers = self.tally.ended(Ending::Answered) as f64;
@@ -51,7 +66,35 @@ pub struct Report {
     pub service_time: TimesReport,
     pub first_byte: TimesReport,
     pub send_delay: TimesReport,
+    pub cpu: Cpu,
+    pub series: SeriesReport,
     pub assertions: Vec<AssertionReport>,
+}
+
+/// CPU time, warm-up included.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cpu {
+    pub client_s: Option<f64>,
+    pub server_s: Option<f64>,
+    /// Per whole answer, those of the warm-up included.
+    pub client_us_per_answer: Option<f64>,
+    pub server_us_per_answer: Option<f64>,
+}
+
+impl Cpu {
+    fn new(measured: &Measured) -> Cpu {
+        let (client, server) = measured.cpu_ns();
+        let answers = measured.tally.ended(Ending::Answered) + measured.tally.warmup_requests;
+        let per_answer =
+            |ns: Option<u64>| ns.filter(|_| answers > 0).map(|ns| ns as f64 / 1e3 / answers as f64);
+        let seconds = |ns: Option<u64>| ns.map(|ns| ns as f64 / SECOND_NS as f64);
+        Cpu {
+            client_s: seconds(client),
+            server_s: seconds(server),
+            client_us_per_answer: per_answer(client),
+            server_us_per_answer: per_answer(server),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -63,8 +106,11 @@ pub struct Tool {
 #[derive(Debug, Clone, Serialize)]
 pub struct OptionsReport {
     pub mode: &'static str,
+    /// Version of HTTP.
+    pub http: &'static str,
     pub rate_per_second: Option<f64>,
     pub connections: usize,
+    pub streams: usize,
     pub threads: usize,
     pub duration_ms: Option<f64>,
     pub requests: Option<u64>,
@@ -200,6 +246,8 @@ impl Report {
             service_time: TimesReport::new(&tally.service_time),
             first_byte: TimesReport::new(&tally.first_byte),
             send_delay: TimesReport::new(&tally.send_delay),
+            cpu: Cpu::new(measured),
+            series: tally.series.report(&measured.samples),
             assertions: options
                 .assertions
                 .iter()
@@ -234,7 +282,9 @@ impl OptionsReport {
         OptionsReport {
             mode: if options.rate.is_some() { "open" } else { "closed" },
             rate_per_second: options.rate.map(|rate| rate.as_f64()),
+            http: options.protocol.as_str(),
             connections: options.connections,
+            streams: options.streams,
             threads: options.threads,
             duration_ms: options.duration.map(ms),
             requests: options.requests,
@@ -305,6 +355,13 @@ impl fmt::Display for Report {
         writeln!(f, "connections {opened} opened, {reopened} of them again")?;
         let per_second = if seconds > 0.0 { self.bytes.body as f64 / seconds / 1e6 } else { 0.0 };
         writeln!(f, "bytes       {} of bodies, {per_second:.2} MB/s", self.bytes.body)?;
+        if let Some(us) = self.cpu.client_us_per_answer {
+            write!(f, "cpu         {us:.1}us of this program per answer")?;
+            match self.cpu.server_us_per_answer {
+                Some(us) => writeln!(f, ", {us:.1}us of the server")?,
+                None => writeln!(f)?,
+            }
+        }
         if let Some(ratio) = self.cache.hit_ratio {
             writeln!(f, "cache       {:.2}% hits at the first hop", ratio * 100.0)?;
             for (name, tier) in &self.cache.tiers {

@@ -5,12 +5,15 @@
 //! waits; the schedule never does.
 
 use crate::answer::Look;
-use crate::client::{Connection, Endpoint, Failure, READ_BYTES, Watch};
+use crate::channel::{Channel, Opened, Place, Request, Stream};
+use crate::client::{Endpoint, Failure, READ_BYTES, Watch};
+use crate::cpu;
 use crate::options::{HEADERS_MAX, Options, OptionsError};
 use crate::pacer::Pacer;
 use crate::pick::Picker;
 use crate::report::{Measured, Report};
 use crate::schedule::{Claim, Plan, Slots};
+use crate::series::Sample;
 use crate::tally::{Ending, Record, Tally};
 use crate::tls::client_config;
 use crate::url::Url;
@@ -24,8 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_http::authority::Authority;
-use tidegate_http::{Fields, Method, Scheme};
-use tidegate_http1::encode_request;
+use tidegate_http::{Fields, Scheme};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
@@ -37,6 +39,9 @@ pub const ENDPOINTS_MAX: usize = 64;
 /// Time between two calls of the progress function.
 pub const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
+/// Samples that are closer together say nothing of CPU time, which comes in ticks.
+const SAMPLE_NS_MIN: u64 = 100_000_000;
+
 /// Threads are made before the schedule begins.
 const START_LEAD: Duration = Duration::from_millis(20);
 
@@ -47,6 +52,8 @@ const CONNECT_REST: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Progress {
     pub elapsed_ns: u64,
+    /// Part of the run that is over, where that is known.
+    pub share: Option<f64>,
     /// Requests that are over, warm-up included.
     pub done: u64,
     pub errors: u64,
@@ -83,7 +90,7 @@ impl From<OptionsError> for RunError {
 /// One URL as it goes out.
 struct Target {
     endpoint: usize,
-    request: Box<[u8]>,
+    request: Request,
 }
 
 /// What all threads share.
@@ -91,13 +98,16 @@ struct Shared {
     slots: Slots,
     picker: Picker,
     targets: Vec<Target>,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<Arc<Place>>,
+    streams: usize,
     timeout: Duration,
     closed_loop: bool,
     start: Instant,
     done: AtomicU64,
     errors: AtomicU64,
     received_bytes: AtomicU64,
+    /// Connections.
+    open: Arc<AtomicU64>,
 }
 
 /// Runs until the plan is done or `stop` is ready. `progress` is called once a second.
@@ -111,6 +121,7 @@ pub async fn run(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Report, RunError> {
     let plan = options.plan()?;
+    let mut server = cpu::Server::new(&options.server_pids).map_err(OptionsError::ServerPid)?;
     let (targets, endpoints) = prepare(options).await?;
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
@@ -118,24 +129,26 @@ pub async fn run(
         picker: Picker::new(options.order, targets.len(), options.seed),
         targets,
         endpoints,
+        streams: options.streams,
         timeout: options.timeout,
         closed_loop: options.rate.is_none(),
         start: Instant::now() + START_LEAD,
         done: AtomicU64::new(0),
         errors: AtomicU64::new(0),
         received_bytes: AtomicU64::new(0),
+        open: Arc::default(),
     });
     let (stop_sender, stop_receiver) = watch::channel(false);
     let threads = options.threads.min(options.connections);
     let (sender, mut tallies) = mpsc::channel(threads);
     let mut handles = Vec::new();
     for thread in 0..threads {
-        let users =
+        let connections =
             options.connections / threads + usize::from(thread < options.connections % threads);
         let (shared, stop, sender) = (Arc::clone(&shared), stop_receiver.clone(), sender.clone());
         let work = move || {
             // The coordinator waits for all threads; it cannot be gone, and the channel has room for each.
-            let _sent = sender.try_send(thread_main(&shared, users, stop));
+            let _sent = sender.try_send(thread_main(&shared, connections, stop));
         };
         let builder = std::thread::Builder::new().name(format!("load-{thread}"));
         match builder.spawn(work) {
@@ -156,6 +169,13 @@ pub async fn run(
         tokio::time::interval_at((shared.start + PROGRESS_EVERY).into(), PROGRESS_EVERY);
     tokio::pin!(stop);
     let (mut tally, mut stopped_ns) = (Tally::default(), None);
+    let mut sample = |at_ns| Sample {
+        at_ns,
+        connections: shared.open.load(Ordering::Relaxed),
+        client_cpu_ns: cpu::own_cpu_ns(),
+        server_cpu_ns: server.cpu_ns(),
+    };
+    let mut samples = vec![sample(0)];
     let mut interrupted = false;
     loop {
         tokio::select! {
@@ -172,8 +192,26 @@ pub async fn run(
                 stopped_ns = Some(now_ns());
                 let _stopped = stop_sender.send(true);
             }
-            _ = ticker.tick() => progress(&shared.progress(now_ns())),
+            _ = ticker.tick() => {
+                let now = now_ns();
+                samples.push(sample(now));
+                let share = match (plan.end_ns(), plan.requests) {
+                    (Some(end), _) => Some(now as f64 / end.max(1) as f64),
+                    (None, Some(requests)) => {
+                        Some(shared.done.load(Ordering::Relaxed) as f64 / requests.max(1) as f64)
+                    }
+                    (None, None) => None,
+                };
+                progress(&shared.progress(now, share));
+            }
         }
+    }
+    let end_ns = now_ns();
+    // Else a moment would be all that the last interval is judged by.
+    if end_ns.saturating_sub(samples[samples.len() - 1].at_ns) > SAMPLE_NS_MIN || samples.len() == 1
+    {
+        samples
+            .push(Sample { connections: samples[samples.len() - 1].connections, ..sample(end_ns) });
     }
     for handle in handles {
         if let Err(panic) = handle.join() {
@@ -191,7 +229,7 @@ pub async fn run(
     }
     let elapsed_ns = elapsed_ns(&plan, &tally, stopped_ns.filter(|_| interrupted));
     let started_unix_ms = u64::try_from(started_unix_ms.as_millis()).unwrap_or(u64::MAX);
-    let measured = Measured { tally, elapsed_ns };
+    let measured = Measured { tally, elapsed_ns, samples };
     Ok(Report::new(options, &measured, started_unix_ms, interrupted))
 }
 
@@ -215,9 +253,10 @@ fn elapsed_ns(plan: &Plan, tally: &Tally, interrupted_ns: Option<u64>) -> u64 {
 }
 
 impl Shared {
-    fn progress(&self, now_ns: u64) -> Progress {
+    fn progress(&self, now_ns: u64, share: Option<f64>) -> Progress {
         Progress {
             elapsed_ns: now_ns,
+            share,
             done: self.done.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
@@ -227,16 +266,15 @@ impl Shared {
 }
 
 /// Resolves hosts and writes each request once.
-async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Endpoint>), OptionsError> {
+async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Arc<Place>>), OptionsError> {
     let urls = options.parsed_urls()?;
     let (fields, host) = fields(&options.headers)?;
     let tls = match urls.iter().any(|url| url.scheme == Scheme::Https) {
-        true => Some(client_config(&options.trust).map_err(OptionsError::Tls)?),
+        true => Some(client_config(&options.trust, options.protocol).map_err(OptionsError::Tls)?),
         false => None,
     };
     // What tells two endpoints apart; --connect leaves only the name for https.
-    type Place = (bool, Authority);
-    let mut places: Vec<Place> = Vec::new();
+    let mut places: Vec<(bool, Authority)> = Vec::new();
     let mut endpoints = Vec::new();
     let mut targets = Vec::with_capacity(urls.len());
     for url in urls {
@@ -270,15 +308,16 @@ async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Endpoint>), Opti
                     }
                 };
                 places.push(place);
-                endpoints.push(Endpoint { address, tls });
+                let place = Place::new(Endpoint { address, tls }, options.protocol)
+                    .map_err(|what| OptionsError::Tls(crate::tls::TlsError::Setup(what)))?;
+                endpoints.push(Arc::new(place));
                 endpoints.len() - 1
             }
         };
         let authority = host.clone().unwrap_or_else(|| url.authority.to_string());
-        let mut request = Vec::new();
-        encode_request(&Method::Get, &url.target, &authority, &fields, &mut request)
+        let request = Request::get(options.protocol, &url, &authority, &fields)
             .map_err(|error| OptionsError::Request(url.target.clone(), error))?;
-        targets.push(Target { endpoint, request: request.into_boxed_slice() });
+        targets.push(Target { endpoint, request });
     }
     Ok((targets, endpoints))
 }
@@ -345,7 +384,7 @@ struct UnderWay {
 
 fn thread_main(
     shared: &Arc<Shared>,
-    users: usize,
+    connections: usize,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<Tally> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -356,13 +395,21 @@ fn thread_main(
         scratch: RefCell::new(vec![0; READ_BYTES]),
     });
     std::thread::sleep(shared.start.saturating_duration_since(Instant::now()));
+    let users = connections * shared.streams;
     let under_way: Vec<Rc<Cell<Option<UnderWay>>>> = (0..users).map(|_| Rc::default()).collect();
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let mut tasks = JoinSet::new();
-        for mine in &under_way {
-            let user = User::new(&worker, mine);
-            tasks.spawn_local(user.live());
+        let mut all_channels: Vec<Rc<[Channel]>> = Vec::with_capacity(connections);
+        for users in under_way.chunks(shared.streams) {
+            let channels =
+                shared.endpoints.iter().map(|place| Channel::new(Arc::clone(place), &shared.open));
+            let channels: Rc<[Channel]> = channels.collect();
+            for mine in users {
+                let user = User::new(&worker, mine, &channels);
+                tasks.spawn_local(user.live());
+            }
+            all_channels.push(channels);
         }
         let everyone = async {
             while let Some(ended) = tasks.join_next().await {
@@ -379,6 +426,15 @@ fn thread_main(
             failed = worker.pacer.drive() => failed,
         };
         tasks.shutdown().await;
+        let mut goodbyes = JoinSet::new();
+        for channels in all_channels {
+            goodbyes.spawn_local(async move {
+                for channel in channels.iter() {
+                    channel.close().await;
+                }
+            });
+        }
+        goodbyes.join_all().await;
         outcome
     })?;
     drop(local);
@@ -396,25 +452,26 @@ fn thread_main(
     Ok(tally)
 }
 
-/// One user: a connection per endpoint, one request at a time.
+/// One user: one request at a time.
 struct User {
     worker: Rc<Worker>,
     mine: Rc<Cell<Option<UnderWay>>>,
     wake: Rc<Notify>,
-    connections: Vec<Option<Connection>>,
-    /// There was a connection to this endpoint before.
-    opened: Vec<bool>,
+    /// To each endpoint; shared with the other users of the same connections.
+    channels: Rc<[Channel]>,
 }
 
 impl User {
-    fn new(worker: &Rc<Worker>, mine: &Rc<Cell<Option<UnderWay>>>) -> User {
-        let endpoints = worker.shared.endpoints.len();
+    fn new(
+        worker: &Rc<Worker>,
+        mine: &Rc<Cell<Option<UnderWay>>>,
+        channels: &Rc<[Channel]>,
+    ) -> User {
         User {
             worker: Rc::clone(worker),
             mine: Rc::clone(mine),
             wake: Rc::new(Notify::new()),
-            connections: (0..endpoints).map(|_| None).collect(),
-            opened: vec![false; endpoints],
+            channels: Rc::clone(channels),
         }
     }
 
@@ -452,14 +509,14 @@ impl User {
         let target = &shared.targets[shared.picker.pick(index)];
         let mut record = Record::not_sent(counted, due_ns, 0);
         let mut cache_status = None;
-        match self.connection(target.endpoint).await {
+        match self.stream(target.endpoint).await {
             Err(text) => {
                 record.ending = Ending::Connect;
                 worker.tally.borrow_mut().explain(|| text);
             }
-            Ok(mut connection) => {
+            Ok(mut stream) => {
                 let sent_ns = worker.pacer.now_ns();
-                let sent_bytes = target.request.len() as u64;
+                let sent_bytes = target.request.head_bytes;
                 self.mine.set(Some(UnderWay {
                     due_ns,
                     counted,
@@ -468,7 +525,7 @@ impl User {
                 record.sent_ns = Some(sent_ns);
                 record.sent_bytes = sent_bytes;
                 let mut seen = Seen { pacer: &worker.pacer, first_byte_ns: None, bytes: 0 };
-                let exchange = connection.exchange(&target.request, &worker.scratch, &mut seen);
+                let exchange = stream.exchange(&target.request, &worker.scratch, &mut seen);
                 let outcome = timeout(shared.timeout, exchange).await;
                 record.first_byte_ns = seen.first_byte_ns;
                 record.received_bytes = seen.bytes;
@@ -479,7 +536,7 @@ impl User {
                         record.body_bytes = answer.body_bytes;
                         cache_status = answer.cache_status;
                         if answer.keep_alive {
-                            self.connections[target.endpoint] = Some(connection);
+                            self.channels[target.endpoint].give_back(stream);
                         }
                         None
                     }
@@ -508,25 +565,20 @@ impl User {
         record.ending
     }
 
-    /// The idle connection to an endpoint, or a new one.
-    async fn connection(&mut self, endpoint: usize) -> Result<Connection, String> {
-        if let Some(mut idle) = self.connections[endpoint].take()
-            && !idle.is_stale()
-        {
-            return Ok(idle);
-        }
+    /// Room for a request to an endpoint, on a new connection if need be.
+    async fn stream(&mut self, endpoint: usize) -> Result<Stream, String> {
         let shared = &self.worker.shared;
-        let place = &shared.endpoints[endpoint];
-        let opened = match timeout(shared.timeout, Connection::open(place)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(format!("no connection to {}: {error}", place.address)),
-            Err(_elapsed) => return Err(format!("no connection to {} in time", place.address)),
+        let address = shared.endpoints[endpoint].endpoint.address;
+        let (stream, opened) = match timeout(shared.timeout, self.channels[endpoint].stream()).await
+        {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(format!("no connection to {address}: {error}")),
+            Err(_elapsed) => return Err(format!("no connection to {address} in time")),
         };
-        let again = std::mem::replace(&mut self.opened[endpoint], true);
         let mut tally = self.worker.tally.borrow_mut();
-        tally.connects += 1;
-        tally.reconnects += u64::from(again);
-        Ok(opened)
+        tally.connects += u64::from(opened != Opened::No);
+        tally.reconnects += u64::from(opened == Opened::Again);
+        Ok(stream)
     }
 }
 
@@ -563,7 +615,7 @@ impl fmt::Display for Failure {
         let (place, error) = match self {
             Failure::ClosedEarly(error) => ("before the head of the answer was whole", error),
             Failure::ShortBody(error) => ("inside the body", error),
-            Failure::Malformed(error) => return write!(f, "no HTTP/1.1 answer: {error}"),
+            Failure::Malformed(error) => return write!(f, "no HTTP answer: {error}"),
         };
         write!(f, "the connection ended {place}")?;
         error.as_ref().map_or(Ok(()), |error| write!(f, " ({error})"))

@@ -4,6 +4,7 @@
 //! nobody answered stays in the response times with the time it had waited so far, so that an overloaded
 //! server cannot look fast by answering few. Times are nanoseconds since the start of the run.
 
+use crate::series::Series;
 use crate::units::TIME_HOURS_MAX;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
@@ -54,6 +55,14 @@ pub struct Record<'a> {
 }
 
 impl Record<'_> {
+    /// A connection refused or cut at once took no time; to count it would make the percentiles better.
+    pub fn waited_to_the_end(&self) -> bool {
+        matches!(
+            self.ending,
+            Ending::Answered | Ending::Timeout | Ending::Unanswered | Ending::NotSent
+        )
+    }
+
     /// A request that never got onto a connection.
     pub fn not_sent(counted: bool, due_ns: u64, end_ns: u64) -> Record<'static> {
         Record {
@@ -208,6 +217,8 @@ pub struct Tally {
     pub last_end_ns: u64,
     /// What the first failure was, for people.
     pub first_failure: Option<String>,
+    /// When what happened, warm-up included.
+    pub series: Series,
 }
 
 const STATUS_END: usize = 600;
@@ -233,6 +244,7 @@ impl Default for Tally {
             tiers: BTreeMap::new(),
             last_end_ns: 0,
             first_failure: None,
+            series: Series::default(),
         }
     }
 }
@@ -240,6 +252,7 @@ impl Default for Tally {
 impl Tally {
     /// Takes one request that is over.
     pub fn record(&mut self, record: &Record<'_>) {
+        self.series.record(record);
         if !record.counted {
             self.warmup_requests += 1;
             return;
@@ -264,12 +277,7 @@ impl Tally {
                 self.first_byte.record(first.saturating_sub(sent));
             }
         }
-        // A connection refused or cut at once took no time; to count it would make the percentiles better.
-        let waited_to_the_end = matches!(
-            record.ending,
-            Ending::Answered | Ending::Timeout | Ending::Unanswered | Ending::NotSent
-        );
-        if waited_to_the_end {
+        if record.waited_to_the_end() {
             self.response_time.record(record.end_ns.saturating_sub(record.due_ns));
             if let Some(sent) = record.sent_ns {
                 self.service_time.record(record.end_ns.saturating_sub(sent));
@@ -339,6 +347,7 @@ impl Tally {
             self.tier(name.as_bytes()).add(count);
         }
         self.last_end_ns = self.last_end_ns.max(other.last_end_ns);
+        self.series.add(&other.series);
         if self.first_failure.is_none() {
             self.first_failure.clone_from(&other.first_failure);
         }

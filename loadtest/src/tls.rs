@@ -2,6 +2,7 @@
 //!
 //! Must stay true: certificates are checked unless the caller said `--insecure` in so many words.
 
+use crate::channel::Protocol;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -51,11 +52,11 @@ impl fmt::Display for TlsError {
 
 impl std::error::Error for TlsError {}
 
-/// A configuration for HTTP/1.1.
+/// A configuration for one version of HTTP.
 ///
 /// # Errors
 /// When the authorities cannot be read.
-pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn client_config(trust: &Trust, protocol: Protocol) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -70,7 +71,7 @@ pub fn client_config(trust: &Trust) -> Result<Arc<ClientConfig>, TlsError> {
         }
         Trust::File(path) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.alpn().to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -587,3 +587,28 @@ fn an_idle_connection_that_ended_or_speaks_is_stale() {
         assert!(becomes_stale(&mut speaks));
     });
 }
+
+#[test]
+fn the_page_holds_the_report_and_the_servers_cpu_time() {
+    let server = Server::start(|_| ok("x"));
+    let (url, page, pid) =
+        (server.url("/"), temporary("page.html"), std::process::id().to_string());
+    let base = ["--url", &url, "--closed", "--requests", "50", "--quiet", "--html"];
+    let arguments = [&base[..], &[page.to_str().unwrap(), "--server-pid", &pid]].concat();
+    let output = binary(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let html = std::fs::read_to_string(&page).unwrap();
+    std::fs::remove_file(&page).unwrap();
+    let json = html.split("id=\"report\">").nth(1).unwrap().split("</script>").next().unwrap();
+    let json: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!((&json["ok"], &json["series"]["interval_s"]), (&50.into(), &1.0.into()));
+    assert!(json["cpu"]["client_s"].is_number() && json["cpu"]["server_s"].is_number(), "{json}");
+    let rows = json["series"]["rows"].as_array().unwrap();
+    let answers: f64 = rows.iter().map(|row| row["answers_per_second"].as_f64().unwrap()).sum();
+    assert_eq!(answers, 50.0);
+
+    let nobody = [&base[..], &["-", "--server-pid", "4294967295"]].concat();
+    let output = binary(&nobody);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--server-pid 4294967295: there is no such process"));
+}

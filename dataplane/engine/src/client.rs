@@ -218,7 +218,7 @@ impl<'a, T: Transport> Http1<'a, T> {
         match (self.keep_alive, self.version) {
             (false, _) => encode_field("connection", b"close", &mut self.pending),
             (true, Version::Http10) => encode_field("connection", b"keep-alive", &mut self.pending),
-            (true, Version::Http11) => {}
+            (true, Version::Http11 | Version::Http2 | Version::Http3) => {}
         }
         self.pending.extend_from_slice(b"\r\n");
     }

@@ -22,7 +22,7 @@ fn measured() -> Measured {
             ..Record::not_sent(true, 0, i * 1_000_000)
         });
     }
-    Measured { tally, elapsed_ns: 1_000_000_000 }
+    Measured { tally, elapsed_ns: 1_000_000_000, samples: Vec::new() }
 }
 
 #[test]
@@ -46,6 +46,10 @@ fn assertions_hold_or_not() {
         ("requests == 1_00", true),
         ("rate >= 99.5", true),
         ("rate > 100", false),
+        ("error_ratio <= 2%", true),
+        ("error_ratio < 0.02", false),
+        ("p99_response_time < 1h", true),
+        ("p99_response_time < 1ns", false),
         ("hit_ratio >= 0.9", true),
         ("hit_ratio > 90%", false),
         ("status.200 == 98", true),
@@ -66,7 +70,7 @@ fn assertions_hold_or_not() {
 
 #[test]
 fn a_value_that_is_not_there_fails() {
-    let nothing = Measured { tally: Tally::default(), elapsed_ns: 0 };
+    let nothing = Measured { tally: Tally::default(), elapsed_ns: 0, samples: Vec::new() };
     for text in ["hit_ratio >= 0", "response_time.p99 < 1h", "rate >= 0", "hit_ratio != 1"] {
         let verdict = text.parse::<Assertion>().unwrap().judge(&nothing);
         assert!(!verdict.held && verdict.shown.starts_with("no value"), "{text}");

@@ -7,19 +7,23 @@ use crate::authority::Authority;
 use crate::fields::Fields;
 use crate::method::Method;
 
-/// Version of the HTTP/1 message.
+/// Version of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     Http10,
     Http11,
+    Http2,
+    Http3,
 }
 
 impl Version {
-    /// As it is written on the wire.
+    /// As it is written on the wire of HTTP/1 and in logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2",
+            Version::Http3 => "HTTP/3",
         }
     }
 }
@@ -32,6 +36,14 @@ pub enum Scheme {
 }
 
 impl Scheme {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
     /// The port that stands for this scheme when none is written.
     pub fn default_port(self) -> u16 {
         match self {
@@ -51,7 +63,7 @@ pub struct RequestHead {
     pub query: Option<String>,
     /// Of the absolute target, else of the Host field; `None` only in HTTP/1.0 requests without Host.
     pub authority: Option<Authority>,
-    /// Scheme of an absolute target. It says nothing about how the connection is protected.
+    /// Scheme of an absolute target, or of `:scheme`. It says nothing about how the connection is protected.
     pub scheme_in_target: Option<Scheme>,
     pub version: Version,
     pub fields: Fields,

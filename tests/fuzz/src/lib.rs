@@ -8,6 +8,7 @@
 
 mod control;
 mod http;
+mod http3;
 mod judgement;
 pub mod mutate;
 
@@ -24,6 +25,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http1-request", run: http::request, seeds: http::request_seeds },
     Target { name: "http1-response", run: http::response, seeds: http::response_seeds },
     Target { name: "http1-chunked", run: http::chunked, seeds: http::chunked_seeds },
+    Target { name: "http3-request", run: http3::request, seeds: http3::request_seeds },
+    Target { name: "http3-response", run: http3::response, seeds: http3::response_seeds },
+    Target { name: "http3-control", run: http3::control, seeds: http3::control_seeds },
+    Target { name: "http3-qpack", run: http3::qpack, seeds: http3::qpack_seeds },
     Target { name: "http-values", run: http::values, seeds: http::value_seeds },
     Target { name: "cache-judgement", run: judgement::run, seeds: judgement::seeds },
     Target { name: "stored-head", run: judgement::stored, seeds: judgement::stored_seeds },
