@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
 use std::thread::JoinHandle;
-use tidegate_contract::{Role, Server};
+use tidegate_contract::{Role, Server, StoreDevice};
 use tidegate_engine::Node;
 use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::keeper;
@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
     let mut store = None;
-    if let Some(path) = &me.machine.store_path {
+    if let Some(StoreDevice { path, .. }) = me.machine.stores.first() {
         let bytes = store::size(&me.machine);
         let admission = Arc::new(AdmissionState::new(me.machine.store_admission, bytes));
         let face = Arc::new(StoreFace::new(path.into(), admission));

@@ -23,11 +23,11 @@ const INDEX_BYTES_MIN: u64 = 4096;
 
 /// Bytes of the store that `machine` names: of the file or device if it is there, else as many as it will have.
 pub fn size(machine: &Machine) -> u64 {
-    let there = machine.store_path.as_ref().and_then(|path| {
-        let mut file = std::fs::File::open(path).ok()?;
+    let Some(store) = machine.stores.first() else { return 0 };
+    let there = std::fs::File::open(&store.path).ok().and_then(|mut file| {
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).ok() // of a block device too
     });
-    there.unwrap_or(machine.store_bytes)
+    there.unwrap_or(store.bytes)
 }
 
 /// Opens the store that `machine` names, on this thread's ring.
@@ -41,10 +41,10 @@ pub async fn open(
         format!("store {}: {what}: {error}", path.display())
     };
     if !path.exists() {
-        make_file(path, machine.store_bytes).map_err(|e| {
+        make_file(path, machine.store_bytes()).map_err(|e| {
             let mend = format!(
-                "    mend: give store_bytes that fits the file system (asked: {})",
-                machine.store_bytes
+                "    mend: give bytes of it in stores that fit the file system (asked: {})",
+                machine.store_bytes()
             );
             format!("{}\n{mend}", at("cannot be made", &e))
         })?;

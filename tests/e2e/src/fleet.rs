@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, DeliveryService, HeaderRule, Keys,
-    LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot, Steering, sign,
+    LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot, Steering,
+    StoreDevice, sign,
 };
 
 /// How a fleet is made.
@@ -453,11 +454,16 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 memory_bytes: None,
                 ram_bytes: options.ram_bytes,
                 store_extent_bytes: 64 << 10,
-                store_path: options
+                stores: options
                     .store_bytes
                     .filter(|_| caching)
-                    .map(|_| dir.join(format!("{id}.store")).display().to_string()),
-                store_bytes: options.store_bytes.unwrap_or(0),
+                    .map(|bytes| {
+                        let path = dir.join(format!("{id}.store")).display().to_string();
+                        StoreDevice { path, bytes }
+                    })
+                    .into_iter()
+                    .collect(),
+                state_dir: dir.display().to_string(),
                 origin_root: (!caching).then(|| dir.join("origin").display().to_string()),
                 store_admission: Admission::Always,
                 store_writes_per_day: None,
