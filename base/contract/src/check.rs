@@ -872,7 +872,7 @@ const DNS_ANSWERS_MAX: u64 = 16;
 const ADDRESSES_MAX: usize = 8;
 const CORES_MAX: u64 = 1024;
 /// Devices of one node.
-const STORES_MAX: usize = 1;
+const STORES_MAX: usize = 32;
 /// Less RAM than this cannot hold one fill.
 const RAM_BYTES_MIN: u64 = 1 << 20;
 const WEIGHT_MAX: f64 = 1000.0;

@@ -11,6 +11,7 @@ mod core;
 mod log;
 mod names;
 mod origins;
+mod roll_file;
 mod snapshot;
 mod start;
 mod store;

@@ -6,12 +6,14 @@ use crate::explain;
 use crate::node::Core;
 use crate::orders;
 use crate::steps::synth;
+use crate::stores::StoreFace;
 use crate::transaction::{Exchange, role_name};
 use serde_json::json;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use tidegate_http::{Fields, Method};
+use tidegate_store::Reader;
 use tidegate_telemetry::{Counters, render_prometheus, to_json};
 
 /// Answers one admin request.
@@ -48,7 +50,7 @@ async fn health<T: Transport>(core: &Core, client: &mut Client<'_, T>) -> io::Re
     if core.node.draining.load(Ordering::Relaxed) {
         return synth::answer(client, 503, "draining", Fields::new()).await;
     }
-    let opening = core.node.store.as_ref().is_some_and(|store| store.reader().is_none());
+    let opening = core.node.stores.is_opening();
     let said = if opening { "ok, the store is being read\n" } else { "ok\n" };
     text(client, "text/plain; charset=utf-8", said.to_owned()).await
 }
@@ -85,11 +87,13 @@ fn status(core: &Core) -> String {
         "draining": node.draining.load(Ordering::Relaxed),
         "objects": node.table.len(),
         "huge_pages": node.arena.huge_pages(),
-        "store": node.store.as_ref().map(|store| json!({
+        "stores": node.stores.devices().iter().map(|store| json!({
             "path": store.path.display().to_string(),
-            "state": store.reader().map_or("opening".to_owned(), |r| r.state().to_string()),
+            "uuid": store.identity().map(|identity| format!("{:032x}", identity.uuid)),
+            "bytes": store.identity().map(|identity| identity.bytes),
+            "state": store.state(),
             "unwritten_extents": store.queue.unwritten(),
-        })),
+        })).collect::<Vec<_>>(),
         "counters": counters,
     })
     .to_string()
@@ -115,8 +119,21 @@ fn refresh_gauges(core: &Core) {
     first.memory_pressure.set(memory.pressure() as u64);
     first.objects_bytes.set(node.table.bytes());
     first.ram_tier_evictions_total.set(evictions);
-    if let Some(reader) = node.store.as_ref().and_then(|store| store.reader()) {
-        first.store_bad_extents_total.set(reader.bad_extents());
+    let stores = node.stores.devices();
+    let sum = |of: fn(&StoreFace) -> u64| stores.iter().map(|store| of(store)).sum();
+    first.store_bad_extents_total.set(sum(|s| s.reader().map_or(0, Reader::bad_extents)));
+    first.store_write_errors_total.set(sum(|s| s.reader().map_or(0, |r| r.errors().1)));
+    first.store_written_bytes_total.set(sum(|s| s.stats.written_bytes.load(Ordering::Relaxed)));
+    first
+        .store_lifetime_written_bytes
+        .set(sum(|s| s.stats.lifetime_written_bytes.load(Ordering::Relaxed)));
+    first.store_evicted_bytes_total.set(sum(|s| s.stats.evicted_bytes.load(Ordering::Relaxed)));
+    first.store_over_budget_total.set(sum(|s| s.stats.over_budget.load(Ordering::Relaxed)));
+    first.purge_journal_errors_total.set(sum(|s| s.stats.purge_errors.load(Ordering::Relaxed)));
+    // Of the drive that ends first.
+    let days = stores.iter().map(|s| s.stats.life_left_days.load(Ordering::Relaxed));
+    if let Some(days) = days.filter(|days| *days > 0).min() {
+        first.store_life_left_days.set(days - 1);
     }
     first.next_hop_ejections_total.set(node.hops.ejections());
     let (waited, turned_away) = node.hops.queued();

@@ -18,13 +18,20 @@ pub enum DeviceState {
     Out,
 }
 
-impl fmt::Display for DeviceState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl DeviceState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
             DeviceState::Ok => "ok",
             DeviceState::ReadOnly => "readonly",
             DeviceState::Out => "out",
-        })
+        }
+    }
+}
+
+impl fmt::Display for DeviceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -110,6 +110,17 @@ impl Reader {
         self.shared.health.bad_extents.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// From now on the device answers no lookups and takes no writes.
+    pub fn retire(&self) {
+        self.shared.health.worsen(DeviceState::Out);
+    }
+
+    /// Failed reads and failed writes since the device was opened.
+    pub fn errors(&self) -> (u64, u64) {
+        let health = &self.shared.health;
+        (health.read_errors.load(Ordering::Relaxed), health.write_errors.load(Ordering::Relaxed))
+    }
+
     pub fn state(&self) -> DeviceState {
         self.shared.health.state()
     }

@@ -385,7 +385,9 @@ impl Fleet {
         self.until("the node settles", |fleet| {
             let status = fleet.status(id);
             status["counters"]["fills_open"] == 0
-                && status["store"].get("unwritten_extents").is_none_or(|n| *n == 0)
+                && status["stores"]
+                    .as_array()
+                    .is_some_and(|stores| stores.iter().all(|s| s["unwritten_extents"] == 0))
         });
     }
 

@@ -321,7 +321,7 @@ fn real_read_errors_of_a_device_cost_fills_and_nothing_else() {
         fleet.settle("edge-1");
     }
     let errors = fleet.counter("edge-1", "store_read_errors_total");
-    println!("read errors {errors}, device {}", fleet.status("edge-1")["store"]["state"]);
+    println!("read errors {errors}, device {}", fleet.status("edge-1")["stores"][0]["state"]);
     assert!(errors >= 6, "{errors}");
     assert!(fleet.counter("edge-1", "store_write_errors_total") >= 1);
     fleet.kill("edge-1"); // so that the device can go

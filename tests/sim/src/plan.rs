@@ -70,7 +70,8 @@ pub struct Plan {
     pub edge: bool,
     pub cores: usize,
     pub ram_bytes: u64,
-    pub store: bool,
+    /// Devices of each node's store; 0: RAM only.
+    pub devices: u64,
     /// It serves before its store is read, for so long at least.
     pub store_late_ms: Option<u64>,
     pub admission: Admission,
@@ -148,6 +149,8 @@ impl Plan {
                 ..faults
             }
         };
+        // Apart, so that what else a seed draws does not hang on it.
+        let several = Random(!seed).chance(400);
         Plan {
             seed,
             edge: random.chance(300),
@@ -157,7 +160,7 @@ impl Plan {
                 1 => 3 << 20,
                 _ => 16 << 20,
             },
-            store: random.chance(800),
+            devices: u64::from(random.chance(800)) * if several { 2 + seed % 2 } else { 1 },
             admission: if random.chance(600) {
                 Admission::Always
             } else {
@@ -196,7 +199,7 @@ impl Plan {
             edge: false,
             cores: 1,
             ram_bytes: 16 << 20,
-            store: true,
+            devices: 1,
             store_late_ms: None,
             admission: Admission::Always,
             sizes: Sizes::Small,
