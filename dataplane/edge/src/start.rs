@@ -416,6 +416,6 @@ impl Keeper {
                 me.id, report.journal.pairs_lost,
             );
         }
-        Ok(keeper::begin(store, &report, &face, &me.machine))
+        Ok(keeper::begin(store, &report, &face, &stores, &me.machine))
     }
 }

@@ -77,7 +77,9 @@ pub async fn enter(
         ))
     })?;
     let mut superblock = match identify(&device).await {
-        Err(OpenError::Blank) => make_empty(&device, None).await.map_err(|e| at("", &e))?,
+        Err(OpenError::Blank) => {
+            make_empty(&device, None).await.map_err(|e| at("cannot be formatted", &e))?
+        }
         other => other.map_err(|e| at("cannot be used", &e))?,
     };
     loop {
@@ -92,8 +94,9 @@ pub async fn enter(
                     "tidegated: store {}: it has missed purges, or comes from another node: it begins empty",
                     path.display()
                 );
-                superblock =
-                    make_empty(&device, Some(&superblock)).await.map_err(|e| at("", &e))?;
+                superblock = make_empty(&device, Some(&superblock))
+                    .await
+                    .map_err(|e| at("cannot be formatted", &e))?;
             }
             Entry::Retired => {
                 return Err(Refusal::Retired(format!(
@@ -139,7 +142,7 @@ async fn make_empty(
     options.journal_bytes = options.journal_bytes.min(options.segment_bytes);
     options.overwrite = before.is_some();
     options.written_bytes = before.map_or(0, |before| before.written_bytes);
-    format(device, options).await.map_err(|e| format!("cannot be formatted: {e}"))
+    format(device, options).await.map_err(|e| e.to_string())
 }
 
 fn make_file(path: &Path, bytes: u64) -> io::Result<()> {

@@ -9,12 +9,13 @@ use crate::steps::synth;
 use crate::stores::StoreFace;
 use crate::transaction::{Exchange, role_name};
 use serde_json::json;
+use std::fmt::Write;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use tidegate_http::{Fields, Method};
 use tidegate_store::Reader;
-use tidegate_telemetry::{Counters, render_prometheus, to_json};
+use tidegate_telemetry::{Counters, render_labels, render_prometheus, to_json};
 
 /// Answers one admin request.
 pub async fn run<T: Transport>(core: &Rc<Core>, client: &mut Client<'_, T>, exchange: Exchange) {
@@ -103,7 +104,64 @@ fn metrics(core: &Core) -> String {
     refresh_gauges(core);
     let view = core.node.view.load();
     let counters: Vec<&Counters> = core.node.counters.iter().map(AsRef::as_ref).collect();
-    render_prometheus(&counters, &[("node", &view.me.id), ("role", role_name(view.me.role))])
+    let labels = [("node", &*view.me.id), ("role", role_name(view.me.role))];
+    render_prometheus(&counters, &labels) + &device_metrics(core, &labels)
+}
+
+/// A device's number, from its face.
+type OfDevice = fn(&StoreFace) -> u64;
+
+/// What is said of each device: name, kind, help, number.
+const DEVICE_METRICS: [(&str, &str, &str, OfDevice); 8] = [
+    ("state", "gauge", "0 ok, 1 slow, 2 read only, 3 out, 4 being read, 5 refused.", |store| {
+        match store.state() {
+            "ok" => 0,
+            "slow" => 1,
+            "readonly" => 2,
+            "out" => 3,
+            "opening" => 4,
+            _ => 5,
+        }
+    }),
+    ("bytes", "gauge", "Bytes of its store segments.", |store| {
+        store.identity().map_or(0, |identity| identity.bytes)
+    }),
+    ("written_bytes_total", "counter", "Bytes written to it.", |store| {
+        store.stats.written_bytes.load(Ordering::Relaxed)
+    }),
+    ("read_errors_total", "counter", "Reads of it that failed.", |store| {
+        store.reader().map_or(0, |reader| reader.errors().0)
+    }),
+    ("write_errors_total", "counter", "Writes to it that failed.", |store| {
+        store.reader().map_or(0, |reader| reader.errors().1)
+    }),
+    ("late_reads_total", "counter", "Reads and probes of it that were late.", |store| {
+        store.reader().map_or(0, |reader| reader.slowness().0)
+    }),
+    ("probe_microseconds", "gauge", "How long the last probe of it took.", |store| {
+        store.reader().map_or(0, |reader| reader.slowness().1)
+    }),
+    ("bad_extents_total", "counter", "Extents of it that failed their checks.", |store| {
+        store.reader().map_or(0, Reader::bad_extents)
+    }),
+];
+
+fn device_metrics(core: &Core, labels: &[(&str, &str)]) -> String {
+    let devices = core.node.stores.devices();
+    let mut text = String::new();
+    for (name, kind, help, of) in DEVICE_METRICS.iter().filter(|_| !devices.is_empty()) {
+        let samples = devices.iter().map(|device| {
+            let path = device.path.to_string_lossy();
+            (render_labels(&[labels, &[("device", &*path)]].concat()), of(device))
+        });
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP tidegate_device_{name} {help}");
+        let _ = writeln!(text, "# TYPE tidegate_device_{name} {kind}");
+        for (labels, number) in samples {
+            let _ = writeln!(text, "tidegate_device_{name}{{{labels}}} {number}");
+        }
+    }
+    text
 }
 
 /// Brings the numbers up to date that others keep. They are kept on core 0, whatever core answers.

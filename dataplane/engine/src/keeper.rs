@@ -10,7 +10,7 @@ use crate::clock;
 use crate::device::RingDevice;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
-use crate::stores::StoreFace;
+use crate::stores::{StoreFace, Stores, UNFIT_SPAN_MAX};
 use crate::table::Table;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -21,9 +21,9 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_cache::purge::{Judgement, Mode, Purge};
 use tidegate_contract::Machine;
-use tidegate_ring::{Elapsed, now, timeout};
+use tidegate_ring::{Elapsed, now, sleep, spawn, timeout};
 use tidegate_store::{
-    Device, DeviceState, ExpiryClass, ExtentHeader, ExtentKey, JournalError, Reader,
+    Device, DeviceState, ExpiryClass, ExtentHeader, ExtentKey, Geometry, JournalError, Reader,
     RecoveryReport, Store, Stream,
 };
 use tidegate_types::limits::BLOCK_BYTES;
@@ -284,6 +284,7 @@ pub fn begin(
     store: Store<RingDevice>,
     report: &RecoveryReport,
     face: &Arc<StoreFace>,
+    stores: &Arc<Stores>,
     machine: &Machine,
 ) -> impl Future<Output = ()> + use<> {
     let store_bytes = store.device().size();
@@ -297,8 +298,49 @@ pub fn begin(
         .then(|| purges.distrust(above, face.bit()))
         .filter(|_| face.is_distrusted()); // a damaged journal tells of itself the next time
     face.set_ready(store.reader());
+    let watching = watch(face.clone(), stores.clone(), store.device().clone(), store.geometry());
     let wear = Wear { budget, rated_bytes: machine.store_rated_bytes };
-    run(store, face.clone(), wear, distrust)
+    let keeping = run(store, face.clone(), wear, distrust);
+    async move {
+        spawn(watching);
+        keeping.await;
+    }
+}
+
+/// How often a device is probed; twice as long as anybody waits for a read.
+const PROBE_SPAN: Duration = Duration::from_secs(2);
+/// And when there is doubt.
+const PROBE_AGAIN_SPAN: Duration = Duration::from_millis(250);
+const PROBE_BYTES: usize = tidegate_store::SLOT_BYTES as usize;
+
+/// Reads a page now and then to see how long that takes, on the keeper's thread: a core may be late for reasons of its
+/// own. Retires a device that is of no use for long.
+async fn watch(face: Arc<StoreFace>, stores: Arc<Stores>, device: RingDevice, geometry: Geometry) {
+    let Some(reader) = face.reader() else { return };
+    let mut unfit_since: Option<Instant> = None;
+    let mut segment = 0;
+    let mut pause = PROBE_SPAN;
+    while !face.queue.is_done() {
+        sleep(pause).await;
+        // Elsewhere each time: a drive gives what it was asked for just now out of its memory.
+        segment = (segment + 1) % geometry.segment_count;
+        let began = now();
+        let read = device.read(geometry.slot_offset(segment, 0), PROBE_BYTES).await;
+        let span = now().saturating_duration_since(began);
+        reader.note_probe(read.map(|_| span));
+        let state = reader.state();
+        let is_doubtful = state == DeviceState::Slow || reader.is_late();
+        pause = if is_doubtful { PROBE_AGAIN_SPAN } else { PROBE_SPAN };
+        if matches!(state, DeviceState::Ok | DeviceState::Out) {
+            unfit_since = None;
+            continue;
+        }
+        let since = *unfit_since.get_or_insert_with(now);
+        let is_long = now().saturating_duration_since(since) >= UNFIT_SPAN_MAX;
+        if is_long && stores.is_another_well(&face) {
+            face.retire(Vec::new());
+        }
+    }
 }
 
 /// Answers for a device that cannot be used, until the queue is closed.
@@ -507,7 +549,7 @@ async fn write_purges(
         }
         Err(error) => {
             stats.purge_errors.fetch_add(asked.len() as u64, Ordering::Relaxed);
-            if store.state() != DeviceState::Ok {
+            if store.state() >= DeviceState::ReadOnly {
                 // It takes no purges any more, so that it must not be read any more.
                 return face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
             }

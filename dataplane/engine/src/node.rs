@@ -111,7 +111,7 @@ const LINES_BYTES: usize = 128 * 1024;
 impl Core {
     /// The device that `key` lies on if it is stored, for lookups, and this core's handle of it, once it has been read.
     pub fn disk(&self, key: u128) -> Option<(&StoreFace, &Reader, &RingDevice)> {
-        let (number, store) = self.node.stores.home(key)?;
+        let (number, store) = self.node.stores.home(key).filter(|(_, store)| !store.is_slow())?;
         let reader = store.reader()?;
         let open = || match RingDevice::open(&store.path, false, self.node.arena.clone()) {
             Ok(device) => Some(device),

@@ -307,10 +307,7 @@ fn drop_object(core: &Core, object: &Arc<Object>) {
     for block in 0..blocks {
         node.ram.remove(&(object.key, object.version(), block));
     }
-    let home = node.stores.home(object.key).map(|(_, store)| store);
-    let others =
-        node.stores.holders(object.key).filter(|other| home.is_none_or(|h| h.bit() != other.bit()));
-    for store in home.into_iter().chain(others) {
+    for store in node.stores.places(object.key) {
         store.queue.push_remove(Remove { key: object.key, version: object.version(), blocks });
     }
 }

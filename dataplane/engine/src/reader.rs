@@ -201,7 +201,8 @@ fn is_stored(core: &Core, object: &Object, block: u32) -> bool {
             (is_inline(object) && reader.contains(&ExtentKey::head(object.key)))
                 || reader.contains(&key)
         };
-        store.reader().is_some_and(has) || store.queue.find(&key).is_some()
+        store.reader().filter(|_| !store.is_slow()).is_some_and(has)
+            || store.queue.find(&key).is_some()
     })
 }
 

@@ -4,7 +4,8 @@
 //! of the cache key over the uuids of the devices that take part. A device takes part as soon as its superblock was
 //! read, which a starting node waits for (milliseconds); what it holds is found only once all of it has been read. So a
 //! device that takes long is a miss for its share, and nobody else's share moves. A device that is out takes no part:
-//! its share goes to the others, theirs stay.
+//! its share goes to the others, theirs stay. A device that is slow or read only keeps its share for a while
+//! ([`UNFIT_SPAN_MAX`]): what it does not give or take is filled, and kept in memory only.
 //!
 //! Purges go to all devices, whatever they name. After a device has come or gone an object may lie on a device that it
 //! does not belong to any more, and come to light when the next one goes; there is no telling which. The roll
@@ -26,12 +27,16 @@ use crate::table::Table;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 use tidegate_cache::purge::Purge;
 use tidegate_store::{DeviceState, ExtentKey, Reader, Roll, Standing};
 use tidegate_types::rendezvous;
 
 /// Devices of one node; each has a bit in a word.
 pub const DEVICES_MAX: usize = 32;
+
+/// A device that is slow or read only for so long is retired while others work: its share shall be stored again.
+pub const UNFIT_SPAN_MAX: Duration = Duration::from_secs(600);
 
 /// Who a device is, and how much of the keys is its share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +169,17 @@ impl StoreFace {
             None => "opening",
             Some(reader) => reader.state().name(),
         }
+    }
+
+    /// It is asked nothing and given nothing to keep: so slow that the next hop is faster.
+    pub fn is_slow(&self) -> bool {
+        self.reader().is_some_and(|reader| reader.state() == DeviceState::Slow)
+    }
+
+    /// It reads and writes as it should.
+    fn is_well(&self) -> bool {
+        !self.refused.load(Ordering::SeqCst)
+            && self.reader().is_some_and(|reader| reader.state() == DeviceState::Ok)
     }
 
     fn is_out(&self) -> bool {
@@ -366,9 +382,21 @@ impl Stores {
         self.devices.iter().filter(holds).map(|device| &**device)
     }
 
+    /// The device that `key` belongs to, and others that may have something of it.
+    pub fn places(&self, key: u128) -> impl Iterator<Item = &StoreFace> {
+        let home = self.home(key).map(|(number, _)| number);
+        let others = self.holders(key).filter(move |other| Some(other.number) != home);
+        home.map(|number| &*self.devices[number]).into_iter().chain(others)
+    }
+
     /// Whether devices are still being read.
     pub fn is_opening(&self) -> bool {
         self.devices.iter().any(|device| !device.is_out() && device.reader().is_none())
+    }
+
+    /// Whether a device but `face` reads and writes as it should.
+    pub fn is_another_well(&self, face: &StoreFace) -> bool {
+        self.devices.iter().any(|other| other.number != face.number && other.is_well())
     }
 
     /// Extents that a crash would lose now.

@@ -2,7 +2,7 @@
 //! ticks. It can be killed, lose its power, and be started again on the same disk.
 
 use crate::content::Sizes;
-use crate::disk::SharedDisk;
+use crate::disk::{SharedDisk, Trouble};
 use crate::plan::{Plan, Sabotage};
 use crate::reference;
 use crate::scene::Stage;
@@ -245,7 +245,9 @@ impl SimNode {
             .expect("there is memory for a small arena");
         self.arenas.borrow_mut().push((arena.clone(), chunks));
         let counters: Vec<Arc<Counters>> = (0..plan.cores).map(|_| Arc::default()).collect();
-        let faces = self.disks.iter().enumerate().map(|(number, disk)| {
+        // Who starts it leaves out what is not there.
+        let disks: Vec<_> = self.disks.iter().filter(|disk| !disk.is_absent()).cloned().collect();
+        let faces = disks.iter().enumerate().map(|(number, disk)| {
             let admission =
                 AdmissionState::new(machine.store_admission, device(disk, &arena).size());
             (PathBuf::from(format!("disk-{number}")), Arc::new(admission))
@@ -254,7 +256,7 @@ impl SimNode {
         let stores = Arc::new(Stores::new(faces.collect(), roll, Box::new(self.roll.clone())));
         let mut entered = Vec::new();
         let mut refused = None;
-        for (face, disk) in stores.devices().iter().zip(&self.disks) {
+        for (face, disk) in stores.devices().iter().zip(&disks) {
             match self.enter(face, &stores, device(disk, &arena)).await {
                 Ok(()) => entered.push((face.clone(), device(disk, &arena))),
                 Err(error) => {
@@ -273,8 +275,8 @@ impl SimNode {
         stores.tend();
         let mut late = Vec::new();
         for (turn, (face, device)) in (1..).zip(entered) {
-            let (this, machine) = (self.clone(), machine.clone());
-            let opening = async move { this.read_store(&face, device, &machine).await };
+            let (this, machine, stores) = (self.clone(), machine.clone(), stores.clone());
+            let opening = async move { this.read_store(&stores, &face, device, &machine).await };
             match self.stage.plan.store_late_ms {
                 None => opening.await,
                 // It serves meanwhile, as a node does whose store takes long to read.
@@ -289,11 +291,7 @@ impl SimNode {
                 node: node.clone(),
                 index,
                 pool: Rc::new(Pool::default()),
-                devices: self
-                    .disks
-                    .iter()
-                    .map(|d| OnceCell::from(Some(device(d, &arena))))
-                    .collect(),
+                devices: disks.iter().map(|d| OnceCell::from(Some(device(d, &arena)))).collect(),
                 clients: Cell::new(0),
                 busy: Cell::new(0),
                 lines: RefCell::default(),
@@ -392,6 +390,7 @@ impl SimNode {
     /// Reads a device and puts it to work; one that cannot be read is left out.
     async fn read_store(
         self: &Rc<Self>,
+        stores: &Arc<Stores>,
         face: &Arc<StoreFace>,
         device: RingDevice,
         machine: &Machine,
@@ -405,13 +404,13 @@ impl SimNode {
                     }
                     self.stage.purges_from.set(self.stage.now());
                 }
-                spawn(keeper::begin(opened, &report, face, machine));
+                spawn(keeper::begin(opened, &report, face, stores, machine));
                 return;
             }
             Err(error) => error,
         };
         self.judge_refusal(&error);
-        if self.disks.len() == 1 {
+        if stores.devices().len() == 1 {
             return self.ask_for_help(error).await;
         }
         let face = face.clone();
@@ -445,6 +444,32 @@ impl SimNode {
         }
     }
 
+    /// From now on this is wrong with one of its devices, or nothing.
+    pub fn trouble(&self, device: usize, trouble: Option<Trouble>) {
+        self.stage.world.event("trouble", device as u64, u64::from(trouble.is_some()));
+        self.disks[device].set_trouble(trouble);
+    }
+
+    /// What its devices say of themselves, in the order in which they are there.
+    pub fn device_states(&self) -> Vec<&'static str> {
+        let running = self.running.borrow();
+        let node = running.as_ref().and_then(|running| running.node.as_ref());
+        node.map_or(Vec::new(), |node| node.stores.devices().iter().map(|d| d.state()).collect())
+    }
+
+    /// Devices that are retired.
+    pub fn retired(&self) -> usize {
+        let roll = Roll::decode(&self.roll.text()).unwrap_or_default();
+        roll.entries().iter().filter(|entry| entry.standing == Standing::Retired).count()
+    }
+
+    /// An operator lets all retired devices be used again; the node is down.
+    pub fn rejoin(&self) {
+        let mut roll = Roll::decode(&self.roll.text()).unwrap_or_default();
+        roll.retain(|entry| entry.standing == Standing::Member);
+        self.roll.write(roll.encode(), Box::new(|_| {}));
+    }
+
     pub fn is_up(&self) -> bool {
         self.running.borrow().as_ref().is_some_and(|running| running.node.is_some())
     }
@@ -452,6 +477,7 @@ impl SimNode {
     /// From now on its disk is sound.
     pub fn heal(&self) {
         for disk in &self.disks {
+            disk.set_trouble(None);
             disk.set_faults(Faults::default(), 0);
         }
     }
@@ -510,8 +536,11 @@ impl SimNode {
         if node.stores.unwritten() > 0 {
             wrong(format!("{} extents are not written", node.stores.unwritten()));
         }
-        // A tick for each core, two that accept, one that probes next hops, the keepers, and what waits to be seen as ended.
-        let lasting = cores.len() + 3 + node.stores.devices().len();
+        // A tick for each core, two that accept, one that probes next hops, the keepers, those who probe devices, and what
+        // waits to be seen as ended.
+        let devices = node.stores.devices();
+        let probed = devices.iter().filter(|device| device.reader().is_some()).count();
+        let lasting = cores.len() + 3 + devices.len() + probed;
         let tasks = self.stage.world.tasks_of(*process);
         if tasks != lasting {
             wrong(format!("{tasks} tasks are alive, where {lasting} should be"));

@@ -445,18 +445,15 @@ fn keep_marker(core: &Core, key: u128, marker: &Marker) {
     keep(core, Stream::Small, extent, Object::marker(marker).into(), None);
 }
 
-/// Writes a head that makes older ones invalid, also where such lie since before devices came or went.
+/// Writes a head that makes older ones invalid, also where such lie since before devices came or went, and whatever else
+/// is not kept now.
 fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
-    let home = core.node.stores.home(extent.key).map(|(_, store)| store);
-    for store in core.node.stores.holders(extent.key) {
-        if home.is_none_or(|home| home.bit() != store.bit()) {
-            let (stream, key, payload) = (Stream::Small, extent, payload.clone());
-            if !store.queue.push(Keep { stream, key, payload, object: None }) {
-                core.count(|c| &c.store_not_admitted_total, 1);
-            }
+    for store in core.node.stores.places(extent.key) {
+        let (stream, key, payload) = (Stream::Small, extent, payload.clone());
+        if !store.queue.push(Keep { stream, key, payload, object: None }) {
+            core.count(|c| &c.store_not_admitted_total, 1);
         }
     }
-    keep(core, Stream::Small, extent, payload, None);
 }
 
 /// What a 206 brings, when it is what was asked for (blocks from `first` to `last`, or to the object's end) and can be
@@ -503,7 +500,8 @@ fn stream_of(object: &Object) -> Stream {
 fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Option<Arc<Object>>) {
     let owner = object.clone();
     if let Some((_, store)) = core.node.stores.home(key.key)
-        && (core.node.memory.pressure() >= Pressure::Short
+        && (store.is_slow()
+            || core.node.memory.pressure() >= Pressure::Short
             || !store.queue.push(Keep { stream, key, payload, object }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
