@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
+use tidegate_types::limits::STORES_MAX;
 
 /// Something that does not fit, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -871,8 +872,6 @@ const TTL_SECONDS_MAX: u64 = 10 * 365 * 86_400;
 const DNS_ANSWERS_MAX: u64 = 16;
 const ADDRESSES_MAX: usize = 8;
 const CORES_MAX: u64 = 1024;
-/// Devices of one node.
-const STORES_MAX: usize = 32;
 /// Less RAM than this cannot hold one fill.
 const RAM_BYTES_MIN: u64 = 1 << 20;
 const WEIGHT_MAX: f64 = 1000.0;

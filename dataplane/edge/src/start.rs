@@ -239,7 +239,7 @@ fn start_core(
 fn twins(me: &Server) -> Option<(&str, &str)> {
     let stores = &me.machine.stores;
     let paths: Vec<&Path> = stores.iter().map(|store| Path::new(&store.path)).collect();
-    let (first, second) = Stores::twins(&paths)?;
+    let (first, second) = store::twins(&paths)?;
     Some((&stores[first].path, &stores[second].path))
 }
 

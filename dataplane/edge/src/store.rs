@@ -5,6 +5,7 @@
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use tidegate_contract::{Machine, StoreDevice};
@@ -145,6 +146,19 @@ async fn make_empty(
     format(device, options).await.map_err(|e| e.to_string())
 }
 
+/// Two entries that lead to one file or device, if there are any.
+pub fn twins(paths: &[&Path]) -> Option<(usize, usize)> {
+    let of = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        let is_device = meta.file_type().is_block_device();
+        Some(if is_device { (true, meta.rdev(), 0) } else { (false, meta.dev(), meta.ino()) })
+    };
+    let known: Vec<_> = paths.iter().map(|path| of(path)).collect();
+    (0..known.len())
+        .flat_map(|later| (0..later).map(move |first| (first, later)))
+        .find(|(first, later)| known[*first].is_some() && known[*first] == known[*later])
+}
+
 fn make_file(path: &Path, bytes: u64) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
@@ -167,4 +181,23 @@ fn fresh_uuid() -> Result<u128, String> {
         .fill(&mut bytes)
         .map_err(|_| "the system's random source failed".to_owned())?;
     Ok(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_paths_to_one_file_are_found() {
+        let dir = std::env::temp_dir().join(format!("tidegate-twins-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| dir.join(name));
+        std::fs::write(&a, "").unwrap();
+        std::fs::write(&b, "").unwrap();
+        let _fresh = std::fs::remove_file(&c);
+        assert_eq!(twins(&[&a, &b, &c]), None);
+        std::os::unix::fs::symlink(&a, &c).unwrap();
+        assert_eq!(twins(&[&a, &b, &c]), Some((0, 2)));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -156,7 +156,8 @@ impl KeepQueue {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             if inner.done {
                 drop(inner);
-                receipt.give(Err("the store is closed; this node is stopping".to_owned()));
+                receipt
+                    .give(u64::MAX, Err("the store is closed; this node is stopping".to_owned()));
                 return;
             }
             inner.purges.push((purge, receipt));
@@ -300,7 +301,7 @@ pub fn begin(
     face.set_ready(store.reader());
     let watching = watch(face.clone(), stores.clone(), store.device().clone(), store.geometry());
     let wear = Wear { budget, rated_bytes: machine.store_rated_bytes };
-    let keeping = run(store, face.clone(), wear, distrust);
+    let keeping = run(store, face.clone(), stores.clone(), wear, distrust);
     async move {
         spawn(watching);
         keeping.await;
@@ -359,6 +360,7 @@ pub async fn decline(face: &StoreFace) {
 async fn run(
     mut store: Store<RingDevice>,
     face: Arc<StoreFace>,
+    stores: Arc<Stores>,
     wear: Wear,
     distrust: Option<Purge>,
 ) {
@@ -367,8 +369,8 @@ async fn run(
     let Wear { mut budget, rated_bytes } = wear;
     let started = now();
     if let Some(purge) = distrust {
-        let receipt = Arc::new(Receipt::of(1));
-        write_purges(&mut store, &face, vec![(purge, receipt.clone())]).await;
+        let receipt = Arc::new(Receipt::of(face.bit().into()));
+        write_purges(&mut store, &face, &stores, vec![(purge, receipt.clone())]).await;
         if receipt.is_good() {
             face.enroll();
         }
@@ -420,7 +422,7 @@ async fn run(
             None => timeout(LEVEL_SPAN, queue.next()).await,
         };
         match next {
-            Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, asked).await,
+            Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, &stores, asked).await,
             Ok(Some(Work::Remove(remove))) => {
                 store.remove(&ExtentKey::head(remove.key));
                 for block in 0..remove.blocks {
@@ -524,6 +526,7 @@ impl Worth {
 async fn write_purges(
     store: &mut Store<RingDevice>,
     face: &StoreFace,
+    stores: &Stores,
     asked: Vec<(Purge, Arc<Receipt>)>,
 ) {
     let (purges, stats) = (&face.common.purges, &face.stats);
@@ -549,7 +552,8 @@ async fn write_purges(
         }
         Err(error) => {
             stats.purge_errors.fetch_add(asked.len() as u64, Ordering::Relaxed);
-            if store.state() >= DeviceState::ReadOnly {
+            let is_slow = face.is_slow() && stores.is_another_well(face);
+            if is_slow || store.state() >= DeviceState::ReadOnly {
                 // It takes no purges any more, so that it must not be read any more.
                 return face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
             }
@@ -563,7 +567,7 @@ async fn write_purges(
         purges.forget(dropped.iter().filter_map(decode));
     }
     for (_, receipt) in asked {
-        receipt.give(outcome.clone());
+        receipt.give(face.bit().into(), outcome.clone());
     }
 }
 

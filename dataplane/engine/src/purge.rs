@@ -28,6 +28,8 @@ use tidegate_store::JournalRecord;
 const RULE_LIFE_MIN_MS: u64 = 15 * 60 * 1000;
 /// How long an order waits for the journal.
 const JOURNAL_SPAN_MAX: Duration = Duration::from_secs(5);
+/// And then for the roll, without those who could not write theirs.
+const ROLL_SPAN_MAX: Duration = Duration::from_secs(1);
 
 /// The purges of one process.
 #[derive(Debug, Default)]
@@ -203,7 +205,12 @@ pub async fn purge(
 ) -> Result<u64, PurgeError> {
     let handle = target.handle(service).map_err(PurgeError::Target)?;
     let (number, receipt) = issue(core, service, handle, mode);
-    match timeout(JOURNAL_SPAN_MAX, receipt.wait()).await {
+    let mut outcome = timeout(JOURNAL_SPAN_MAX, receipt.wait()).await;
+    if outcome.is_err() {
+        core.node.stores.give_up_on(&receipt);
+        outcome = timeout(ROLL_SPAN_MAX, receipt.wait()).await;
+    }
+    match outcome {
         Ok(Ok(())) => Ok(number),
         Ok(Err(why)) => Err(PurgeError::NotDurable(why)),
         Err(_) => Err(PurgeError::NotDurable(format!(
@@ -230,24 +237,29 @@ pub struct Receipt {
 
 #[derive(Debug)]
 struct ReceiptState {
-    /// Who has not said anything yet.
-    missing: usize,
+    /// Bits of those who have not said anything yet.
+    missing: u64,
     outcome: Option<Result<(), String>>,
     waiter: Option<Waker>,
 }
 
 impl Receipt {
-    /// One that `count` have to give.
-    pub fn of(count: usize) -> Receipt {
-        let outcome = (count == 0).then_some(Ok(()));
-        Receipt { state: Mutex::new(ReceiptState { missing: count, outcome, waiter: None }) }
+    /// One that all of these bits have to give.
+    pub fn of(bits: u64) -> Receipt {
+        let outcome = (bits == 0).then_some(Ok(()));
+        Receipt { state: Mutex::new(ReceiptState { missing: bits, outcome, waiter: None }) }
+    }
+
+    /// Who has not given it yet.
+    pub fn missing(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).missing
     }
 
     /// One of those who have to has it on disk; the first who has not counts for all.
-    pub fn give(&self, outcome: Result<(), String>) {
+    pub fn give(&self, bit: u64, outcome: Result<(), String>) {
         let waker = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.missing = state.missing.saturating_sub(1);
+            state.missing &= !bit;
             if state.missing == 0 || outcome.is_err() {
                 state.outcome.get_or_insert(outcome);
             }

@@ -24,16 +24,14 @@ use crate::clock::wall_ms;
 use crate::keeper::KeepQueue;
 use crate::purge::{Purges, Receipt};
 use crate::table::Table;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tidegate_cache::purge::Purge;
 use tidegate_store::{DeviceState, ExtentKey, Reader, Roll, Standing};
+use tidegate_types::limits::STORES_MAX;
 use tidegate_types::rendezvous;
-
-/// Devices of one node; each has a bit in a word.
-pub const DEVICES_MAX: usize = 32;
 
 /// A device that is slow or read only for so long is retired while others work: its share shall be stored again.
 pub const UNFIT_SPAN_MAX: Duration = Duration::from_secs(600);
@@ -61,6 +59,9 @@ pub fn place<T>(key: u128, devices: impl IntoIterator<Item = (Identity, T)>) -> 
     }
     best.map(|(.., name)| name)
 }
+
+/// Of a receipt: that the roll is on disk. Below it lie the bits of the devices.
+const ROLL_BIT: u64 = 1 << STORES_MAX;
 
 /// Writes the roll to disk, in the order in which it is asked, and says when that is done.
 pub trait Clerk: Send + Sync {
@@ -106,7 +107,8 @@ impl Common {
         self.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn save(&self, register: &Register, receipts: Vec<Arc<Receipt>>) {
+    /// Has the roll written; the receipts are given `bit` when it is.
+    fn save(&self, register: &Register, receipts: Vec<Arc<Receipt>>, bit: u64) {
         let (change, saved) = (register.changes, self.saved.clone());
         self.asked.store(change, Ordering::SeqCst);
         let written = move |outcome: Result<(), String>| {
@@ -114,7 +116,7 @@ impl Common {
                 saved.fetch_max(change, Ordering::SeqCst);
             }
             for receipt in receipts {
-                receipt.give(outcome.clone());
+                receipt.give(bit, outcome.clone());
             }
         };
         self.clerk.write(register.roll.encode(), Box::new(written));
@@ -266,7 +268,7 @@ impl StoreFace {
             }
             None => {}
         }
-        self.common.save(&register, receipts);
+        self.common.save(&register, receipts, self.bit().into());
     }
 
     fn retire_in(&self, register: &mut Register, uuid: u128) -> bool {
@@ -314,8 +316,8 @@ impl Stores {
             asked: AtomicU64::new(0),
             clerk,
         });
-        let count = devices.len().min(DEVICES_MAX);
-        let faces = devices.into_iter().take(DEVICES_MAX).enumerate();
+        let count = devices.len().min(STORES_MAX);
+        let faces = devices.into_iter().take(STORES_MAX).enumerate();
         let devices = faces.map(|(number, (path, admission))| {
             Arc::new(StoreFace {
                 path,
@@ -367,6 +369,9 @@ impl Stores {
 
     /// The device that `key` belongs to; which one that is may change when a device comes or goes.
     pub fn home(&self, key: u128) -> Option<(usize, &StoreFace)> {
+        if let [only] = &self.devices[..] {
+            return (!only.is_out() && only.identity().is_some()).then_some((0, only));
+        }
         let known = self.devices.iter().filter(|device| !device.is_out());
         place(key, known.filter_map(|device| Some((device.identity()?, device))))
             .map(|device| (device.number, &**device))
@@ -408,33 +413,59 @@ impl Stores {
     pub fn record(&self, purge: Purge) -> Arc<Receipt> {
         // Nobody enters, leaves, or is told of another purge meanwhile.
         let mut register = self.common.register();
-        let takers = || self.devices.iter().filter(|device| !device.is_out());
-        self.common.purges.add(&purge, takers().fold(0, |bits, device| bits | device.bit()));
-        let is_taker = |uuid| {
-            takers().any(|device| device.identity().is_some_and(|theirs| theirs.uuid == uuid))
-        };
+        let takers: Vec<_> = self.devices.iter().filter(|device| !device.is_out()).collect();
+        let bits = takers.iter().fold(0, |bits, device| bits | device.bit());
+        self.common.purges.add(&purge, bits);
+        self.strike_absent(&mut register);
+        // Also what was struck off before and could not be written.
+        let is_unsaved = self.common.saved.load(Ordering::SeqCst) < register.changes;
+        let roll = if is_unsaved { ROLL_BIT } else { 0 };
+        let receipt = Arc::new(Receipt::of(u64::from(bits) | roll));
+        for device in takers {
+            device.queue.push_purge(purge, receipt.clone());
+        }
+        if is_unsaved {
+            self.common.save(&register, vec![receipt.clone()], ROLL_BIT);
+        }
+        receipt
+    }
+
+    /// Something was made invalid by an answer. Devices that are away would bring it back.
+    pub fn note_invalidation(&self) {
+        self.strike_absent(&mut self.common.register());
+    }
+
+    /// Who does not take part now is no member any more.
+    fn strike_absent(&self, register: &mut Register) {
         for device in self.devices.iter().filter(|device| device.is_out()) {
             if let Some(Identity { uuid, .. }) = device.identity()
                 && device.reader().is_some()
                 && register.roll.get(uuid) == Some(Standing::Member)
             {
-                device.retire_in(&mut register, uuid);
+                device.retire_in(register, uuid);
             }
         }
+        let is_taker = |uuid| {
+            let is_it = |device: &Arc<StoreFace>| {
+                !device.is_out() && device.identity().is_some_and(|theirs| theirs.uuid == uuid)
+            };
+            self.devices.iter().any(is_it)
+        };
         let struck = register
             .roll
             .retain(|entry| entry.standing == Standing::Retired || is_taker(entry.uuid));
         register.changes += u64::from(struck);
-        // Also what an earlier purge had struck off and could not be written.
-        let is_unsaved = self.common.saved.load(Ordering::SeqCst) < register.changes;
-        let receipt = Arc::new(Receipt::of(takers().count() + usize::from(is_unsaved)));
-        for device in takers() {
-            device.queue.push_purge(purge, receipt.clone());
+    }
+
+    /// A purge has waited for long: devices that have not taken it yet are out, when another one works. The receipt is
+    /// given when the roll says so.
+    pub fn give_up_on(&self, receipt: &Arc<Receipt>) {
+        let missing = receipt.missing();
+        for device in self.devices.iter().filter(|device| missing & u64::from(device.bit()) != 0) {
+            if device.reader().is_some() && self.is_another_well(device) {
+                device.retire(vec![receipt.clone()]);
+            }
         }
-        if is_unsaved {
-            self.common.save(&register, vec![receipt.clone()]);
-        }
-        receipt
     }
 
     /// Sees who has failed, and has the roll written when it has changed. For one core's timer.
@@ -450,7 +481,7 @@ impl Stores {
             }
         }
         if register.changes > asked {
-            self.common.save(&register, Vec::new());
+            self.common.save(&register, Vec::new(), 0);
         }
     }
 
@@ -463,20 +494,6 @@ impl Stores {
         }
         self.common.saved.fetch_max(changes, Ordering::SeqCst);
         Some(register.roll.encode())
-    }
-
-    /// Two entries that lead to one file or device, if there are any.
-    pub fn twins(paths: &[&Path]) -> Option<(usize, usize)> {
-        use std::os::unix::fs::{FileTypeExt, MetadataExt};
-        let of = |path: &Path| {
-            let meta = std::fs::metadata(path).ok()?;
-            let is_device = meta.file_type().is_block_device();
-            Some(if is_device { (true, meta.rdev(), 0) } else { (false, meta.dev(), meta.ino()) })
-        };
-        let known: Vec<_> = paths.iter().map(|path| of(path)).collect();
-        (0..known.len())
-            .flat_map(|later| (0..later).map(move |first| (first, later)))
-            .find(|(first, later)| known[*first].is_some() && known[*first] == known[*later])
     }
 }
 

@@ -319,6 +319,11 @@ fn a_device_that_fails_is_retired_remembered_and_rejoins_empty() {
     assert_eq!((state(&fleet, &a), state(&fleet, b)), ("ok".to_owned(), "refused".to_owned()));
     assert!(fleet.said("edge-1").contains("it had failed and is retired"));
     assert_eq!(hits(&fleet, ""), all());
+    // Also when there is no other: memory and next hop remain.
+    restart_on(&mut fleet, &[b]);
+    assert_eq!((hits(&fleet, ""), state(&fleet, b)), (BTreeSet::new(), "refused".to_owned()));
+    restart_on(&mut fleet, &[&a, b]);
+    assert_eq!(hits(&fleet, ""), all());
     let (done, said) = rejoin(&fleet, &device.0);
     assert!(!done && said.contains("a node uses it"), "{said}");
     fleet.kill("edge-1");

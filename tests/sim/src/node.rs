@@ -450,6 +450,11 @@ impl SimNode {
         self.disks[device].set_trouble(trouble);
     }
 
+    /// From now on one of its devices has these faults.
+    pub fn faults(&self, device: usize, faults: Faults) {
+        self.disks[device].set_faults(faults, 0);
+    }
+
     /// What its devices say of themselves, in the order in which they are there.
     pub fn device_states(&self) -> Vec<&'static str> {
         let running = self.running.borrow();

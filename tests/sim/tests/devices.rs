@@ -6,11 +6,13 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
+use tidegate_faults::Faults;
 use tidegate_ring::sim::Death;
 use tidegate_ring::sleep;
+use tidegate_sim::client::give_order;
 use tidegate_sim::directed::{Act, get, with_parent};
 use tidegate_sim::disk::Trouble;
-use tidegate_sim::node::SimNode;
+use tidegate_sim::node::{HOST, SimNode};
 use tidegate_sim::scene::Stage;
 
 const ITEMS: usize = 90;
@@ -39,14 +41,25 @@ impl Parent {
     }
 
     async fn ask(&self, which: impl Fn(usize) -> bool) -> BTreeSet<usize> {
+        self.ask_these((0..ITEMS).filter(|n| which(*n))).await
+    }
+
+    async fn ask_these(&self, items: impl Iterator<Item = usize>) -> BTreeSet<usize> {
         self.asked.borrow_mut().clear();
-        for n in (0..ITEMS).filter(|n| which(*n)) {
+        for n in items {
             let got = get(&path(n), "").await.expect("it is answered");
             assert_eq!((got.status, got.complete), (200, true), "item {n}");
             assert!(got.body == body(n), "item {n} has wrong bytes");
         }
         sleep(Duration::from_secs(2)).await; // what is kept is written
         self.asked.borrow().iter().copied().collect()
+    }
+
+    /// Purges an item; whether there was a receipt.
+    async fn purge(&self, n: usize) -> bool {
+        let url = format!("http://{HOST}{}", path(n));
+        let order = format!("{{\"mode\":\"hard\",\"url\":\"{url}\"}}");
+        give_order(&self.stage, "parent-1", &order).await
     }
 
     async fn start(&self) {
@@ -170,6 +183,41 @@ fn a_slow_device_is_passed_by_and_taken_again_when_it_is_fast() {
         assert!(lost.is_subset(&shares[2]), "{lost:?}");
         assert_eq!(parent.ask_all().await, BTreeSet::new());
     });
+}
+
+#[test]
+fn a_device_that_takes_no_writes_serves_until_a_purge_that_it_cannot_keep() {
+    with_three(|parent| async move {
+        parent.node.faults(1, Faults { write_error: 1000, ..Faults::default() });
+        parent.ask_these(ITEMS..ITEMS * 2).await;
+        assert_eq!(parent.node.device_states(), ["ok", "readonly", "ok"]);
+        assert_eq!(parent.ask_all().await, BTreeSet::new());
+        assert!(parent.purge(7).await, "one of three cannot hold it up");
+        assert_eq!(parent.node.device_states(), ["ok", "out", "ok"]);
+        parent.restart().await;
+        assert_eq!(parent.node.device_states(), ["ok", "refused", "ok"]);
+        let lost = parent.ask_all().await;
+        assert!(lost.contains(&7) && lost.len() > ITEMS / 9, "{lost:?}");
+    });
+}
+
+#[test]
+fn a_purge_waits_for_no_device_that_hangs() {
+    for is_known in [true, false] {
+        with_three(move |parent| async move {
+            parent.node.trouble(0, Some(Trouble::Slow));
+            if is_known {
+                sleep(Duration::from_secs(20)).await;
+                assert_eq!(parent.node.device_states(), ["slow", "ok", "ok"]);
+            }
+            let began = parent.stage.now();
+            assert!(parent.purge(3).await, "two of three have it");
+            let span = parent.stage.now() - began;
+            assert!(span < Duration::from_secs(8), "{span:?}");
+            assert_eq!(parent.node.device_states(), ["out", "ok", "ok"]);
+            assert!(parent.ask_all().await.contains(&3));
+        });
+    }
 }
 
 #[test]

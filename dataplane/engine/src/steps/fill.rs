@@ -515,10 +515,10 @@ fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Opt
 /// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
 /// at once, what is still to come by its fill.
 pub fn admit(core: &Core, object: &Arc<Object>) {
-    let Some((_, store)) = core.node.stores.home(object.key) else { return };
     if object.is_kept() {
         return;
     }
+    let Some((_, store)) = core.node.stores.home(object.key) else { return };
     let requests = object.count_requests(1);
     if !store.admission.is_enough(requests) || !object.set_kept() {
         return;
@@ -572,6 +572,7 @@ fn keep_head_again(core: &Core, object: &Arc<Object>) {
 pub fn invalidate(core: &Core, key: u128) {
     let version = core.node.next_version();
     let extent = ExtentKey::head_of(key, version);
+    core.node.stores.note_invalidation();
     if let Some(marker) = core.node.table.raise_floor(key, version) {
         return keep_everywhere(core, extent, Object::marker(&marker).into());
     }
