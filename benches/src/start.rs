@@ -66,7 +66,7 @@ pub fn run(args: &StartArgs) -> Result<(), String> {
             for server in &mut snapshot.servers {
                 server.machine.store_extent_bytes = 384 << 10;
                 if server.id != "edge-1" {
-                    server.machine.store_path = None;
+                    server.machine.stores.clear();
                 }
             }
         },

@@ -8,6 +8,8 @@ use crate::snapshot::*;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
+use tidegate_types::limits::STORES_MAX;
 
 /// Something that does not fit, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -645,15 +647,13 @@ impl<'a> Checker<'a> {
         if matches!(server.role, Role::Edge | Role::Parent) {
             self.range(object, "ram_bytes", machine.ram_bytes, RAM_BYTES_MIN, 1 << 50);
         }
-        if machine.store_path.is_some() {
-            self.range(object, "store_bytes", machine.store_bytes, 1, 1 << 56);
-        }
+        self.stores(object, &machine.stores);
         self.range(object, "store_extent_bytes", machine.store_extent_bytes, 4096, 512 << 10);
         if matches!(server.role, Role::Edge | Role::Parent)
-            && let Err(little) = machine.memory(machine.cores.max(1) as u64, machine.store_bytes)
+            && let Err(little) = machine.memory(machine.cores.max(1) as u64, machine.store_bytes())
         {
             let mend = format!(
-                "write memory_bytes = \"{} MiB\" or more, or less ram_bytes or store_bytes",
+                "write memory_bytes = \"{} MiB\" or more, or less ram_bytes, or fewer bytes of stores",
                 little.needed_bytes.div_ceil(1 << 20)
             );
             self.tell(object, "memory_bytes", little.what(), mend);
@@ -667,7 +667,6 @@ impl<'a> Checker<'a> {
             self.range(object, "store_rated_bytes", bytes, 1 << 30, 1 << 60);
         }
         let paths = [
-            ("store_path", &machine.store_path),
             ("origin_root", &machine.origin_root),
             ("ticket_secret_file", &machine.ticket_secret_file),
         ];
@@ -710,6 +709,37 @@ impl<'a> Checker<'a> {
             } else if server.https_port.is_none() {
                 let what = format!("server `{}` has fleet_tls but no https_port", server.id);
                 self.tell(object, "fleet_tls", what, "write https_port: the fleet asks it there");
+            }
+        }
+    }
+
+    fn stores(&mut self, object: Object, stores: &[StoreDevice]) {
+        if stores.len() > STORES_MAX {
+            let what = format!("{} stores, where at most {STORES_MAX} can be", stores.len());
+            self.tell(object, "stores", what, "leave some out");
+        }
+        for (index, store) in stores.iter().enumerate() {
+            if store.path.is_empty() || store.path.contains('\0') {
+                let what = "a path of stores is no path";
+                self.tell(object, "stores", what, "write the path of the file or device");
+            }
+            if !(1..=1 << 56).contains(&store.bytes) {
+                let what = format!("bytes = {} of `{}` is out of range", store.bytes, store.path);
+                self.tell(
+                    object,
+                    "stores",
+                    what,
+                    format!("write a number from 1 to {}", 1u64 << 56),
+                );
+            }
+            let same = |other: &&StoreDevice| Path::new(&other.path) == Path::new(&store.path);
+            if let Some(other) = stores[..index].iter().find(same) {
+                let what = format!(
+                    "`{}` and `{}` of stores are the same",
+                    other.path.escape_default(),
+                    store.path.escape_default()
+                );
+                self.tell(object, "stores", what, "leave one out");
             }
         }
     }

@@ -307,10 +307,12 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     /// RAM tier.
     pub ram_bytes: u64,
-    /// Store file or raw device; `None`: RAM only.
-    pub store_path: Option<String>,
-    /// Size of the store file when it has to be made.
-    pub store_bytes: u64,
+    /// Files and raw devices that the node's store lies on; none: RAM only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<StoreDevice>,
+    /// Folder for what the node must know of its devices after a restart.
+    #[serde(default = "state_dir_default")]
+    pub state_dir: String,
     /// Mean length of a stored extent (a head, or a block of up to 512 KiB): sizes the index.
     #[serde(default = "extent_bytes_default")]
     pub store_extent_bytes: u64,
@@ -359,12 +361,31 @@ pub struct FleetTls {
     pub authorities: String,
 }
 
+/// One device of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreDevice {
+    /// A block device, or a file.
+    pub path: String,
+    /// Size of the file when it has to be made.
+    pub bytes: u64,
+}
+
+/// Where a node keeps its state when nothing is said.
+pub fn state_dir_default() -> String {
+    "/var/lib/tidegate".to_owned()
+}
+
 fn extent_bytes_default() -> u64 {
     tidegate_types::memory::EXTENT_BYTES_DEFAULT
 }
 
 impl Machine {
-    /// How its memory is divided, with `cores` threads and a store of `store_bytes`.
+    /// Bytes of all devices of the store, as they are written here.
+    pub fn store_bytes(&self) -> u64 {
+        self.stores.iter().fold(0, |sum, store| sum.saturating_add(store.bytes))
+    }
+
+    /// How its memory is divided, with `cores` threads and devices of `store_bytes` together.
     ///
     /// # Errors
     /// When `memory_bytes` is too little.
@@ -372,7 +393,8 @@ impl Machine {
         plan(&Wanted {
             memory_bytes: self.memory_bytes,
             ram_bytes: self.ram_bytes,
-            store_bytes: if self.store_path.is_some() { store_bytes } else { 0 },
+            store_bytes,
+            devices: self.stores.len() as u64,
             extent_bytes: self.store_extent_bytes,
             cores,
         })

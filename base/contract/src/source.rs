@@ -404,6 +404,21 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         fleet.finish();
         found
     });
+    let mut stores = Vec::new();
+    for (offset, inner) in table.tables("stores") {
+        let mut store = Table::new(table.compiler(), object, file, offset, inner);
+        stores.push(StoreDevice {
+            path: store.need("path", "path = \"/dev/nvme0n1\""),
+            bytes: store.take("bytes").map_or(STORE_BYTES_DEFAULT, |Size(bytes)| bytes),
+        });
+        store.finish();
+    }
+    for old in ["tls_certificate", "tls_key"] {
+        table.gone(old, "certificates = [{ chain = \"...\", key = \"...\" }]");
+    }
+    for old in ["store_path", "store_bytes"] {
+        table.gone(old, "stores = [{ path = \"/var/lib/tidegate/store\", bytes = \"3 TiB\" }]");
+    }
     let origin_name: Option<String> = table.take("origin_name");
     let server = Server {
         origin_tls,
@@ -429,8 +444,8 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             cores: table.take("cores").unwrap_or(0),
             memory_bytes: table.take("memory_bytes").map(|Size(bytes)| bytes),
             ram_bytes: table.take("ram_bytes").map_or(RAM_BYTES_DEFAULT, |Size(bytes)| bytes),
-            store_path: table.take("store_path"),
-            store_bytes: table.take("store_bytes").map_or(STORE_BYTES_DEFAULT, |Size(bytes)| bytes),
+            stores,
+            state_dir: table.take("state_dir").unwrap_or_else(state_dir_default),
             store_extent_bytes: table
                 .take("store_extent_bytes")
                 .map_or(EXTENT_BYTES_DEFAULT, |Size(bytes)| bytes),

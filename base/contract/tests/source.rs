@@ -113,7 +113,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             SERVERS,
             "id = \"edge-b2\"",
             "id = \"edge-b1\"",
-            &["a second server called `edge-b1`", "servers.toml:55:6"],
+            &["a second server called `edge-b1`", "servers.toml:56:6"],
         ),
         (SERVERS, "id = \"lisbon\"", "id = \"berlin\"", &["a second cache group called `berlin`"]),
         (
@@ -191,7 +191,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             &[
                 "memory_bytes is 16384 MiB",
                 "index of the store 512 MiB",
-                "less ram_bytes or store_bytes",
+                "less ram_bytes, or fewer bytes of stores",
             ],
         ),
         (
@@ -212,6 +212,24 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "parent_group = \"core\"\n",
             "parent_group = \"core\"\npeering = true\n",
             &["peering, but no fleet_tls: edge-b1"],
+        ),
+        (
+            SERVERS,
+            "stores = [{ path = \"/var/lib/tidegate/store\", bytes = \"3 TiB\" }]\n# Folder",
+            "store_path = \"/var/lib/tidegate/store\"\n# Folder",
+            &["store_path is not read any more", "stores = [{ path ="],
+        ),
+        (
+            SERVERS,
+            "stores = [{ path = \"/var/lib/tidegate/store\", bytes = \"3 TiB\" }]\n# Folder",
+            "stores = [{ path = \"/a/b\" }, { path = \"/a/c\" }, { path = \"/a//b\" }]\n# Folder",
+            &["`/a/b` and `/a//b` of stores are the same", "leave one out"],
+        ),
+        (
+            SERVERS,
+            "stores = [{ path = \"/var/lib/tidegate/store\", bytes = \"3 TiB\" }]\n# Folder",
+            "stores = [{ bytes = \"3 TiB\" }]\n# Folder",
+            &["path is missing"],
         ),
         (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
         (

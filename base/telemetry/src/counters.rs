@@ -204,7 +204,8 @@ fn seconds(microseconds: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-fn render_labels(labels: &[(&str, &str)]) -> String {
+/// Labels as they stand in a sample; one whose name Prometheus would refuse is left out.
+pub fn render_labels(labels: &[(&str, &str)]) -> String {
     let mut out = String::new();
     for (name, value) in labels {
         let mut bytes = name.bytes();

@@ -11,6 +11,7 @@ pub mod json;
 
 pub use access_log::{ACCESS_LOG_FIELDS, TransactionEnd};
 pub use counters::{
-    COUNTERS, Counter, CounterRow, Counters, Kind, Totals, render_prometheus, to_json,
+    COUNTERS, Counter, CounterRow, Counters, Kind, Totals, render_labels, render_prometheus,
+    to_json,
 };
 pub use histogram::{BUCKETS_US, Histogram};

@@ -3,6 +3,9 @@
 /// Bytes of an object that one stored block holds (dataplane design: a 6 s media segment is about 7 blocks).
 pub const BLOCK_BYTES: usize = 512 * 1024;
 
+/// Devices of one node's store: each has a bit in a word (`dataplane/engine/src/stores.rs`).
+pub const STORES_MAX: usize = 32;
+
 /// An object larger than this is passed on and not stored (64 GiB: a day of 6 Mb/s video, 131,072 blocks).
 pub const OBJECT_BYTES_MAX: u64 = 1 << 36;
 

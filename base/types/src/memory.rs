@@ -14,6 +14,8 @@ use std::fmt;
 const PROCESS_BYTES: u64 = 64 << 20;
 /// Of each core: receive buffers (128 of 64 KiB), ring, stacks.
 const CORE_BYTES: u64 = 14 << 20;
+/// Of each device of the store but the first: what its writer has in hand, the keys that were asked for lately, ring, stack.
+const DEVICE_BYTES: u64 = 12 << 20;
 /// One block with its extent header, in whole pages: a chunk of the arena.
 pub const CHUNK_BYTES: u64 = BLOCK_BYTES as u64 + 4096;
 /// Chunks beyond the RAM tier's, for reads and fills under way.
@@ -36,8 +38,9 @@ pub struct Wanted {
     /// The budget; `None`: as much as the parts need.
     pub memory_bytes: Option<u64>,
     pub ram_bytes: u64,
-    /// 0: no store.
+    /// Of all devices of the store; 0: no store.
     pub store_bytes: u64,
+    pub devices: u64,
     /// Mean length of an extent.
     pub extent_bytes: u64,
     pub cores: u64,
@@ -82,7 +85,7 @@ impl fmt::Display for TooLittle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}\n    mend: give more memory_bytes, or less ram_bytes or store_bytes, or more store_extent_bytes if \
+            "{}\n    mend: give more memory_bytes, or fewer bytes of stores or ram_bytes, or more store_extent_bytes if \
              objects are larger",
             self.what()
         )
@@ -100,7 +103,8 @@ pub fn index_bytes(store_bytes: u64, extent_bytes: u64) -> u64 {
 /// # Errors
 /// When `memory_bytes` is less than the parts need.
 pub fn plan(wanted: &Wanted) -> Result<MemoryPlan, TooLittle> {
-    let process = PROCESS_BYTES + wanted.cores * CORE_BYTES;
+    let devices = wanted.devices.saturating_sub(1) * DEVICE_BYTES;
+    let process = PROCESS_BYTES + wanted.cores * CORE_BYTES + devices;
     let index = index_bytes(wanted.store_bytes, wanted.extent_bytes);
     let arena = arena_chunks(wanted.ram_bytes) * CHUNK_BYTES;
     let objects = OBJECTS_BYTES_MIN + wanted.ram_bytes / OBJECTS_SHARE;
@@ -135,6 +139,7 @@ mod tests {
         memory_bytes: None,
         ram_bytes: 1 << 30,
         store_bytes: 3 << 40,
+        devices: 1,
         extent_bytes: EXTENT_BYTES_DEFAULT,
         cores: 4,
     };

@@ -263,10 +263,8 @@ fn roles_run_follow_the_snapshot_explain_and_end_promptly() {
             .replace("7946", &monitor_beats.to_string());
         // One edge that refuses connections at once, so that `explain` need not wait for it.
         let edges = edges.replace("\"192.0.2.12\", \"2001:db8:b::12\"", "\"127.0.0.1\"").replace(
-            "http_port = 80\nadmin_port = 9090\nram_bytes = \"16 GiB\"\nstore_path",
-            &format!(
-                "http_port = 80\nadmin_port = {edge_admin}\nram_bytes = \"16 GiB\"\nstore_path"
-            ),
+            "http_port = 80\nadmin_port = 9090\nram_bytes = \"16 GiB\"\nstores",
+            &format!("http_port = 80\nadmin_port = {edge_admin}\nram_bytes = \"16 GiB\"\nstores"),
         );
         let edges = edges.replace("status = \"REPORTED\"", "status = \"ADMIN_DOWN\"");
         edges + &router + &monitor.replace("9090", &monitor_admin.to_string())

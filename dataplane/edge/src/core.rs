@@ -83,11 +83,12 @@ pub struct CoreParts {
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
 pub async fn run(parts: CoreParts, node: Arc<Node>) {
     let counters = node.counters[parts.index].clone();
+    let devices = node.stores.devices().iter().map(|_| OnceCell::new()).collect();
     let core = Rc::new(Core {
         node,
         index: parts.index,
         pool: Rc::new(Pool::default()),
-        device: OnceCell::new(),
+        devices,
         counters,
         clients: Cell::new(0),
         busy: Cell::new(0),
@@ -120,6 +121,7 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
             ticking.pool.sweep();
             if ticking.index == 0 {
                 purge::sweep(&ticking);
+                ticking.node.stores.tend();
             }
             sleep(TICK).await;
         }
@@ -139,12 +141,11 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     };
     // When the time is over, what is left is cut off.
     let _drained = timeout(Duration::from_secs(parts.drain_seconds), quiet).await;
-    if core.index == 0
-        && let Some(store) = &core.node.store
-    {
-        store.queue.close();
+    if core.index == 0 {
+        let stores = core.node.stores.devices();
+        stores.iter().for_each(|store| store.queue.close());
         let written = async {
-            while !store.queue.is_done() {
+            while !stores.iter().all(|store| store.queue.is_done()) {
                 sleep(STOP_LOOK).await;
             }
         };

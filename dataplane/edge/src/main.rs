@@ -13,6 +13,7 @@ mod h2;
 mod log;
 mod names;
 mod origins;
+mod roll_file;
 mod snapshot;
 mod start;
 mod store;

@@ -9,24 +9,28 @@ use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::log;
 use crate::names;
 use crate::origins;
+use crate::roll_file::RollFile;
 use crate::snapshot::Source;
-use crate::store;
+use crate::store::{self, Refusal};
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, channel};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tidegate_contract::{Role, Server};
 use tidegate_engine::Node;
 use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::keeper;
-use tidegate_engine::node::StoreFace;
+use tidegate_engine::stores::{StoreFace, Stores};
 use tidegate_fill::Hops;
 use tidegate_fill::node_name;
 use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
+use tidegate_store::Roll;
 use tidegate_telemetry::Counters;
 use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
 
@@ -37,8 +41,17 @@ const KEEPER_ENTRIES: u32 = 256;
 
 type Failure = Box<dyn Error>;
 
-/// What the keeper says when its store has been read.
-type StoreReady = Result<(), String>;
+/// What a keeper says of its device.
+enum Word {
+    /// It takes part.
+    Entered,
+    /// It has been read.
+    Ready,
+    Refused(Refusal),
+}
+
+/// How long a start waits for superblocks; a device that takes longer takes part when its own has been read.
+const ENTER_SPAN: Duration = Duration::from_secs(5);
 
 /// Runs the process to its end.
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -67,10 +80,22 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .map_err(|error| format!("server {}: {error}", me.id))?;
         certificate.store(Some(Arc::new(tls)));
     }
+    if let Some((first, second)) = twins(&me) {
+        return Err(format!(
+            "server {}: {first} and {second} of stores are the same\n    mend: leave one out",
+            me.id
+        )
+        .into());
+    }
+    // Before anything is touched: nobody else may run as this node.
+    let roll = match me.machine.stores.is_empty() {
+        true => None,
+        false => Some(RollFile::open(me.machine.state_dir.as_ref(), &me.id)?),
+    };
     let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
     let plan = me
         .machine
-        .memory(cores as u64, store::size(&me.machine))
+        .memory(cores as u64, me.machine.stores.iter().map(store::size).sum())
         .map_err(|little| format!("server {}: {little}", me.id))?;
     let chunks = arena_chunks(me.machine.ram_bytes) as usize;
     let arena =
@@ -93,7 +118,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let stop = Arc::new(Stop::default());
     let ticks: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
 
-    let (store_ready, store_opened) = channel::<StoreReady>();
     let mut threads = Vec::new();
     let mut nodes = Vec::new();
     for index in 0..cores {
@@ -109,33 +133,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         };
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
-    let mut store = None;
-    if let Some(path) = &me.machine.store_path {
-        let bytes = store::size(&me.machine);
-        let admission = Arc::new(AdmissionState::new(me.machine.store_admission, bytes));
-        let face = Arc::new(StoreFace::new(path.into(), admission));
-        store = Some(face.clone());
-        let keeper = Keeper {
-            me: me.clone(),
-            face,
-            arena: arena.clone(),
-            counters: counters[0].clone(),
-            index_bytes_max: plan.index,
-        };
-        threads.push(start_keeper(keeper, store_ready)?);
-        match store_opened.recv_timeout(args.store_wait()) {
-            Ok(read) => read?,
-            Err(RecvTimeoutError::Timeout) => eprintln!(
-                "tidegated {}: store {path}: still being read; serving without it meanwhile",
-                me.id
-            ),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err("the keeper ended before its store was read".into());
-            }
-        }
-    }
+    let (stores, keepers) = start_stores(args, &me, roll, &arena)?;
+    threads.extend(keepers);
     let lines = writer.lines.clone();
-    let node = Arc::new(Node::new(view, hops, plan, store, arena, counters, lines));
+    let node = Arc::new(Node::new(view, hops, plan, stores, arena, counters, lines));
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
     }
@@ -232,19 +233,119 @@ fn start_core(
     Ok(thread)
 }
 
-/// What the keeper's thread is given.
-struct Keeper {
-    me: Server,
-    face: Arc<StoreFace>,
-    arena: Arc<Arena>,
-    counters: Arc<Counters>,
-    index_bytes_max: u64,
+/// Two paths that lead to one file or device.
+fn twins(me: &Server) -> Option<(&str, &str)> {
+    let stores = &me.machine.stores;
+    let paths: Vec<&Path> = stores.iter().map(|store| Path::new(&store.path)).collect();
+    let (first, second) = store::twins(&paths)?;
+    Some((&stores[first].path, &stores[second].path))
 }
 
-/// The thread of the store's keeper. Its checksums and copies take no core's time from the requests there, and its
+/// Starts the keepers of all devices side by side, and waits for what they are, and a while for what they hold.
+fn start_stores(
+    args: &Args,
+    me: &Server,
+    roll: Option<(RollFile, Option<Roll>)>,
+    arena: &Arc<Arena>,
+) -> Result<(Arc<Stores>, Vec<JoinHandle<()>>), Failure> {
+    let Some((file, roll)) = roll else { return Ok((Arc::new(Stores::none()), Vec::new())) };
+    let file = Arc::new(file);
+    let devices = me.machine.stores.iter().map(|device| {
+        let admission = AdmissionState::new(me.machine.store_admission, store::size(device));
+        (device.path.clone().into(), Arc::new(admission))
+    });
+    let stores = Arc::new(Stores::new(devices.collect(), roll, Box::new(file.clone().clerk()?)));
+    let (give_word, words) = channel();
+    let mut threads = Vec::new();
+    for (index, face) in stores.devices().iter().enumerate() {
+        let keeper = Keeper {
+            me: me.clone(),
+            index,
+            face: face.clone(),
+            stores: stores.clone(),
+            arena: arena.clone(),
+        };
+        threads.push(start_keeper(keeper, give_word.clone())?);
+    }
+    drop(give_word);
+    let started = Instant::now();
+    let mut heard = Heard { progress: vec![Progress::Silent; threads.len()], refusals: Vec::new() };
+    heard.listen(&words, started + ENTER_SPAN, Progress::Entered);
+    if let Some(roll) = stores.unsaved_roll() {
+        file.write(&roll).map_err(|why| {
+            format!("server {}: the roll of devices cannot be written: {why}\n    mend: make room, or give another state_dir", me.id)
+        })?;
+    }
+    heard.listen(&words, started + args.store_wait(), Progress::Ready);
+    let Heard { progress, refusals } = heard;
+    let is_retired = |refusal: &Refusal| matches!(refusal, Refusal::Retired(_));
+    // Serving without any would hide that the configuration, or the only disk, is wrong.
+    if refusals.len() == threads.len() && !refusals.iter().any(is_retired) {
+        let all: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+        return Err(all.join("\n").into());
+    }
+    for refusal in refusals {
+        eprintln!("tidegated {}: {refusal}", me.id);
+    }
+    for (store, progress) in me.machine.stores.iter().zip(progress) {
+        if progress < Progress::Ready {
+            eprintln!(
+                "tidegated {}: store {}: still being read; serving without it meanwhile",
+                me.id, store.path
+            );
+        }
+    }
+    Ok((stores, threads))
+}
+
+/// How far a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    Silent,
+    Entered,
+    Ready,
+    Refused,
+}
+
+/// What the keepers have said.
+struct Heard {
+    progress: Vec<Progress>,
+    refusals: Vec<Refusal>,
+}
+
+impl Heard {
+    /// Listens until all are so far, or it is that late.
+    fn listen(&mut self, words: &Receiver<(usize, Word)>, until: Instant, least: Progress) {
+        while self.progress.iter().any(|progress| *progress < least) {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok((index, word)) = words.recv_timeout(left) else { return };
+            self.progress[index] = match word {
+                Word::Entered => Progress::Entered,
+                Word::Ready => Progress::Ready,
+                Word::Refused(refusal) => {
+                    self.refusals.push(refusal);
+                    Progress::Refused
+                }
+            };
+        }
+    }
+}
+
+/// What a keeper's thread is given.
+struct Keeper {
+    me: Server,
+    index: usize,
+    face: Arc<StoreFace>,
+    stores: Arc<Stores>,
+    arena: Arc<Arena>,
+}
+
+/// The thread of a device's keeper. Its checksums and copies take no core's time from the requests there, and its
 /// writes follow each other as fast as the device takes them, however long a core's round is.
-fn start_keeper(keeper: Keeper, ready: Sender<StoreReady>) -> Result<JoinHandle<()>, Failure> {
-    let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || {
+fn start_keeper(keeper: Keeper, words: Sender<(usize, Word)>) -> Result<JoinHandle<()>, Failure> {
+    let (started, outcome) = channel();
+    let name = format!("keeper-{}", keeper.index);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         let options = Options {
             entries: KEEPER_ENTRIES,
             receive_buffers: 1, // it has no connections
@@ -252,35 +353,52 @@ fn start_keeper(keeper: Keeper, ready: Sender<StoreReady>) -> Result<JoinHandle<
             arena: None,
         };
         let runtime = match Runtime::new(options) {
-            Ok(runtime) => runtime,
+            Ok(runtime) => {
+                let _waiting = started.send(Ok(()));
+                runtime
+            }
             Err(error) => {
-                let _gone = ready.send(Err(error.to_string()));
+                let _waiting = started.send(Err(error.to_string()));
                 return;
             }
         };
         runtime.block_on(async move {
-            match keeper.open().await {
+            let (index, face) = (keeper.index, keeper.face.clone());
+            match keeper.open(&words).await {
                 Ok(keeping) => {
-                    let _served_already = ready.send(Ok(()));
+                    let _served_already = words.send((index, Word::Ready));
+                    drop(words);
                     keeping.await;
                 }
-                Err(error) => {
-                    if let Err(SendError(Err(error))) = ready.send(Err(error)) {
-                        eprintln!("tidegated: {error}"); // it serves already, and ends now
+                Err(refusal) => {
+                    face.refuse();
+                    if let Err(SendError((_, Word::Refused(refusal)))) =
+                        words.send((index, Word::Refused(refusal)))
+                    {
+                        eprintln!("tidegated: {refusal}"); // the node serves already, and goes on
                     }
+                    drop(words);
+                    keeper::decline(&face).await;
                 }
             }
         });
     })?;
+    outcome.recv().map_err(|_| "a keeper ended while it was started")??;
     Ok(thread)
 }
 
 impl Keeper {
-    /// Reads the store; gives what keeps it from then on.
-    async fn open(self) -> Result<impl Future<Output = ()>, String> {
-        let Keeper { me, face, arena, counters, index_bytes_max } = self;
+    /// Has the device take its place and reads it; gives what keeps it from then on.
+    async fn open(
+        self,
+        words: &Sender<(usize, Word)>,
+    ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
+        let Keeper { me, index, face, stores, arena } = self;
         let path = face.path.display();
-        let (store, report) = store::open(&me.machine, &face.path, arena, index_bytes_max).await?;
+        let device = store::enter(&me.machine.stores[index], &face, &stores, arena).await?;
+        let _served_already = words.send((index, Word::Entered));
+        let (store, report) =
+            store::read(&me.machine, &face.path, device).await.map_err(Refusal::Bad)?;
         eprintln!(
             "tidegated {}: store {path}: {} extents in {} of {} segments ({} walked), {} bad",
             me.id,
@@ -292,11 +410,10 @@ impl Keeper {
         );
         if report.journal.pairs_lost > 0 {
             eprintln!(
-                "tidegated {}: store {path}: {} page(s) of the purge journal are damaged: all that is stored is asked \
-                 about again before it is served\n    mend: look at the device; purge again what was purged lately",
+                "tidegated {}: store {path}: {} page(s) of the purge journal are damaged: all that is stored is asked                  about again before it is served\n    mend: look at the device; purge again what was purged lately",
                 me.id, report.journal.pairs_lost,
             );
         }
-        Ok(keeper::begin(store, &report, &face, &me.machine, counters))
+        Ok(keeper::begin(store, &report, &face, &stores, &me.machine))
     }
 }

@@ -6,13 +6,16 @@ use crate::explain;
 use crate::node::Core;
 use crate::orders;
 use crate::steps::synth;
+use crate::stores::StoreFace;
 use crate::transaction::{Exchange, role_name};
 use serde_json::json;
+use std::fmt::Write;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use tidegate_http::{Fields, Method};
-use tidegate_telemetry::{Counters, render_prometheus, to_json};
+use tidegate_store::Reader;
+use tidegate_telemetry::{Counters, render_labels, render_prometheus, to_json};
 
 /// Answers one admin request.
 pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: Exchange) {
@@ -48,7 +51,7 @@ async fn health<O: Outlet>(core: &Core, client: &mut Client<'_, O>) -> io::Resul
     if core.node.draining.load(Ordering::Relaxed) {
         return synth::answer(client, 503, "draining", Fields::new()).await;
     }
-    let opening = core.node.store.as_ref().is_some_and(|store| store.reader().is_none());
+    let opening = core.node.stores.is_opening();
     let said = if opening { "ok, the store is being read\n" } else { "ok\n" };
     text(client, "text/plain; charset=utf-8", said.to_owned()).await
 }
@@ -85,11 +88,13 @@ fn status(core: &Core) -> String {
         "draining": node.draining.load(Ordering::Relaxed),
         "objects": node.table.len(),
         "huge_pages": node.arena.huge_pages(),
-        "store": node.store.as_ref().map(|store| json!({
+        "stores": node.stores.devices().iter().map(|store| json!({
             "path": store.path.display().to_string(),
-            "state": store.reader().map_or("opening".to_owned(), |r| r.state().to_string()),
+            "uuid": store.identity().map(|identity| format!("{:032x}", identity.uuid)),
+            "bytes": store.identity().map(|identity| identity.bytes),
+            "state": store.state(),
             "unwritten_extents": store.queue.unwritten(),
-        })),
+        })).collect::<Vec<_>>(),
         "counters": counters,
     })
     .to_string()
@@ -99,7 +104,64 @@ fn metrics(core: &Core) -> String {
     refresh_gauges(core);
     let view = core.node.view.load();
     let counters: Vec<&Counters> = core.node.counters.iter().map(AsRef::as_ref).collect();
-    render_prometheus(&counters, &[("node", &view.me.id), ("role", role_name(view.me.role))])
+    let labels = [("node", &*view.me.id), ("role", role_name(view.me.role))];
+    render_prometheus(&counters, &labels) + &device_metrics(core, &labels)
+}
+
+/// A device's number, from its face.
+type OfDevice = fn(&StoreFace) -> u64;
+
+/// What is said of each device: name, kind, help, number.
+const DEVICE_METRICS: [(&str, &str, &str, OfDevice); 8] = [
+    ("state", "gauge", "0 ok, 1 slow, 2 read only, 3 out, 4 being read, 5 refused.", |store| {
+        match store.state() {
+            "ok" => 0,
+            "slow" => 1,
+            "readonly" => 2,
+            "out" => 3,
+            "opening" => 4,
+            _ => 5,
+        }
+    }),
+    ("bytes", "gauge", "Bytes of its store segments.", |store| {
+        store.identity().map_or(0, |identity| identity.bytes)
+    }),
+    ("written_bytes_total", "counter", "Bytes written to it.", |store| {
+        store.stats.written_bytes.load(Ordering::Relaxed)
+    }),
+    ("read_errors_total", "counter", "Reads of it that failed.", |store| {
+        store.reader().map_or(0, |reader| reader.errors().0)
+    }),
+    ("write_errors_total", "counter", "Writes to it that failed.", |store| {
+        store.reader().map_or(0, |reader| reader.errors().1)
+    }),
+    ("late_reads_total", "counter", "Reads and probes of it that were late.", |store| {
+        store.reader().map_or(0, |reader| reader.slowness().0)
+    }),
+    ("probe_microseconds", "gauge", "How long the last probe of it took.", |store| {
+        store.reader().map_or(0, |reader| reader.slowness().1)
+    }),
+    ("bad_extents_total", "counter", "Extents of it that failed their checks.", |store| {
+        store.reader().map_or(0, Reader::bad_extents)
+    }),
+];
+
+fn device_metrics(core: &Core, labels: &[(&str, &str)]) -> String {
+    let devices = core.node.stores.devices();
+    let mut text = String::new();
+    for (name, kind, help, of) in DEVICE_METRICS.iter().filter(|_| !devices.is_empty()) {
+        let samples = devices.iter().map(|device| {
+            let path = device.path.to_string_lossy();
+            (render_labels(&[labels, &[("device", &*path)]].concat()), of(device))
+        });
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP tidegate_device_{name} {help}");
+        let _ = writeln!(text, "# TYPE tidegate_device_{name} {kind}");
+        for (labels, number) in samples {
+            let _ = writeln!(text, "tidegate_device_{name}{{{labels}}} {number}");
+        }
+    }
+    text
 }
 
 /// Brings the numbers up to date that others keep. They are kept on core 0, whatever core answers.
@@ -115,8 +177,21 @@ fn refresh_gauges(core: &Core) {
     first.memory_pressure.set(memory.pressure() as u64);
     first.objects_bytes.set(node.table.bytes());
     first.ram_tier_evictions_total.set(evictions);
-    if let Some(reader) = node.store.as_ref().and_then(|store| store.reader()) {
-        first.store_bad_extents_total.set(reader.bad_extents());
+    let stores = node.stores.devices();
+    let sum = |of: fn(&StoreFace) -> u64| stores.iter().map(|store| of(store)).sum();
+    first.store_bad_extents_total.set(sum(|s| s.reader().map_or(0, Reader::bad_extents)));
+    first.store_write_errors_total.set(sum(|s| s.reader().map_or(0, |r| r.errors().1)));
+    first.store_written_bytes_total.set(sum(|s| s.stats.written_bytes.load(Ordering::Relaxed)));
+    first
+        .store_lifetime_written_bytes
+        .set(sum(|s| s.stats.lifetime_written_bytes.load(Ordering::Relaxed)));
+    first.store_evicted_bytes_total.set(sum(|s| s.stats.evicted_bytes.load(Ordering::Relaxed)));
+    first.store_over_budget_total.set(sum(|s| s.stats.over_budget.load(Ordering::Relaxed)));
+    first.purge_journal_errors_total.set(sum(|s| s.stats.purge_errors.load(Ordering::Relaxed)));
+    // Of the drive that ends first.
+    let days = stores.iter().map(|s| s.stats.life_left_days.load(Ordering::Relaxed));
+    if let Some(days) = days.filter(|days| *days > 0).min() {
+        first.store_life_left_days.set(days - 1);
     }
     first.next_hop_ejections_total.set(node.hops.ejections());
     let (waited, turned_away) = node.hops.queued();

@@ -1,16 +1,16 @@
-//! The store's keeper: the one task that writes to a device, on a thread of its own; all cores send it what to keep.
+//! The keeper of a device: the one task that writes to it, on a thread of its own; all cores send it what to keep.
 //!
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
 //! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
 //! after it, nor written again at reclaim.
 
-use crate::admission::{AdmissionState, Budget, Level};
+use crate::admission::{Budget, Level};
 use crate::clock;
 use crate::device::RingDevice;
-use crate::node::StoreFace;
 use crate::object::{Object, Stored};
 use crate::purge::{Purges, Receipt};
+use crate::stores::{StoreFace, Stores, UNFIT_SPAN_MAX};
 use crate::table::Table;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -21,18 +21,19 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_cache::purge::{Judgement, Mode, Purge};
 use tidegate_contract::Machine;
-use tidegate_ring::{Elapsed, now, timeout};
+use tidegate_ring::{Elapsed, now, sleep, spawn, timeout};
 use tidegate_store::{
-    Device, ExpiryClass, ExtentHeader, ExtentKey, JournalError, Reader, RecoveryReport, Store,
-    Stream,
+    Device, DeviceState, ExpiryClass, ExtentHeader, ExtentKey, Geometry, JournalError, Reader,
+    RecoveryReport, Store, Stream,
 };
-use tidegate_telemetry::Counters;
 use tidegate_types::limits::BLOCK_BYTES;
 
-/// Bytes that may wait for the writer.
+/// Bytes that may wait for the writers of all devices.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// Bytes that are appended without being flushed.
+/// Bytes that are appended without being flushed, of all devices.
 const UNFLUSHED_BYTES_MAX: usize = 32 << 20;
+/// Of one device, however many there are (planned for in `tidegate_types::memory`).
+const DEVICE_BYTES_MIN: usize = 4 << 20;
 /// Longest time that appended extents stay unwritten.
 const FLUSH_SPAN: Duration = Duration::from_millis(250);
 
@@ -83,9 +84,10 @@ struct Inner {
 }
 
 /// What waits to be written. Shared by all cores.
-#[derive(Default)]
 pub struct KeepQueue {
     inner: Mutex<Inner>,
+    /// How many devices share what may wait.
+    devices: usize,
     /// Bytes of heads that wait: blocks lie in the arena, these do not.
     head_bytes: AtomicU64,
     /// What is in use now, also where only memory is asked.
@@ -93,6 +95,21 @@ pub struct KeepQueue {
 }
 
 impl KeepQueue {
+    /// The queue of one of `devices` devices.
+    pub fn new(devices: usize) -> KeepQueue {
+        KeepQueue {
+            inner: Mutex::default(),
+            devices: devices.max(1),
+            head_bytes: AtomicU64::new(0),
+            table: OnceLock::new(),
+        }
+    }
+
+    /// This device's share of what all may hold.
+    fn share(&self, bytes_max: usize) -> usize {
+        (bytes_max / self.devices).max(DEVICE_BYTES_MIN)
+    }
+
     /// From now on the keeper knows what this table knows.
     pub fn know(&self, table: Arc<Table>) {
         let _once = self.table.set(table);
@@ -102,7 +119,7 @@ impl KeepQueue {
     pub fn push(&self, keep: Keep) -> bool {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.bytes + keep.payload.len() > QUEUE_BYTES_MAX {
+            if inner.bytes + keep.payload.len() > self.share(QUEUE_BYTES_MAX) {
                 return false;
             }
             inner.bytes += keep.payload.len();
@@ -139,7 +156,8 @@ impl KeepQueue {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             if inner.done {
                 drop(inner);
-                receipt.give(Err("the store is closed; this node is stopping".to_owned()));
+                receipt
+                    .give(u64::MAX, Err("the store is closed; this node is stopping".to_owned()));
                 return;
             }
             inner.purges.push((purge, receipt));
@@ -198,7 +216,8 @@ impl KeepQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).done
     }
 
-    fn finished(&self) {
+    /// Nobody writes what is in it any more.
+    pub fn finished(&self) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).done = true;
     }
 
@@ -234,12 +253,11 @@ impl KeepQueue {
 }
 
 /// What the keeper is told of the drive's wear.
-pub struct Wear {
-    pub admission: Arc<AdmissionState>,
+struct Wear {
     /// `None`: it may write without limit.
-    pub budget: Option<Budget>,
+    budget: Option<Budget>,
     /// Bytes that the drive may take in its life.
-    pub rated_bytes: Option<u64>,
+    rated_bytes: Option<u64>,
 }
 
 /// What an extent takes on the device.
@@ -266,35 +284,97 @@ fn days_left(rated: Option<u64>, lifetime: u64, written: u64, span: Duration) ->
 pub fn begin(
     store: Store<RingDevice>,
     report: &RecoveryReport,
-    face: &StoreFace,
+    face: &Arc<StoreFace>,
+    stores: &Arc<Stores>,
     machine: &Machine,
-    counters: Arc<Counters>,
 ) -> impl Future<Output = ()> + use<> {
     let store_bytes = store.device().size();
     let budget = machine.store_writes_per_day.map(|writes| Budget::new(writes, store_bytes, 0.0));
-    let (purges, queue) = (face.purges.clone(), face.queue.clone());
-    purges.load(store.journal_records());
+    let purges = &face.common.purges;
+    purges.load(store.journal_records(), face.bit());
     let above = report.version_max.max(purges.newest()) + 1;
     // Purges that are lost, or that were given numbers below what they should reach: all is asked about once more.
-    if !face.raise_versions(above) || report.journal.pairs_lost > 0 {
-        purges.distrust(above);
-    }
+    let is_sound = face.raise_versions(above + 1) && report.journal.pairs_lost == 0;
+    let distrust = (!is_sound || face.is_distrusted())
+        .then(|| purges.distrust(above, face.bit()))
+        .filter(|_| face.is_distrusted()); // a damaged journal tells of itself the next time
     face.set_ready(store.reader());
-    let admission = face.admission.clone();
-    let wear = Wear { admission, budget, rated_bytes: machine.store_rated_bytes };
-    run(store, queue, purges, wear, counters)
+    let watching = watch(face.clone(), stores.clone(), store.device().clone(), store.geometry());
+    let wear = Wear { budget, rated_bytes: machine.store_rated_bytes };
+    let keeping = run(store, face.clone(), stores.clone(), wear, distrust);
+    async move {
+        spawn(watching);
+        keeping.await;
+    }
+}
+
+/// How often a device is probed; twice as long as anybody waits for a read.
+const PROBE_SPAN: Duration = Duration::from_secs(2);
+/// And when there is doubt.
+const PROBE_AGAIN_SPAN: Duration = Duration::from_millis(250);
+const PROBE_BYTES: usize = tidegate_store::SLOT_BYTES as usize;
+
+/// Reads a page now and then to see how long that takes, on the keeper's thread: a core may be late for reasons of its
+/// own. Retires a device that is of no use for long.
+async fn watch(face: Arc<StoreFace>, stores: Arc<Stores>, device: RingDevice, geometry: Geometry) {
+    let Some(reader) = face.reader() else { return };
+    let mut unfit_since: Option<Instant> = None;
+    let mut segment = 0;
+    let mut pause = PROBE_SPAN;
+    while !face.queue.is_done() {
+        sleep(pause).await;
+        // Elsewhere each time: a drive gives what it was asked for just now out of its memory.
+        segment = (segment + 1) % geometry.segment_count;
+        let began = now();
+        let read = device.read(geometry.slot_offset(segment, 0), PROBE_BYTES).await;
+        let span = now().saturating_duration_since(began);
+        reader.note_probe(read.map(|_| span));
+        let state = reader.state();
+        let is_doubtful = state == DeviceState::Slow || reader.is_late();
+        pause = if is_doubtful { PROBE_AGAIN_SPAN } else { PROBE_SPAN };
+        if matches!(state, DeviceState::Ok | DeviceState::Out) {
+            unfit_since = None;
+            continue;
+        }
+        let since = *unfit_since.get_or_insert_with(now);
+        let is_long = now().saturating_duration_since(since) >= UNFIT_SPAN_MAX;
+        if is_long && stores.is_another_well(&face) {
+            face.retire(Vec::new());
+        }
+    }
+}
+
+/// Answers for a device that cannot be used, until the queue is closed.
+pub async fn decline(face: &StoreFace) {
+    face.refuse();
+    while let Some(work) = face.queue.next().await {
+        if let Work::Purges(asked) = work {
+            face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+        }
+        face.queue.left_out();
+    }
+    face.queue.finished();
 }
 
 /// Writes what comes, until the queue is closed and empty.
-pub async fn run(
+async fn run(
     mut store: Store<RingDevice>,
-    queue: Arc<KeepQueue>,
-    purges: Arc<Purges>,
+    face: Arc<StoreFace>,
+    stores: Arc<Stores>,
     wear: Wear,
-    counters: Arc<Counters>,
+    distrust: Option<Purge>,
 ) {
-    let Wear { admission, mut budget, rated_bytes } = wear;
+    let (queue, admission) = (face.queue.clone(), face.admission.clone());
+    let (purges, stats) = (face.common.purges.clone(), &face.stats);
+    let Wear { mut budget, rated_bytes } = wear;
     let started = now();
+    if let Some(purge) = distrust {
+        let receipt = Arc::new(Receipt::of(face.bit().into()));
+        write_purges(&mut store, &face, &stores, vec![(purge, receipt.clone())]).await;
+        if receipt.is_good() {
+            face.enroll();
+        }
+    }
     let (mut appended, mut overhead, mut noted, mut unflushed) = (0, 0, 0, 0);
     let reclaim = Worth { purges: purges.clone(), queue: queue.clone(), reader: store.reader() };
     store.keep_if(move |header, payload, used| {
@@ -306,7 +386,7 @@ pub async fn run(
     loop {
         let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
-        counters.store_written_bytes_total.store(totals.bytes_written, Ordering::Relaxed);
+        stats.written_bytes.store(totals.bytes_written, Ordering::Relaxed);
         // What the store writes besides: summaries, what is appended again, purges.
         let besides = totals.bytes_written.saturating_sub(appended).max(overhead);
         if let Some(budget) = &mut budget {
@@ -319,15 +399,14 @@ pub async fn run(
             let _counted = store.note_written().await;
         }
         let lifetime = store.written_bytes();
-        counters.store_lifetime_written_bytes.set(lifetime);
+        stats.lifetime_written_bytes.store(lifetime, Ordering::Relaxed);
         if let Some(days) =
             days_left(rated_bytes, lifetime, written, now().saturating_duration_since(started))
         {
-            counters.store_life_left_days.set(days);
+            stats.life_left_days.store(days + 1, Ordering::Relaxed);
         }
-        counters.store_write_errors_total.store(totals.write_errors, Ordering::Relaxed);
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
-        counters.store_evicted_bytes_total.store(evicted, Ordering::Relaxed);
+        stats.evicted_bytes.store(evicted, Ordering::Relaxed);
         admission.set_written(lifetime, store_bytes, budget.is_some());
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
@@ -335,15 +414,15 @@ pub async fn run(
         }
         let next = match flush_at {
             // However much comes.
-            Some(at) if at <= now() || unflushed >= UNFLUSHED_BYTES_MAX => Err(Elapsed),
+            Some(at) if at <= now() || unflushed >= queue.share(UNFLUSHED_BYTES_MAX) => {
+                Err(Elapsed)
+            }
             Some(at) => timeout(at.saturating_duration_since(now()), queue.next()).await,
             // Looks at the budget now and then, also when nothing comes.
             None => timeout(LEVEL_SPAN, queue.next()).await,
         };
         match next {
-            Ok(Some(Work::Purges(asked))) => {
-                write_purges(&mut store, &purges, asked, &counters).await
-            }
+            Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, &stores, asked).await,
             Ok(Some(Work::Remove(remove))) => {
                 store.remove(&ExtentKey::head(remove.key));
                 for block in 0..remove.blocks {
@@ -360,7 +439,7 @@ pub async fn run(
             Ok(Some(Work::Keep(keep)))
                 if budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
             {
-                counters.store_over_budget_total.increment();
+                stats.over_budget.fetch_add(1, Ordering::Relaxed);
                 // A later request tries again.
                 if let Some(object) = &keep.object {
                     object.set_left_out();
@@ -446,10 +525,11 @@ impl Worth {
 /// Writes purges to the journal, tells those who wait, and forgets what is not needed any more.
 async fn write_purges(
     store: &mut Store<RingDevice>,
-    purges: &Purges,
+    face: &StoreFace,
+    stores: &Stores,
     asked: Vec<(Purge, Arc<Receipt>)>,
-    counters: &Counters,
 ) {
+    let (purges, stats) = (&face.common.purges, &face.stats);
     let records: Vec<_> = asked
         .iter()
         .map(|(purge, _)| Purge { at_ms: clock::to_disk(purge.at_ms), ..*purge }.encode())
@@ -467,12 +547,17 @@ async fn write_purges(
     }
     let outcome = match written {
         Ok(retired) => {
-            purges.retire(retired.iter().filter_map(decode));
+            purges.retire(retired.iter().filter_map(decode), face.bit());
             Ok(())
         }
         Err(error) => {
-            counters.purge_journal_errors_total.add(asked.len() as u64);
-            Err(error.to_string())
+            stats.purge_errors.fetch_add(asked.len() as u64, Ordering::Relaxed);
+            let is_slow = face.is_slow() && stores.is_another_well(face);
+            if is_slow || store.state() >= DeviceState::ReadOnly {
+                // It takes no purges any more, so that it must not be read any more.
+                return face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+            }
+            Err(format!("store {}: {error}", face.path.display()))
         }
     };
     if sums_up
@@ -482,7 +567,7 @@ async fn write_purges(
         purges.forget(dropped.iter().filter_map(decode));
     }
     for (_, receipt) in asked {
-        receipt.give(outcome.clone());
+        receipt.give(face.bit().into(), outcome.clone());
     }
 }
 

@@ -27,6 +27,7 @@ pub mod ram;
 pub mod reader;
 pub mod session;
 pub mod steps;
+pub mod stores;
 pub mod table;
 pub mod transaction;
 pub mod view;

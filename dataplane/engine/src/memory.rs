@@ -11,7 +11,7 @@
 //! taken and given back, never estimated from a sample; reading it takes no lock.
 
 use crate::fill::Windows;
-use crate::keeper::KeepQueue;
+use crate::stores::Stores;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tidegate_ring::Arena;
@@ -39,7 +39,7 @@ pub struct Memory {
     pub plan: MemoryPlan,
     arena: Arc<Arena>,
     windows: Arc<Windows>,
-    queue: Option<Arc<KeepQueue>>,
+    stores: Arc<Stores>,
     clients: AtomicU64,
 }
 
@@ -48,9 +48,9 @@ impl Memory {
         plan: MemoryPlan,
         arena: Arc<Arena>,
         windows: Arc<Windows>,
-        queue: Option<Arc<KeepQueue>>,
+        stores: Arc<Stores>,
     ) -> Memory {
-        Memory { plan, arena, windows, queue, clients: AtomicU64::new(0) }
+        Memory { plan, arena, windows, stores, clients: AtomicU64::new(0) }
     }
 
     /// Of all fills.
@@ -70,7 +70,8 @@ impl Memory {
 
     /// Bytes of the flexible part that are taken.
     pub fn flexible_used(&self) -> u64 {
-        let heads = self.queue.as_ref().map_or(0, |queue| queue.head_bytes());
+        let stores = self.stores.devices().iter();
+        let heads: u64 = stores.map(|store| store.queue.head_bytes()).sum();
         let clients = self.clients.load(Ordering::Relaxed);
         let sealed = tidegate_fill::sealed_bytes();
         clients + self.windows.making() + heads + sealed + self.arena.heap_bytes()

@@ -1,25 +1,22 @@
 //! What the cores of one process share ([`Node`]) and what each has for itself ([`Core`]).
 
-use crate::admission::AdmissionState;
-use crate::clock::wall_ms;
 use crate::device::RingDevice;
 use crate::fill::Windows;
 use crate::isolate::isolated;
-use crate::keeper::KeepQueue;
 use crate::memory::Memory;
 use crate::purge::Purges;
 use crate::ram::RamTier;
+use crate::stores::{StoreFace, Stores};
 use crate::table::Table;
 use crate::view::View;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
-use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tidegate_fill::{Hops, Pool, Timeouts};
 use tidegate_ring::Arena;
@@ -27,61 +24,13 @@ use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
 use tidegate_types::memory::MemoryPlan;
 
-/// The store, as all cores see it. A node serves before its store has been read: until then nothing is found in it,
-/// and what it shall keep waits.
-pub struct StoreFace {
-    pub path: PathBuf,
-    reader: OnceLock<Reader>,
-    pub queue: Arc<KeepQueue>,
-    /// What its journal says was purged.
-    pub purges: Arc<Purges>,
-    pub admission: Arc<AdmissionState>,
-    /// The node's; see [`Node::next_version`].
-    versions: Arc<AtomicU64>,
-}
-
-impl StoreFace {
-    /// A store that is still to be read.
-    pub fn new(path: PathBuf, admission: Arc<AdmissionState>) -> StoreFace {
-        StoreFace {
-            path,
-            reader: OnceLock::new(),
-            queue: Arc::default(),
-            purges: Arc::default(),
-            admission,
-            versions: first_versions(),
-        }
-    }
-
-    /// For lookups; `None`: it is still being read.
-    pub fn reader(&self) -> Option<&Reader> {
-        self.reader.get()
-    }
-
-    /// Versions from now on are not below `floor`, which is above all that lies in the store or was purged. `false`: those
-    /// that were given out before were (the clock was set back), so a purge meanwhile may have missed something.
-    pub fn raise_versions(&self, floor: u64) -> bool {
-        self.versions.fetch_max(floor, Ordering::SeqCst) >= floor
-    }
-
-    /// It has been read, and its journal: from now on it is looked into.
-    pub fn set_ready(&self, reader: Reader) {
-        let _once = self.reader.set(reader);
-    }
-}
-
-/// Versions begin at the wall clock's milliseconds times 2 to the 20th: above those of earlier runs.
-fn first_versions() -> Arc<AtomicU64> {
-    Arc::new(AtomicU64::new(wall_ms() << 20))
-}
-
 /// State of one data plane process.
 pub struct Node {
     pub view: ArcSwap<View>,
     pub table: Arc<Table>,
     pub ram: RamTier,
     pub memory: Arc<Memory>,
-    pub store: Option<Arc<StoreFace>>,
+    pub stores: Arc<Stores>,
     pub purges: Arc<Purges>,
     pub hops: Arc<Hops>,
     pub arena: Arc<Arena>,
@@ -92,7 +41,6 @@ pub struct Node {
     pub timeouts: Timeouts,
     pub started: Instant,
     pub draining: AtomicBool,
-    versions: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -102,32 +50,23 @@ impl Node {
         view: View,
         hops: Arc<Hops>,
         plan: MemoryPlan,
-        store: Option<Arc<StoreFace>>,
+        stores: Arc<Stores>,
         arena: Arc<Arena>,
         counters: Vec<Arc<Counters>>,
         log: SyncSender<Vec<u8>>,
     ) -> Node {
-        let purges = store.as_ref().map(|store| store.purges.clone()).unwrap_or_default();
         let windows = Arc::new(Windows::new((plan.flexible / 4).max(WINDOWS_BYTES_MIN)));
         let table = Arc::new(Table::new(plan.objects, windows.clone()));
         let ram_bytes = view.me.machine.ram_bytes;
-        if let Some(store) = &store {
-            store.queue.know(table.clone());
-        }
+        stores.know(&table);
         let role = view.me.role;
         Node {
             view: ArcSwap::from_pointee(view),
             table,
-            memory: Arc::new(Memory::new(
-                plan,
-                arena.clone(),
-                windows,
-                store.as_ref().map(|s| s.queue.clone()),
-            )),
+            memory: Arc::new(Memory::new(plan, arena.clone(), windows, stores.clone())),
             ram: RamTier::new(ram_bytes),
-            versions: store.as_ref().map_or_else(first_versions, |store| store.versions.clone()),
-            store,
-            purges,
+            purges: stores.purges().clone(),
+            stores,
             hops,
             arena,
             counters,
@@ -140,7 +79,7 @@ impl Node {
 
     /// A version number that no object of this store has had: rises within a run, and between runs by the clock.
     pub fn next_version(&self) -> u64 {
-        self.versions.fetch_add(1, Ordering::Relaxed)
+        self.stores.next_version()
     }
 }
 
@@ -152,7 +91,8 @@ pub struct Core {
     pub node: Arc<Node>,
     pub index: usize,
     pub pool: Rc<Pool>,
-    pub device: OnceCell<Option<RingDevice>>,
+    /// Its handles of the store's devices.
+    pub devices: Vec<OnceCell<Option<RingDevice>>>,
     pub counters: Arc<Counters>,
     /// Clients connected now.
     pub clients: Cell<usize>,
@@ -169,9 +109,9 @@ const ENTRY_BYTES: u64 = 192;
 const LINES_BYTES: usize = 128 * 1024;
 
 impl Core {
-    /// The store for lookups, and this core's handle of its device, once it has been read.
-    pub fn disk(&self) -> Option<(&StoreFace, &Reader, &RingDevice)> {
-        let store = self.node.store.as_ref()?;
+    /// The device that `key` lies on if it is stored, for lookups, and this core's handle of it, once it has been read.
+    pub fn disk(&self, key: u128) -> Option<(&StoreFace, &Reader, &RingDevice)> {
+        let (number, store) = self.node.stores.home(key).filter(|(_, store)| !store.is_slow())?;
         let reader = store.reader()?;
         let open = || match RingDevice::open(&store.path, false, self.node.arena.clone()) {
             Ok(device) => Some(device),
@@ -181,7 +121,7 @@ impl Core {
                 None
             }
         };
-        Some((store, reader, self.device.get_or_init(open).as_ref()?))
+        Some((store, reader, self.devices.get(number)?.get_or_init(open).as_ref()?))
     }
 
     /// Writes the access log line of a transaction.

@@ -6,16 +6,17 @@
 //!
 //! Must stay true: a fill whose question went out before the purge neither feeds requests that came after it nor
 //! leaves a head on disk; a rule is forgotten only when nothing that it reaches can come back: no older head lies on
-//! the device (`tidegate_store`'s journal tells), the object table has been swept, and no older fill runs.
+//! any device (their journals tell, `tidegate_store`), the object table has been swept, and no older fill runs.
 
 use crate::clock::{self, now_ms};
 use crate::fill::Fill;
 use crate::keeper::Remove;
 use crate::node::Core;
 use crate::object::Object;
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 use tidegate_cache::blocks::block_count;
@@ -27,6 +28,8 @@ use tidegate_store::JournalRecord;
 const RULE_LIFE_MIN_MS: u64 = 15 * 60 * 1000;
 /// How long an order waits for the journal.
 const JOURNAL_SPAN_MAX: Duration = Duration::from_secs(5);
+/// And then for the roll, without those who could not write theirs.
+const ROLL_SPAN_MAX: Duration = Duration::from_secs(1);
 
 /// The purges of one process.
 #[derive(Debug, Default)]
@@ -35,28 +38,64 @@ pub struct Purges {
     /// Rises with each purge; an object that was judged at this number need not be judged again.
     stamp: AtomicU64,
     newest: AtomicU64,
+    needed: Mutex<Needed>,
+}
+
+#[derive(Debug, Default)]
+struct Needed {
+    /// By number: the purge, and the bits of the devices that may hold older heads.
+    by: HashMap<u64, (Purge, u32)>,
     /// Purges that no head on disk needs any more.
-    retired: Mutex<Vec<Purge>>,
+    retired: Vec<Purge>,
+}
+
+impl Needed {
+    /// The devices of `bits` need this one no more.
+    fn release(&mut self, number: u64, bits: u32) {
+        if let Some((purge, left)) = self.by.get_mut(&number) {
+            *left &= !bits;
+            if *left == 0 {
+                let purge = *purge;
+                self.by.remove(&number);
+                self.retired.push(purge);
+            }
+        }
+    }
 }
 
 impl Purges {
-    /// Takes what the journal of a store says, at start.
-    pub fn load<'a>(&self, records: impl Iterator<Item = &'a JournalRecord>) {
+    /// Takes what the journal of a device says, at start.
+    pub fn load<'a>(&self, records: impl Iterator<Item = &'a JournalRecord>, bit: u32) {
         for record in records {
             if let Some(mut purge) = Purge::decode(&record.payload) {
                 purge.at_ms = clock::from_disk(purge.at_ms);
-                self.add(&purge);
+                self.add(&purge, bit);
             }
         }
     }
 
-    /// The journal may have lost purges: whatever was stored before `number` is stale.
-    pub fn distrust(&self, number: u64) {
+    /// A journal may have lost purges: whatever was stored before `number` is stale. Gives the purge that says so.
+    pub fn distrust(&self, number: u64, bit: u32) -> Purge {
         let handle = Target::All.handle("").unwrap_or_default();
-        self.add(&Purge { handle, service: 0, number, at_ms: now_ms(), mode: Mode::Soft });
+        let purge = Purge { handle, service: 0, number, at_ms: now_ms(), mode: Mode::Soft };
+        self.add(&purge, bit);
+        purge
     }
 
-    fn add(&self, purge: &Purge) {
+    fn needed(&self) -> MutexGuard<'_, Needed> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it holds; the devices of `bits` need it.
+    pub fn add(&self, purge: &Purge, bits: u32) {
+        {
+            let mut needed = self.needed();
+            if bits == 0 {
+                needed.retired.push(*purge);
+            } else {
+                needed.by.entry(purge.number).or_insert((*purge, 0)).1 |= bits;
+            }
+        }
         self.rules.write().unwrap_or_else(PoisonError::into_inner).add(purge);
         self.newest.fetch_max(purge.number, Ordering::SeqCst);
         self.stamp.fetch_add(1, Ordering::SeqCst);
@@ -102,15 +141,33 @@ impl Purges {
             && self.judge(&handles(), fill.number, fill.number) != Judgement::Kept
     }
 
-    /// The journal has given these up: no head on the device is older.
-    pub fn retire(&self, purges: impl Iterator<Item = Purge>) {
-        self.retired.lock().unwrap_or_else(PoisonError::into_inner).extend(purges);
+    /// The journal of the device with this bit has given these up: no head on it is older.
+    pub fn retire(&self, purges: impl Iterator<Item = Purge>, bit: u32) {
+        let mut needed = self.needed();
+        purges.for_each(|purge| needed.release(purge.number, bit));
+    }
+
+    /// How many purges no device needs any more.
+    #[cfg(test)]
+    pub(crate) fn retired(&self) -> usize {
+        self.needed().retired.len()
+    }
+
+    /// The device with this bit is not read any more.
+    pub fn release(&self, bit: u32) {
+        let mut needed = self.needed();
+        let numbers: Vec<u64> = needed.by.keys().copied().collect();
+        numbers.into_iter().for_each(|number| needed.release(number, bit));
     }
 
     /// A later purge says all that these said.
     pub fn forget(&self, purges: impl Iterator<Item = Purge>) {
+        let mut needed = self.needed();
         let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        purges.for_each(|purge| rules.forget(&purge));
+        purges.for_each(|purge| {
+            needed.by.remove(&purge.number);
+            rules.forget(&purge);
+        });
     }
 }
 
@@ -148,7 +205,12 @@ pub async fn purge(
 ) -> Result<u64, PurgeError> {
     let handle = target.handle(service).map_err(PurgeError::Target)?;
     let (number, receipt) = issue(core, service, handle, mode);
-    match timeout(JOURNAL_SPAN_MAX, receipt.wait()).await {
+    let mut outcome = timeout(JOURNAL_SPAN_MAX, receipt.wait()).await;
+    if outcome.is_err() {
+        core.node.stores.give_up_on(&receipt);
+        outcome = timeout(ROLL_SPAN_MAX, receipt.wait()).await;
+    }
+    match outcome {
         Ok(Ok(())) => Ok(number),
         Ok(Err(why)) => Err(PurgeError::NotDurable(why)),
         Err(_) => Err(PurgeError::NotDurable(format!(
@@ -163,40 +225,53 @@ pub fn issue(core: &Core, service: &str, handle: u64, mode: Mode) -> (u64, Arc<R
     let node = &core.node;
     let number = node.next_version();
     let purge = Purge { handle, service: service_handle(service), number, at_ms: now_ms(), mode };
-    node.purges.add(&purge);
     core.count(|c| &c.purges_total, 1);
-    let receipt = Arc::new(Receipt::default());
-    match &node.store {
-        Some(store) => store.queue.push_purge(purge, receipt.clone()),
-        None => {
-            node.purges.retire(std::iter::once(purge));
-            receipt.give(Ok(()));
-        }
-    }
-    (number, receipt)
+    (number, node.stores.record(purge))
 }
 
-/// Told by the keeper when a purge is on disk.
-#[derive(Debug, Default)]
+/// Told by the keepers when a purge is on disk.
+#[derive(Debug)]
 pub struct Receipt {
     state: Mutex<ReceiptState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ReceiptState {
+    /// Bits of those who have not said anything yet.
+    missing: u64,
     outcome: Option<Result<(), String>>,
     waiter: Option<Waker>,
 }
 
 impl Receipt {
-    /// The outcome; the first counts.
-    pub fn give(&self, outcome: Result<(), String>) {
+    /// One that all of these bits have to give.
+    pub fn of(bits: u64) -> Receipt {
+        let outcome = (bits == 0).then_some(Ok(()));
+        Receipt { state: Mutex::new(ReceiptState { missing: bits, outcome, waiter: None }) }
+    }
+
+    /// Who has not given it yet.
+    pub fn missing(&self) -> u64 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).missing
+    }
+
+    /// One of those who have to has it on disk; the first who has not counts for all.
+    pub fn give(&self, bit: u64, outcome: Result<(), String>) {
         let waker = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.outcome.get_or_insert(outcome);
-            state.waiter.take()
+            state.missing &= !bit;
+            if state.missing == 0 || outcome.is_err() {
+                state.outcome.get_or_insert(outcome);
+            }
+            if state.outcome.is_some() { state.waiter.take() } else { None }
         };
         waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether all have given it.
+    pub fn is_good(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(state.outcome, Some(Ok(())))
     }
 
     async fn wait(&self) -> Result<(), String> {
@@ -244,7 +319,7 @@ fn drop_object(core: &Core, object: &Arc<Object>) {
     for block in 0..blocks {
         node.ram.remove(&(object.key, object.version(), block));
     }
-    if let Some(store) = &node.store {
+    for store in node.stores.places(object.key) {
         store.queue.push_remove(Remove { key: object.key, version: object.version(), blocks });
     }
 }
@@ -256,13 +331,13 @@ const REMOVED_BLOCKS_MAX: u32 = 1024;
 pub fn sweep(core: &Core) {
     let purges = &core.node.purges;
     let due: Vec<Purge> = {
-        let mut retired = purges.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = &mut purges.needed().retired;
         let now = now_ms();
         let is_due = |purge: &Purge| now.saturating_sub(purge.at_ms) >= RULE_LIFE_MIN_MS;
         if !retired.iter().any(is_due) {
             return;
         }
-        let (due, rest) = std::mem::take(&mut *retired).into_iter().partition(is_due);
+        let (due, rest) = std::mem::take(retired).into_iter().partition(is_due);
         *retired = rest;
         due
     };
@@ -274,5 +349,5 @@ pub fn sweep(core: &Core) {
     let (over, not_yet): (Vec<Purge>, Vec<Purge>) =
         due.into_iter().partition(|purge| oldest_fill.is_none_or(|number| number > purge.number));
     purges.forget(over.into_iter());
-    purges.retire(not_yet.into_iter());
+    purges.needed().retired.extend(not_yet);
 }

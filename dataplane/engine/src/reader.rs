@@ -5,7 +5,7 @@
 
 use crate::device::RingDevice;
 use crate::fill::{Fill, Progress};
-use crate::node::{Core, StoreFace};
+use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object, Stored};
 use crate::steps::fill::fill_part;
 use crate::table::Claim;
@@ -153,9 +153,9 @@ impl ObjectReader {
 
     async fn read_store(&self, block: u32) -> Option<Bytes> {
         let key = ExtentKey::block(self.object.key, self.object.version(), block);
-        let waiting = |store: &Arc<StoreFace>| store.queue.find(&key);
-        let Some((store, reader, device)) = self.core.disk() else {
-            return self.core.node.store.as_ref().and_then(waiting);
+        let Some((store, reader, device)) = self.core.disk(key.key) else {
+            let (_, store) = self.core.node.stores.home(key.key)?;
+            return store.queue.find(&key);
         };
         if is_inline(&self.object)
             && let Some(body) = self.read_inline(reader, device).await
@@ -195,13 +195,14 @@ fn is_inline(object: &Object) -> bool {
 
 /// Whether the store has this block, as far as its index tells.
 fn is_stored(core: &Core, object: &Object, block: u32) -> bool {
-    core.node.store.as_ref().is_some_and(|store| {
+    core.node.stores.home(object.key).is_some_and(|(_, store)| {
         let key = ExtentKey::block(object.key, object.version(), block);
         let has = |reader: &Reader| {
             (is_inline(object) && reader.contains(&ExtentKey::head(object.key)))
                 || reader.contains(&key)
         };
-        store.reader().is_some_and(has) || store.queue.find(&key).is_some()
+        store.reader().filter(|_| !store.is_slow()).is_some_and(has)
+            || store.queue.find(&key).is_some()
     })
 }
 
@@ -228,7 +229,7 @@ pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
 
 /// The object whose head lies in the store, if one does.
 pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
-    let (_, reader, device) = core.disk()?;
+    let (_, reader, device) = core.disk(key)?;
     let extent = match tidegate_store::read(reader, device, &ExtentKey::head(key)).await {
         Ok(extent) => extent?,
         Err(_) => {

@@ -22,6 +22,8 @@ pub struct FormatOptions {
     pub journal_bytes: u32,
     /// Format even if the device holds something.
     pub overwrite: bool,
+    /// Bytes that were written to the device before: its wear goes on.
+    pub written_bytes: u64,
 }
 
 impl FormatOptions {
@@ -31,6 +33,7 @@ impl FormatOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             journal_bytes: JOURNAL_BYTES_DEFAULT,
             overwrite: false,
+            written_bytes: 0,
         }
     }
 }
@@ -55,7 +58,8 @@ pub async fn format<D: Device>(
             return Err(FormatError::NotBlank { offset, store });
         }
     }
-    let superblock = Superblock { uuid: options.uuid, geometry, epoch: 0, written_bytes: 0 };
+    let FormatOptions { uuid, written_bytes, .. } = options;
+    let superblock = Superblock { uuid, geometry, epoch: 0, written_bytes };
     // The second copy is wiped first: two sound superblocks of two stores never stand side by side.
     write_copy(device, 1, None).await.map_err(FormatError::Device)?;
     // All of it: pages of a store that was here before would look like damaged ones of this store.

@@ -1,32 +1,58 @@
 //! The health of one device, shared by its writer and all its readers.
 //!
-//! Owns the state ok -> readonly -> out and the runs of errors that move it. Must stay true: the state gets
-//! worse by itself and better only by [`Health::rejoin`], which an operator asks for; a device that is out
-//! answers no lookups, so a dying disk costs misses and not seconds.
+//! Owns the state and the runs of errors and of slow reads that move it:
+//! ```text
+//! ok <-> slow       reads time out, or probes are slow; probes are fast again
+//! ok -> readonly    writes fail
+//! any -> out        reads fail
+//! ```
+//! Must stay true: but for slow, the state gets better only by [`Health::rejoin`], which an operator asks for; a device
+//! that is out answers no lookups, and nobody asks one that is slow, so a dying disk costs misses and not seconds. A
+//! read that times out is no failed read: a drive that stalls is not broken yet.
+//!
+//! There is no clock here: who probes the device says how long that took.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What a device still does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeviceState {
     /// Reads and writes.
     Ok,
+    /// Reads and writes, but so slowly that the next hop is faster.
+    Slow,
     /// Reads only: too many writes failed in a row.
     ReadOnly,
     /// Neither: too many reads failed in a row.
     Out,
 }
 
-impl fmt::Display for DeviceState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl DeviceState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
             DeviceState::Ok => "ok",
+            DeviceState::Slow => "slow",
             DeviceState::ReadOnly => "readonly",
             DeviceState::Out => "out",
-        })
+        }
     }
 }
+
+impl fmt::Display for DeviceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A probe that takes longer is slow: the next hop answers in less.
+const SLOW_SPAN: Duration = Duration::from_millis(250);
+/// Late reads and slow probes in a row until a device is slow.
+const SLOW_READS_MAX: u32 = 4;
+/// Fast probes in a row until it is not any more.
+const FAST_PROBES: u32 = 5;
 
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -34,10 +60,15 @@ pub(crate) struct Health {
     write_errors_in_a_row: AtomicU32,
     flush_errors_in_a_row: AtomicU32,
     read_errors_in_a_row: AtomicU32,
+    pub(crate) slow_in_a_row: AtomicU32,
+    fast_in_a_row: AtomicU32,
     write_errors_max: u32,
     read_errors_max: u32,
     pub(crate) write_errors: AtomicU64,
     pub(crate) read_errors: AtomicU64,
+    pub(crate) slow_reads: AtomicU64,
+    /// Of the last probe.
+    pub(crate) probe_us: AtomicU64,
     pub(crate) bad_extents: AtomicU64,
 }
 
@@ -48,10 +79,14 @@ impl Health {
             write_errors_in_a_row: AtomicU32::new(0),
             flush_errors_in_a_row: AtomicU32::new(0),
             read_errors_in_a_row: AtomicU32::new(0),
+            slow_in_a_row: AtomicU32::new(0),
+            fast_in_a_row: AtomicU32::new(0),
             write_errors_max,
             read_errors_max,
             write_errors: AtomicU64::new(0),
             read_errors: AtomicU64::new(0),
+            slow_reads: AtomicU64::new(0),
+            probe_us: AtomicU64::new(0),
             bad_extents: AtomicU64::new(0),
         }
     }
@@ -59,7 +94,8 @@ impl Health {
     pub(crate) fn state(&self) -> DeviceState {
         match self.state.load(Ordering::Relaxed) {
             0 => DeviceState::Ok,
-            1 => DeviceState::ReadOnly,
+            1 => DeviceState::Slow,
+            2 => DeviceState::ReadOnly,
             _ => DeviceState::Out,
         }
     }
@@ -72,6 +108,7 @@ impl Health {
         self.write_errors_in_a_row.store(0, Ordering::Relaxed);
         self.flush_errors_in_a_row.store(0, Ordering::Relaxed);
         self.read_errors_in_a_row.store(0, Ordering::Relaxed);
+        self.slow_in_a_row.store(0, Ordering::Relaxed);
         self.state.store(DeviceState::Ok as u8, Ordering::Relaxed);
     }
 
@@ -99,8 +136,37 @@ impl Health {
 
     pub(crate) fn read_ok(&self) {
         // Loaded first, so that the many good reads of all cores share the cache line without writing to it.
-        if self.read_errors_in_a_row.load(Ordering::Relaxed) != 0 {
-            self.read_errors_in_a_row.store(0, Ordering::Relaxed);
+        for run in [&self.read_errors_in_a_row, &self.slow_in_a_row] {
+            if run.load(Ordering::Relaxed) != 0 {
+                run.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A read took longer than anybody waits.
+    pub(crate) fn read_late(&self) {
+        self.slow_reads.fetch_add(1, Ordering::Relaxed);
+        let run = self.slow_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if run >= SLOW_READS_MAX {
+            self.worsen(DeviceState::Slow);
+        }
+    }
+
+    /// A read that nobody waits for took so long.
+    pub(crate) fn probed(&self, span: Duration) {
+        let us = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        self.probe_us.store(us, Ordering::Relaxed);
+        if span >= SLOW_SPAN {
+            self.fast_in_a_row.store(0, Ordering::Relaxed);
+            return self.read_late();
+        }
+        self.read_ok();
+        let run = self.fast_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if run >= FAST_PROBES {
+            // Only from slow: what is worse stays.
+            let (slow, ok) = (DeviceState::Slow as u8, DeviceState::Ok as u8);
+            let _was_not =
+                self.state.compare_exchange(slow, ok, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
@@ -110,5 +176,53 @@ impl Health {
         if run >= self.read_errors_max {
             self.worsen(DeviceState::Out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Duration = Duration::from_millis(1);
+    const LATE: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn slow_comes_and_goes_by_runs() {
+        let health = Health::new(3, 16);
+        for _ in 0..100 {
+            for _ in 1..SLOW_READS_MAX {
+                health.read_late();
+            }
+            health.read_ok(); // it is busy, not slow
+        }
+        assert_eq!(health.state(), DeviceState::Ok);
+        health.read_late();
+        for _ in 1..SLOW_READS_MAX {
+            assert_eq!(health.state(), DeviceState::Ok);
+            health.probed(LATE);
+        }
+        assert_eq!(health.state(), DeviceState::Slow);
+        for _ in 0..10 {
+            (1..FAST_PROBES).for_each(|_| health.probed(FAST));
+            health.probed(SLOW_SPAN);
+        }
+        assert_eq!(health.state(), DeviceState::Slow);
+        (0..FAST_PROBES).for_each(|_| health.probed(FAST));
+        assert_eq!(health.state(), DeviceState::Ok);
+    }
+
+    #[test]
+    fn what_failed_is_not_mended_by_being_fast() {
+        let health = Health::new(3, 4);
+        (0..3).for_each(|_| health.note_write(false));
+        (0..20).for_each(|_| health.probed(LATE));
+        assert_eq!(health.state(), DeviceState::ReadOnly);
+        (0..20).for_each(|_| health.probed(FAST));
+        assert_eq!(health.state(), DeviceState::ReadOnly);
+        (0..4).for_each(|_| health.read_failed());
+        (0..20).for_each(|_| health.probed(FAST));
+        assert_eq!(health.state(), DeviceState::Out);
+        health.rejoin();
+        assert_eq!(health.state(), DeviceState::Ok);
     }
 }

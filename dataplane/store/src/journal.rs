@@ -226,7 +226,7 @@ impl<D: Device> Store<D> {
         &mut self,
         payloads: &[[u8; RECORD_PAYLOAD_BYTES]],
     ) -> Result<Vec<JournalRecord>, JournalError> {
-        if self.state() != DeviceState::Ok {
+        if self.state() >= DeviceState::ReadOnly {
             return Err(JournalError::Refused(self.state()));
         }
         let mut retired = Vec::new();

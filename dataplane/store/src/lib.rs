@@ -30,6 +30,7 @@ mod layout;
 mod reader;
 mod reclaim;
 mod recover;
+mod roll;
 mod segment;
 mod store;
 mod summary;
@@ -55,8 +56,9 @@ pub use layout::{
 };
 pub use reader::{Location, Reader, read, verify_extent};
 pub use recover::RecoveryReport;
+pub use roll::{Roll, RollEntry, Standing};
 pub use segment::{SegmentHeader, Stream};
 pub use store::{Counters, OpenOptions, Store};
 pub use summary::{Summary, SummaryRow, summary_slots};
-pub use superblock::{CopyState, Superblock};
+pub use superblock::{CopyState, Superblock, identify};
 pub use writer::Appended;

@@ -12,12 +12,14 @@
 //!   came, (2) fails, or it is the same key written again and (4) proves it whole;
 //! - the segment is reclaimed and not yet written: the bytes are still those of the extent asked for.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::device::Device;
+use crate::device::{Device, DeviceError};
 use crate::error::{BadExtent, ReadFault};
 use crate::extent::{Extent, ExtentHeader, ExtentKey};
 use crate::health::{DeviceState, Health};
@@ -95,9 +97,35 @@ impl Reader {
         }
     }
 
-    /// To be told by whoever reads the device: a run of failures puts it out.
-    pub fn note_read(&self, ok: bool) {
-        if ok { self.shared.health.read_ok() } else { self.shared.health.read_failed() }
+    /// To be told by whoever reads the device: a run of failures puts it out, one of late answers makes it slow.
+    pub fn note_read(&self, outcome: Result<(), DeviceError>) {
+        match outcome {
+            Ok(()) => self.shared.health.read_ok(),
+            Err(error) if error.kind == ErrorKind::TimedOut => self.shared.health.read_late(),
+            Err(_) => self.shared.health.read_failed(),
+        }
+    }
+
+    /// To be told by whoever reads the device now and then only to see how long it takes.
+    pub fn note_probe(&self, outcome: Result<Duration, DeviceError>) {
+        match outcome {
+            Ok(span) => self.shared.health.probed(span),
+            Err(error) if error.kind == ErrorKind::TimedOut => {
+                self.shared.health.probed(Duration::MAX);
+            }
+            Err(_) => self.shared.health.read_failed(),
+        }
+    }
+
+    /// Whether the last read was late.
+    pub fn is_late(&self) -> bool {
+        self.shared.health.slow_in_a_row.load(Ordering::Relaxed) > 0
+    }
+
+    /// Reads that were late since the device was opened, and the microseconds that the last probe took.
+    pub fn slowness(&self) -> (u64, u64) {
+        let health = &self.shared.health;
+        (health.slow_reads.load(Ordering::Relaxed), health.probe_us.load(Ordering::Relaxed))
     }
 
     /// Extents found bad since the device was opened, by reads and by [`Reader::count_bad`].
@@ -108,6 +136,17 @@ impl Reader {
     /// A sound extent whose payload makes no sense to its owner.
     pub fn count_bad(&self) {
         self.shared.health.bad_extents.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on the device answers no lookups and takes no writes.
+    pub fn retire(&self) {
+        self.shared.health.worsen(DeviceState::Out);
+    }
+
+    /// Failed reads and failed writes since the device was opened.
+    pub fn errors(&self) -> (u64, u64) {
+        let health = &self.shared.health;
+        (health.read_errors.load(Ordering::Relaxed), health.write_errors.load(Ordering::Relaxed))
     }
 
     pub fn state(&self) -> DeviceState {
@@ -173,7 +212,7 @@ pub async fn read<D: Device>(
     for _ in 0..ATTEMPTS_MAX {
         let Some(location) = reader.locate(key) else { return Ok(None) };
         let read = device.read(location.offset, location.len as usize).await;
-        reader.note_read(read.is_ok());
+        reader.note_read(read.as_ref().map(|_| ()).map_err(|error| *error));
         match verify_extent(key, &location, read.map_err(ReadFault)?) {
             Ok(extent) => return Ok(Some(extent)),
             Err(bad) if reader.note_bad(key, &location, bad) => {}

@@ -213,7 +213,7 @@ impl<D: Device> Store<D> {
     /// Gives walked segments a summary of what was verified, if it fits behind it.
     async fn reseal(&mut self, walked: Vec<Summary>, report: &mut RecoveryReport) {
         for summary in walked {
-            if self.state() != DeviceState::Ok {
+            if self.state() >= DeviceState::ReadOnly {
                 return;
             }
             let slots = summary_slots(summary.rows.len());

@@ -225,7 +225,7 @@ impl<D: Device> Store<D> {
     /// # Errors
     /// When a superblock could not be written; the other copy stays good.
     pub async fn note_written(&mut self) -> Result<(), DeviceError> {
-        if self.state() != DeviceState::Ok {
+        if self.state() >= DeviceState::ReadOnly {
             return Ok(());
         }
         self.superblock.written_bytes = self.written_bytes();

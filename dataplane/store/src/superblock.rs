@@ -105,6 +105,15 @@ impl Superblock {
     }
 }
 
+/// Who the device is, without reading what it holds.
+///
+/// # Errors
+/// When the device is not ours, or no superblock can be read.
+pub async fn identify<D: Device>(device: &D) -> Result<Superblock, OpenError> {
+    let copies = read_copies(device).await;
+    choose(device, &copies).await
+}
+
 /// Reads both copies.
 pub(crate) async fn read_copies<D: Device>(device: &D) -> [CopyState; 2] {
     let mut copies = [CopyState::Bad(BadRecord::Short); 2];

@@ -199,7 +199,7 @@ impl<D: Device> Store<D> {
     ) -> Result<(), AppendError> {
         let segment_slots = self.map.geometry.segment_slots();
         loop {
-            if self.state() != DeviceState::Ok {
+            if self.state() >= DeviceState::ReadOnly {
                 return Err(AppendError::Refused(self.state()));
             }
             if self.begin(stream) {

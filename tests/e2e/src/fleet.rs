@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
     HeaderRule, Keys, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot,
-    Steering, sign,
+    Steering, StoreDevice, sign,
 };
 
 /// How a fleet is made.
@@ -392,7 +392,9 @@ impl Fleet {
         self.until("the node settles", |fleet| {
             let status = fleet.status(id);
             status["counters"]["fills_open"] == 0
-                && status["store"].get("unwritten_extents").is_none_or(|n| *n == 0)
+                && status["stores"]
+                    .as_array()
+                    .is_some_and(|stores| stores.iter().all(|s| s["unwritten_extents"] == 0))
         });
     }
 
@@ -461,11 +463,16 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 memory_bytes: None,
                 ram_bytes: options.ram_bytes,
                 store_extent_bytes: 64 << 10,
-                store_path: options
+                stores: options
                     .store_bytes
                     .filter(|_| caching)
-                    .map(|_| dir.join(format!("{id}.store")).display().to_string()),
-                store_bytes: options.store_bytes.unwrap_or(0),
+                    .map(|bytes| {
+                        let path = dir.join(format!("{id}.store")).display().to_string();
+                        StoreDevice { path, bytes }
+                    })
+                    .into_iter()
+                    .collect(),
+                state_dir: dir.display().to_string(),
                 origin_root: (!caching).then(|| dir.join("origin").display().to_string()),
                 store_admission: Admission::Always,
                 store_writes_per_day: None,

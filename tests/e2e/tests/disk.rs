@@ -22,7 +22,7 @@ fn options() -> FleetOptions {
 }
 
 fn edge_store(fleet: &Fleet) -> PathBuf {
-    fleet.member("edge-1").server.machine.store_path.clone().unwrap().into()
+    fleet.member("edge-1").server.machine.stores[0].path.clone().into()
 }
 
 /// Puts and asks for files, so that the edge has stored them; gives names and bytes.
@@ -113,7 +113,7 @@ fn a_lost_block_of_a_changed_file_ends_one_answer_short_and_heals() {
     let new = tidegate_e2e::content("another version", old.len());
     fs::write(fleet.origin_dir().join("new"), &new).unwrap();
     fs::rename(fleet.origin_dir().join("new"), fleet.origin_dir().join(name)).unwrap();
-    let parent_store = fleet.member("parent-1").server.machine.store_path.clone().unwrap();
+    let parent_store = fleet.member("parent-1").server.machine.stores[0].path.clone();
     fleet.kill("parent-1");
     fs::remove_file(parent_store).unwrap();
     fleet.restart("parent-1");
@@ -260,13 +260,16 @@ fn a_store_that_does_not_fit_is_refused_and_a_full_disk_costs_hits_only() {
     fleet.kill("edge-1");
     for server in &mut fleet.snapshot.servers {
         if server.id == "edge-1" {
-            server.machine.store_path = Some(path.display().to_string());
+            server.machine.stores[0].path = path.display().to_string();
         }
     }
     fleet.snapshot.generation = 2;
     fleet.publish();
     let said = fleet.refused_start("edge-1");
-    assert!(said.contains(&path.display().to_string()) && said.contains("store_bytes"), "{said}");
+    assert!(
+        said.contains(&path.display().to_string()) && said.contains("bytes of it in stores"),
+        "{said}"
+    );
     let _left = fs::remove_file(&path);
     File::create(&path).unwrap().set_len(160 << 20).unwrap();
     fs::write(dir.join("ballast"), vec![1; 24 << 20]).unwrap();
@@ -302,7 +305,7 @@ fn real_read_errors_of_a_device_cost_fills_and_nothing_else() {
     fleet.kill("edge-1");
     for server in &mut fleet.snapshot.servers {
         if server.id == "edge-1" {
-            server.machine.store_path = Some(device.clone());
+            server.machine.stores[0].path = device.clone();
         }
     }
     fleet.snapshot.generation = 2;
@@ -318,7 +321,7 @@ fn real_read_errors_of_a_device_cost_fills_and_nothing_else() {
         fleet.settle("edge-1");
     }
     let errors = fleet.counter("edge-1", "store_read_errors_total");
-    println!("read errors {errors}, device {}", fleet.status("edge-1")["store"]["state"]);
+    println!("read errors {errors}, device {}", fleet.status("edge-1")["stores"][0]["state"]);
     assert!(errors >= 6, "{errors}");
     assert!(fleet.counter("edge-1", "store_write_errors_total") >= 1);
     fleet.kill("edge-1"); // so that the device can go

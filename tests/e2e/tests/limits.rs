@@ -220,7 +220,7 @@ fn what_comes_first_is_written_in_its_time_however_much_follows() {
         let now = written();
         rises += usize::from(now > last);
         last = now;
-        let unwritten = fleet.status("edge-1")["store"]["unwritten_extents"].as_u64().unwrap();
+        let unwritten = fleet.status("edge-1")["stores"][0]["unwritten_extents"].as_u64().unwrap();
         least = least.min(unwritten as usize);
         if rises == 2 {
             break;

@@ -151,8 +151,8 @@ fn with_tls(snapshot: &mut Snapshot) {
     let folder = snapshot
         .servers
         .iter()
-        .find_map(|server| server.machine.store_path.as_deref())
-        .and_then(|path| Path::new(path).parent())
+        .find_map(|server| server.machine.stores.first())
+        .and_then(|store| Path::new(&store.path).parent())
         .unwrap()
         .to_owned();
     for server in snapshot.servers.iter_mut().filter(|s| s.role == Role::Origin) {

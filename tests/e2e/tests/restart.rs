@@ -17,7 +17,7 @@ fn small() -> FleetOptions {
 }
 
 fn store_path(fleet: &Fleet, id: &str) -> PathBuf {
-    fleet.member(id).server.machine.store_path.clone().unwrap().into()
+    fleet.member(id).server.machine.stores[0].path.clone().into()
 }
 
 #[test]

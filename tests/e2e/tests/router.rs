@@ -75,7 +75,7 @@ fn add_controls(fleet: &mut Fleet) -> Controls {
         server.admin_port = tcp();
         server.heartbeat_port = Some(udp());
         server.dns_port = (role == Role::Router).then(udp);
-        server.machine.store_path = None;
+        server.machine.stores.clear();
         server
     };
     let router = server("router-1", Role::Router, 201);

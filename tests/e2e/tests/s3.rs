@@ -84,8 +84,8 @@ fn bucket(secret: Arc<Mutex<String>>) -> HandOrigin {
 }
 
 fn with_bucket(snapshot: &mut Snapshot) {
-    let store = snapshot.servers.iter().find_map(|s| s.machine.store_path.as_deref());
-    let folder = Path::new(store.unwrap()).parent().unwrap().to_owned();
+    let store = snapshot.servers.iter().find_map(|s| s.machine.stores.first());
+    let folder = Path::new(&store.unwrap().path).parent().unwrap().to_owned();
     for server in snapshot.servers.iter_mut().filter(|s| s.role == Role::Origin) {
         server.origin_s3 = Some(OriginS3 {
             region: "eu-central-1".to_owned(),

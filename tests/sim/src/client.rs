@@ -547,7 +547,8 @@ pub async fn purge(stage: &Stage, nodes: &[&'static str]) {
     stage.tally.borrow_mut().receipts += 1;
 }
 
-async fn give_order(stage: &Stage, node: &'static str, body: &str) -> bool {
+/// Orders a purge; whether the node said that it is done.
+pub async fn give_order(stage: &Stage, node: &'static str, body: &str) -> bool {
     let Ok(stream) = TcpStream::connect(admin(node)).await else { return false };
     let key = AdminKey::from_hex(&ADMIN_HEX.repeat(32)).expect("64 digits");
     let order = Order { method: "POST", node, target: "/purge", body: body.as_bytes() };

@@ -1,9 +1,9 @@
 //! The disk of `tidegate_faults` under the ring's simulated files: with delays, and stalls now and then.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::time::Duration;
-use tidegate_faults::{Faults, Random};
+use tidegate_faults::{EIO, Faults, Random};
 use tidegate_ring::sim;
 
 /// A disk that outlives the processes that use it.
@@ -12,7 +12,22 @@ pub struct SharedDisk {
     random: RefCell<Random>,
     /// One of a thousand operations takes so long.
     stalls: RefCell<u32>,
+    trouble: Cell<Option<Trouble>>,
 }
+
+/// What is wrong with a whole disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing takes less than some seconds.
+    Slow,
+    /// Whatever it is asked, it fails.
+    Dead,
+    /// It was taken out.
+    Absent,
+}
+
+/// How long a slow disk takes.
+const SLOW_MS: (u64, u64) = (1_200, 3_000);
 
 /// The longest stall: a drive that retries for a minute.
 const STALL_MS_MAX: u64 = 60_000;
@@ -25,6 +40,7 @@ impl SharedDisk {
             disk: RefCell::new(disk),
             random: RefCell::new(Random(seed.rotate_left(32))),
             stalls: RefCell::new(0),
+            trouble: Cell::new(None),
         }
     }
 
@@ -32,6 +48,22 @@ impl SharedDisk {
     pub fn set_faults(&self, faults: Faults, stalls: u32) {
         self.disk.borrow_mut().faults = faults;
         *self.stalls.borrow_mut() = stalls;
+    }
+
+    /// From now on this is wrong with it, or nothing.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.trouble.set(trouble);
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.trouble.get() == Some(Trouble::Absent)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.trouble.get() {
+            Some(Trouble::Dead | Trouble::Absent) => Err(io::Error::from_raw_os_error(EIO)),
+            Some(Trouble::Slow) | None => Ok(()),
+        }
     }
 
     /// The power goes.
@@ -51,6 +83,9 @@ impl sim::Disk for SharedDisk {
 
     fn delay(&self) -> Duration {
         let mut random = self.random.borrow_mut();
+        if self.trouble.get() == Some(Trouble::Slow) {
+            return Duration::from_millis(random.between(SLOW_MS.0, SLOW_MS.1));
+        }
         if random.chance(*self.stalls.borrow()) {
             return Duration::from_millis(random.between(1_000, STALL_MS_MAX));
         }
@@ -58,6 +93,7 @@ impl sim::Disk for SharedDisk {
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.check()?;
         let read = self.disk.borrow_mut().read(offset, into.len());
         let bytes = read.map_err(io::Error::from_raw_os_error)?;
         into.copy_from_slice(&bytes);
@@ -69,10 +105,12 @@ impl sim::Disk for SharedDisk {
     }
 
     fn end_write(&self, number: u64) -> io::Result<()> {
+        self.check()?;
         self.disk.borrow_mut().end_write(number).map_err(io::Error::from_raw_os_error)
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.check()?;
         self.disk.borrow_mut().flush().map_err(io::Error::from_raw_os_error)
     }
 }

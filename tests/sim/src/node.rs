@@ -2,7 +2,7 @@
 //! ticks. It can be killed, lose its power, and be started again on the same disk.
 
 use crate::content::Sizes;
-use crate::disk::SharedDisk;
+use crate::disk::{SharedDisk, Trouble};
 use crate::plan::{Plan, Sabotage};
 use crate::reference;
 use crate::scene::Stage;
@@ -10,8 +10,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_contract::{
     Behaviour, CacheGroup, CacheKeyRule, DeliveryService, Keys, LocationStyle, Machine, Role,
@@ -21,14 +21,17 @@ use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::device::RingDevice;
 use tidegate_engine::keeper;
 use tidegate_engine::next_hop;
-use tidegate_engine::node::StoreFace;
 use tidegate_engine::session::{Face, serve};
+use tidegate_engine::stores::{Clerk, Entry, Identity, StoreFace, Stores, Written};
 use tidegate_engine::{Core, Node, View, purge};
 use tidegate_faults::Faults;
 use tidegate_fill::{HopAccess, Hops, Pool};
 use tidegate_ring::sim::{Death, Process, TEST, World, WorldOptions};
 use tidegate_ring::{Arena, ArenaOptions, File, TcpListener, sleep, spawn};
-use tidegate_store::{Device, FormatOptions, OpenError, OpenOptions, Store, format};
+use tidegate_store::{
+    Device, FormatOptions, OpenError, OpenOptions, Roll, Standing, Store, Superblock, format,
+    identify,
+};
 use tidegate_telemetry::Counters;
 use tidegate_types::memory::{CHUNK_BYTES, EXTENT_BYTES_DEFAULT, arena_chunks};
 
@@ -105,8 +108,8 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             memory_bytes: None,
             ram_bytes: plan.ram_bytes,
             store_extent_bytes: EXTENT_BYTES_DEFAULT,
-            store_path: None,
-            store_bytes: 0,
+            stores: Vec::new(),
+            state_dir: String::new(),
             store_admission: plan.admission,
             store_writes_per_day: None,
             store_rated_bytes: None,
@@ -172,7 +175,9 @@ struct Running {
 pub struct SimNode {
     pub id: &'static str,
     stage: Stage,
-    disk: Option<Rc<SharedDisk>>,
+    disks: Vec<Rc<SharedDisk>>,
+    /// Its state folder, which no crash harms.
+    roll: Paper,
     running: RefCell<Option<Running>>,
     /// Of all its processes: buffers must come home, whatever happened.
     arenas: RefCell<Vec<(Arc<Arena>, usize)>>,
@@ -192,19 +197,24 @@ impl SimNode {
     /// A server with a fresh disk, not started yet.
     pub fn new(stage: &Stage, id: &'static str) -> Rc<SimNode> {
         let plan = &stage.plan;
-        let disk = plan.store.then(|| {
+        let mut roll = Roll::default();
+        let disks = (0..plan.devices).map(|number| {
             let segment = segment_bytes(plan.sizes);
             let size = (1 << 20) + 12 * u64::from(segment);
-            let seed = plan.seed ^ id.bytes().fold(0, |n, b| n * 31 + u64::from(b));
+            let seed = plan.seed ^ id.bytes().fold(number, |n, b| n * 31 + u64::from(b));
             let disk = Rc::new(SharedDisk::new(size, seed, Faults::default()));
-            install(disk.clone(), segment, seed);
+            let uuid = u128::from(seed) << 64 | 7;
+            install(disk.clone(), segment, uuid);
+            roll.set(uuid, Standing::Member, &format!("disk-{number}"));
             disk.set_faults(plan.disk, plan.disk_stalls);
             disk
         });
+        let disks = disks.collect();
         Rc::new(SimNode {
             id,
             stage: stage.clone(),
-            disk,
+            disks,
+            roll: Paper(Arc::new(Mutex::new(roll.encode()))),
             running: RefCell::default(),
             arenas: RefCell::default(),
             starts: Cell::new(0),
@@ -237,22 +247,45 @@ impl SimNode {
             .expect("there is memory for a small arena");
         self.arenas.borrow_mut().push((arena.clone(), chunks));
         let counters: Vec<Arc<Counters>> = (0..plan.cores).map(|_| Arc::default()).collect();
-        let mut store = None;
-        let mut late = None;
-        if let Some(disk) = &self.disk {
+        // Who starts it leaves out what is not there.
+        let disks: Vec<_> = self.disks.iter().filter(|disk| !disk.is_absent()).cloned().collect();
+        let faces = disks.iter().enumerate().map(|(number, disk)| {
             let admission =
                 AdmissionState::new(machine.store_admission, device(disk, &arena).size());
-            let face = Arc::new(StoreFace::new(PathBuf::from("simulated"), Arc::new(admission)));
-            store = Some(face.clone());
-            let (this, arena, counters) = (self.clone(), arena.clone(), counters[0].clone());
-            let opening = async move { this.open_store(&face, &arena, &machine, counters).await };
+            (PathBuf::from(format!("disk-{number}")), Arc::new(admission))
+        });
+        let roll = Roll::decode(&self.roll.text());
+        let stores = Arc::new(Stores::new(faces.collect(), roll, Box::new(self.roll.clone())));
+        let mut entered = Vec::new();
+        let mut refused = None;
+        for (face, disk) in stores.devices().iter().zip(&disks) {
+            match self.enter(face, &stores, device(disk, &arena)).await {
+                Ok(()) => entered.push((face.clone(), device(disk, &arena))),
+                Err(error) => {
+                    face.refuse();
+                    let face = face.clone();
+                    spawn(async move { keeper::decline(&face).await });
+                    refused = refused.or(error);
+                }
+            }
+        }
+        if let Some(error) = refused
+            && entered.is_empty()
+        {
+            return self.ask_for_help(error).await;
+        }
+        stores.tend();
+        let mut late = Vec::new();
+        for (turn, (face, device)) in (1..).zip(entered) {
+            let (this, machine, stores) = (self.clone(), machine.clone(), stores.clone());
+            let opening = async move { this.read_store(&stores, &face, device, &machine).await };
             match self.stage.plan.store_late_ms {
                 None => opening.await,
                 // It serves meanwhile, as a node does whose store takes long to read.
-                Some(ms) => late = Some((ms, opening)),
+                Some(ms) => late.push((ms * turn / self.stage.plan.devices, opening)),
             }
         }
-        let node = Arc::new(Node::new(view, hops, memory, store, arena.clone(), counters, lines));
+        let node = Arc::new(Node::new(view, hops, memory, stores, arena.clone(), counters, lines));
         let mut cores = Vec::new();
         for index in 0..plan.cores {
             let core = Rc::new(Core {
@@ -260,7 +293,7 @@ impl SimNode {
                 node: node.clone(),
                 index,
                 pool: Rc::new(Pool::default()),
-                device: OnceCell::from(self.disk.as_ref().map(|disk| device(disk, &arena))),
+                devices: disks.iter().map(|d| OnceCell::from(Some(device(d, &arena)))).collect(),
                 clients: Cell::new(0),
                 busy: Cell::new(0),
                 lines: RefCell::default(),
@@ -275,13 +308,14 @@ impl SimNode {
                     ticking.pool.sweep();
                     if ticking.index == 0 {
                         purge::sweep(&ticking);
+                        ticking.node.stores.tend();
                     }
                     sleep(TICK).await;
                 }
             });
             cores.push(core);
         }
-        if let Some((ms, opening)) = late {
+        for (ms, opening) in late {
             spawn(async move {
                 sleep(Duration::from_millis(ms)).await;
                 opening.await;
@@ -296,17 +330,74 @@ impl SimNode {
         self.stage.world.event("started", u64::from(self.starts.get()), 0);
     }
 
-    /// Reads the store and puts it to work; when it cannot be opened, the process ends as in production.
-    async fn open_store(
+    /// Has a device take its place; the error is `None` when it is retired.
+    async fn enter(
         self: &Rc<Self>,
         face: &StoreFace,
-        arena: &Arc<Arena>,
-        machine: &Machine,
-        counters: Arc<Counters>,
-    ) {
+        stores: &Stores,
+        device: RingDevice,
+    ) -> Result<(), Option<OpenError>> {
+        let failed = |error| {
+            self.judge_refusal(&error);
+            Some(error)
+        };
+        let mut superblock = match identify(&device).await {
+            Ok(superblock) => superblock,
+            Err(error) if is_ruined(&error) && self.stage.plan.disk_lies() => {
+                self.make_empty(face, &device, None).await.ok_or_else(|| failed(error))?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        loop {
+            let identity = Identity { uuid: superblock.uuid, bytes: device.size() };
+            match face.enter(stores, identity, superblock.epoch == 0) {
+                Entry::Taken => return Ok(()),
+                Entry::Retired => return Err(None),
+                Entry::Stranger => {
+                    let made = self.make_empty(face, &device, Some(&superblock)).await;
+                    superblock = made.ok_or(Some(OpenError::Blank))?;
+                }
+                Entry::SameAs(other) => {
+                    let what =
+                        format!("{}: its uuid is that of {}", face.path.display(), other.display());
+                    self.stage.violation(what);
+                    return Err(None);
+                }
+            }
+        }
+    }
+
+    async fn make_empty(
+        &self,
+        face: &StoreFace,
+        device: &RingDevice,
+        before: Option<&Superblock>,
+    ) -> Option<Superblock> {
+        let uuid = u128::from(self.starts.get()) << 64 | u128::from(face.bit()) << 8 | 9;
+        let mut options = format_options(segment_bytes(self.stage.plan.sizes), uuid);
+        options.written_bytes = before.map_or(0, |before| before.written_bytes);
+        let again = format(device, options).await;
+        self.stage.world.event("formatted", again.is_ok().into(), face.bit().into());
+        again.ok()
+    }
+
+    fn judge_refusal(&self, error: &OpenError) {
         let plan = &self.stage.plan;
-        let Some(disk) = &self.disk else { return };
-        let error = match Store::open(device(disk, arena), open_options()).await {
+        self.stage.world.tell(|| format!("{} can not open its store: {error}", self.id));
+        if !plan.disk_fails() && plan.disk_stalls == 0 {
+            self.stage.violation(format!("{}: a sound store can not be opened: {error}", self.id));
+        }
+    }
+
+    /// Reads a device and puts it to work; one that cannot be read is left out.
+    async fn read_store(
+        self: &Rc<Self>,
+        stores: &Arc<Stores>,
+        face: &Arc<StoreFace>,
+        device: RingDevice,
+        machine: &Machine,
+    ) {
+        let error = match Store::open(device, open_options()).await {
             Ok((opened, report)) => {
                 if report.journal.pairs_lost > 0 {
                     self.stage.world.event("journal damaged", report.journal.pairs_lost.into(), 0);
@@ -315,26 +406,23 @@ impl SimNode {
                     }
                     self.stage.purges_from.set(self.stage.now());
                 }
-                spawn(keeper::begin(opened, &report, face, machine, counters));
+                spawn(keeper::begin(opened, &report, face, stores, machine));
                 return;
             }
             Err(error) => error,
         };
-        // An operator sees the message and starts it again.
-        self.stage.world.tell(|| format!("{} can not open its store: {error}", self.id));
-        if !plan.disk_fails() && plan.disk_stalls == 0 {
-            self.stage.violation(format!("{}: a sound store can not be opened: {error}", self.id));
+        self.judge_refusal(&error);
+        if stores.devices().len() == 1 {
+            return self.ask_for_help(error).await;
         }
-        let ruined = matches!(
-            error,
-            OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank
-        );
-        if ruined && plan.disk_lies() {
-            let uuid = u128::from(self.starts.get()) << 64 | 9;
-            let options = format_options(segment_bytes(plan.sizes), uuid);
-            let again = format(&device(disk, arena), options).await;
-            self.stage.world.event("formatted", again.is_ok().into(), 0);
-        }
+        let face = face.clone();
+        face.refuse();
+        spawn(async move { keeper::decline(&face).await });
+    }
+
+    /// None of its devices can be used: the process ends, an operator sees the message and starts it again.
+    async fn ask_for_help(self: &Rc<Self>, error: OpenError) {
+        self.stage.world.tell(|| format!("{} has no store: {error}", self.id));
         let this = self.clone();
         self.stage.world.spawn_in(TEST, async move {
             sleep(Duration::from_secs(1)).await;
@@ -350,14 +438,43 @@ impl SimNode {
         self.judge_counters(&running);
         let process = running.process;
         self.stage.world.kill(process, death, || drop(running));
-        if death == Death::PowerCut
-            && let Some(disk) = &self.disk
-        {
-            disk.crash();
+        if death == Death::PowerCut && !self.disks.is_empty() {
+            self.disks.iter().for_each(|disk| disk.crash());
             if self.stage.plan.disk_lies() {
                 self.stage.purges_from.set(self.stage.now());
             }
         }
+    }
+
+    /// From now on this is wrong with one of its devices, or nothing.
+    pub fn trouble(&self, device: usize, trouble: Option<Trouble>) {
+        self.stage.world.event("trouble", device as u64, u64::from(trouble.is_some()));
+        self.disks[device].set_trouble(trouble);
+    }
+
+    /// From now on one of its devices has these faults.
+    pub fn faults(&self, device: usize, faults: Faults) {
+        self.disks[device].set_faults(faults, 0);
+    }
+
+    /// What its devices say of themselves, in the order in which they are there.
+    pub fn device_states(&self) -> Vec<&'static str> {
+        let running = self.running.borrow();
+        let node = running.as_ref().and_then(|running| running.node.as_ref());
+        node.map_or(Vec::new(), |node| node.stores.devices().iter().map(|d| d.state()).collect())
+    }
+
+    /// Devices that are retired.
+    pub fn retired(&self) -> usize {
+        let roll = Roll::decode(&self.roll.text()).unwrap_or_default();
+        roll.entries().iter().filter(|entry| entry.standing == Standing::Retired).count()
+    }
+
+    /// An operator lets all retired devices be used again; the node is down.
+    pub fn rejoin(&self) {
+        let mut roll = Roll::decode(&self.roll.text()).unwrap_or_default();
+        roll.retain(|entry| entry.standing == Standing::Member);
+        self.roll.write(roll.encode(), Box::new(|_| {}));
     }
 
     pub fn is_up(&self) -> bool {
@@ -366,7 +483,8 @@ impl SimNode {
 
     /// From now on its disk is sound.
     pub fn heal(&self) {
-        if let Some(disk) = &self.disk {
+        for disk in &self.disks {
+            disk.set_trouble(None);
             disk.set_faults(Faults::default(), 0);
         }
     }
@@ -422,13 +540,14 @@ impl SimNode {
         if held > 0 {
             wrong(format!("{held} bytes of the memory budget are held"));
         }
-        if let Some(store) = &node.store
-            && store.queue.unwritten() > 0
-        {
-            wrong(format!("{} extents are not written", store.queue.unwritten()));
+        if node.stores.unwritten() > 0 {
+            wrong(format!("{} extents are not written", node.stores.unwritten()));
         }
-        // A tick for each core, two that accept, one that probes next hops, the keeper, and what waits to be seen as ended.
-        let lasting = cores.len() + 3 + usize::from(node.store.is_some());
+        // A tick for each core, two that accept, one that probes next hops, the keepers, those who probe devices, and what
+        // waits to be seen as ended.
+        let devices = node.stores.devices();
+        let probed = devices.iter().filter(|device| device.reader().is_some()).count();
+        let lasting = cores.len() + 3 + devices.len() + probed;
         let tasks = self.stage.world.tasks_of(*process);
         if tasks != lasting {
             wrong(format!("{tasks} tasks are alive, where {lasting} should be"));
@@ -487,6 +606,27 @@ impl Drop for Seat {
     }
 }
 
+/// What a node's state folder has.
+#[derive(Clone)]
+struct Paper(Arc<Mutex<String>>);
+
+impl Paper {
+    fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Clerk for Paper {
+    fn write(&self, roll: String, done: Written) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = roll;
+        done(Ok(()));
+    }
+}
+
+fn is_ruined(error: &OpenError) -> bool {
+    matches!(error, OpenError::Damaged { .. } | OpenError::Foreign { .. } | OpenError::Blank)
+}
+
 fn device(disk: &Rc<SharedDisk>, arena: &Arc<Arena>) -> RingDevice {
     RingDevice::over(File::simulated(disk.clone()), arena.clone()).expect("its length is known")
 }
@@ -516,7 +656,7 @@ fn format_options(segment_bytes: u32, uuid: u128) -> FormatOptions {
 }
 
 /// Formats a new disk, in a world of its own.
-fn install(disk: Rc<SharedDisk>, segment_bytes: u32, seed: u64) {
+fn install(disk: Rc<SharedDisk>, segment_bytes: u32, uuid: u128) {
     let world = World::new(WorldOptions {
         unix: Duration::ZERO,
         choose: None,
@@ -525,7 +665,7 @@ fn install(disk: Rc<SharedDisk>, segment_bytes: u32, seed: u64) {
     });
     let formatted = world.run(async move {
         let arena = Arena::new(ArenaOptions { chunk_bytes: 4096, chunks: 1 }).expect("a page");
-        let options = format_options(segment_bytes, u128::from(seed) << 64 | 7);
+        let options = format_options(segment_bytes, uuid);
         format(&device(&disk, &arena), options).await.map(|_| ()).map_err(|e| e.to_string())
     });
     assert_eq!(formatted, Ok(Ok(())), "a sound blank disk can be formatted");

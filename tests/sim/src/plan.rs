@@ -2,6 +2,7 @@
 //! seed turns off about half of the kinds, so that rare ones are not drowned by common ones.
 
 use crate::content::Sizes;
+use crate::disk::Trouble;
 use std::time::Duration;
 use tidegate_contract::Admission;
 use tidegate_faults::{Faults, Random};
@@ -70,7 +71,8 @@ pub struct Plan {
     pub edge: bool,
     pub cores: usize,
     pub ram_bytes: u64,
-    pub store: bool,
+    /// Devices of each node's store; 0: RAM only.
+    pub devices: u64,
     /// It serves before its store is read, for so long at least.
     pub store_late_ms: Option<u64>,
     pub admission: Admission,
@@ -88,6 +90,8 @@ pub struct Plan {
     pub origin: OriginFaults,
     pub disk: Faults,
     pub disk_stalls: u32,
+    /// What becomes of one of several devices for some time.
+    pub trouble: Option<Trouble>,
     /// Crashes in the run.
     pub crashes: u32,
     /// The wall clock is set forward and back so often.
@@ -148,7 +152,16 @@ impl Plan {
                 ..faults
             }
         };
-        Plan {
+        // Apart, so that what else a seed draws does not hang on it.
+        let mut apart = Random(!seed);
+        let several = apart.chance(400);
+        let trouble = match apart.below(5) {
+            0 => Some(Trouble::Slow),
+            1 => Some(Trouble::Dead),
+            2 => Some(Trouble::Absent),
+            _ => None,
+        };
+        let plan = Plan {
             seed,
             edge: random.chance(300),
             cores: random.between(1, 3) as usize,
@@ -157,7 +170,7 @@ impl Plan {
                 1 => 3 << 20,
                 _ => 16 << 20,
             },
-            store: random.chance(800),
+            devices: u64::from(random.chance(800)) * if several { 2 + seed % 2 } else { 1 },
             admission: if random.chance(600) {
                 Admission::Always
             } else {
@@ -178,6 +191,7 @@ impl Plan {
             origin,
             disk,
             disk_stalls,
+            trouble: trouble.filter(|_| several && !quiet),
             crashes,
             wall_steps,
             purges: if random.chance(700) { random.between(1, 6) as u32 } else { 0 },
@@ -186,7 +200,8 @@ impl Plan {
             slow_readers,
             sabotage: None,
             store_late_ms: random.chance(300).then(|| random.below(3000)),
-        }
+        };
+        Plan { trouble: plan.trouble.filter(|_| plan.devices > 1), ..plan }
     }
 
     /// Nothing is drawn, and nothing goes wrong.
@@ -196,7 +211,7 @@ impl Plan {
             edge: false,
             cores: 1,
             ram_bytes: 16 << 20,
-            store: true,
+            devices: 1,
             store_late_ms: None,
             admission: Admission::Always,
             sizes: Sizes::Small,
@@ -210,6 +225,7 @@ impl Plan {
             origin: OriginFaults::default(),
             disk: Faults::default(),
             disk_stalls: 0,
+            trouble: None,
             crashes: 0,
             wall_steps: 0,
             purges: 0,
@@ -232,6 +248,7 @@ impl Plan {
     /// The disk has faults of any kind.
     pub fn disk_fails(&self) -> bool {
         self.disk_lies()
+            || self.trouble.is_some()
             || self.disk.read_error
                 + self.disk.read_flip
                 + self.disk.write_error

@@ -2,6 +2,7 @@
 
 use crate::client::{ask_whole, live, purge};
 use crate::content::Item;
+use crate::disk::Trouble;
 use crate::node::{SimNode, admin, http};
 use crate::origin;
 use crate::plan::Plan;
@@ -129,6 +130,15 @@ async fn act(stage: Stage, nodes: Vec<Rc<SimNode>>, faulty_links: Rc<Cell<bool>>
             node.start();
         }));
     }
+    if let Some(trouble) = plan.trouble {
+        let node = nodes[stage.below(nodes.len() as u64) as usize].clone();
+        let device = stage.below(plan.devices) as usize;
+        let (theirs, at) = (stage.clone(), when(&stage));
+        under_way.push(spawn(async move {
+            sleep(at).await;
+            suffer(&theirs, &node, device, trouble).await;
+        }));
+    }
     for _ in 0..plan.wall_steps {
         let (theirs, at) = (stage.clone(), when(&stage));
         under_way.push(spawn(async move {
@@ -171,8 +181,46 @@ async fn act(stage: Stage, nodes: Vec<Rc<SimNode>>, faulty_links: Rc<Cell<bool>>
     for node in &nodes {
         node.judge_idle();
         node.kill(Death::Killed);
+        sleep(Duration::from_secs(1)).await; // a device may have been probed just then
         node.judge_buffers();
     }
+}
+
+/// One device is in trouble for a while; then all is well with it, and an operator may have it used again.
+async fn suffer(stage: &Stage, node: &Rc<SimNode>, device: usize, trouble: Trouble) {
+    let is_taken_out = trouble == Trouble::Absent;
+    let span = Duration::from_millis(stage.between(0, 40_000));
+    if is_taken_out {
+        node.kill(Death::Killed);
+    }
+    node.trouble(device, Some(trouble));
+    if is_taken_out {
+        node.start();
+    }
+    sleep(span).await;
+    let not_well = node.device_states().iter().filter(|state| **state != "ok").count() as u64;
+    stage.tally.borrow_mut().devices_ill += not_well + u64::from(is_taken_out);
+    if is_taken_out {
+        node.kill(Death::Killed);
+    }
+    node.trouble(device, None);
+    if is_taken_out && stage.chance(500) {
+        // It comes back, and the others are gone: nobody is left to tell it what it missed.
+        let others = || (0..stage.plan.devices as usize).filter(|other| *other != device);
+        others().for_each(|other| node.trouble(other, Some(Trouble::Absent)));
+        node.start();
+        sleep(Duration::from_millis(stage.between(0, 20_000))).await;
+        node.kill(Death::Killed);
+        others().for_each(|other| node.trouble(other, None));
+    }
+    let retired = node.retired() as u64;
+    stage.tally.borrow_mut().devices_retired += retired;
+    if retired > 0 && stage.chance(700) {
+        sleep(Duration::from_millis(stage.between(0, 5_000))).await;
+        node.kill(Death::Killed);
+        node.rejoin();
+    }
+    node.start();
 }
 
 /// Waits for fills of slow next hops, which nobody else waits for.

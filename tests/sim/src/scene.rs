@@ -43,6 +43,9 @@ pub struct Tally {
     pub purges: u64,
     pub receipts: u64,
     pub crashes: u64,
+    /// Devices in trouble, as their node saw them at the end of it; and those of them that were retired.
+    pub devices_ill: u64,
+    pub devices_retired: u64,
     pub store_reads: u64,
     pub origin_questions: u64,
     pub body_bytes: u64,
@@ -63,6 +66,8 @@ impl Tally {
             purges,
             receipts,
             crashes,
+            devices_ill,
+            devices_retired,
             store_reads,
             origin_questions,
             body_bytes,
@@ -79,6 +84,8 @@ impl Tally {
         self.purges += purges;
         self.receipts += receipts;
         self.crashes += crashes;
+        self.devices_ill += devices_ill;
+        self.devices_retired += devices_retired;
         self.store_reads += store_reads;
         self.origin_questions += origin_questions;
         self.body_bytes += body_bytes;
@@ -124,6 +131,7 @@ impl Scene {
     pub fn was_trouble(&self, began: Duration, came: Duration) -> bool {
         self.plan.net.any()
             || self.plan.crashes > 0
+            || self.plan.trouble.is_some()
             || self.troubles.borrow().iter().any(|(from, to)| *from <= came && began <= *to)
     }
 }

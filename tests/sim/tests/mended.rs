@@ -70,7 +70,7 @@ fn what_is_stale_before_it_has_come_is_read_along_and_not_asked_for_again() {
 fn a_stale_object_that_left_memory_while_it_is_revalidated_is_filled_anew() {
     let got = with_parent(
         |plan| {
-            plan.store = false;
+            plan.devices = 0;
             plan.ram_bytes = 600 << 10; // room for one block
         },
         |n, request| {
@@ -107,7 +107,7 @@ fn a_part_of_an_origin_that_gives_no_parts_is_cut_out_of_the_whole() {
     let whole = body.clone();
     let (first, part, last) = with_parent(
         |plan| {
-            plan.store = false;
+            plan.devices = 0;
             plan.ram_bytes = 600 << 10;
         },
         move |_, _| {

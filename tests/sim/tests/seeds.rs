@@ -86,6 +86,8 @@ fn no_seed_breaks_a_promise() {
             total.receipts > seeds,
             total.crashes > seeds / 2,
             total.store_reads > seeds,
+            total.devices_ill > seeds / 10,
+            total.devices_retired > seeds / 100,
         ];
         assert!(met.iter().all(|met| *met), "the runs hardly met what they are about: {total:?}");
     }

@@ -130,6 +130,14 @@ impl<'t, 'c, 'a> Table<'t, 'c, 'a> {
         self.tell_at(key, offset.unwrap_or(self.offset), what, mend.to_owned());
     }
 
+    /// A key that there is no more.
+    pub(super) fn gone(&mut self, key: &'static str, instead: &str) {
+        if self.table.iter().any(|(k, _)| k.get_ref() == key) {
+            self.known.push(key);
+            self.tell(key, format!("{key} is not read any more"), &format!("write {instead}"));
+        }
+    }
+
     pub(super) fn mark_told(&mut self, key: &str) {
         self.compiler.told.insert((self.object, key.to_owned()));
     }

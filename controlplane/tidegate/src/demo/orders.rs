@@ -132,8 +132,9 @@ fn server(plan: &Plan, node: &Node, sizes: Sizes) -> String {
         Tier::Monitor => line("heartbeat_port", HEARTBEAT_PORT.to_string()),
         Tier::Origin => line("origin_root", path(plan.dir.join("origin"))),
         Tier::Parent | Tier::Edge => {
-            line("store_path", path(plan.dir.join("store").join(node.id)));
-            line("store_bytes", sizes.store_bytes.to_string());
+            let store = path(plan.dir.join("store").join(node.id));
+            line("stores", format!("[{{ path = {store}, bytes = {} }}]", sizes.store_bytes));
+            line("state_dir", path(plan.dir.join("store")));
             // One viewer shall find everything warm after a restart.
             line("store_admission", text("always"));
             line("ram_bytes", sizes.ram_bytes.to_string());

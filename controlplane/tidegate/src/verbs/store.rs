@@ -1,22 +1,24 @@
-//! `tidegate store`: what lies on a store's file or device, without changing it.
+//! `tidegate store`: what lies on a store's file or device, without changing it; and how a device that was retired comes
+//! back.
 //!
-//! Must stay true: nothing is written; it may be run beside the node that uses the store (what that writes meanwhile
-//! may then look unfinished). The bytes are judged by the code that the node itself runs.
+//! Must stay true: nothing is written to a device; looking may be done beside the node that uses it (what that writes
+//! meanwhile may then look unfinished). The bytes are judged by the code that the node itself runs. The roll is changed
+//! only while no node uses it.
 
 use crate::failure::Failure;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use std::fs::File;
+use std::fs::{self, File};
 use std::future::Future;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use tidegate_store::{
-    CopyState, Device, DeviceError, DeviceOperation, Inspection, OpenOptions, SegmentState, Store,
-    Stream, inspect, verify,
+    CopyState, Device, DeviceError, DeviceOperation, Inspection, OpenOptions, Roll, RollEntry,
+    SegmentState, Standing, Store, Stream, inspect, verify,
 };
 
 #[derive(Subcommand)]
@@ -25,6 +27,16 @@ pub enum StoreVerb {
     Inspect(Look),
     /// Read every extent and check it; ends with status 1 when one is bad.
     Verify(Look),
+    /// Let a device that failed and was retired be used again from the node's next start on; it begins empty.
+    Rejoin(Rejoin),
+}
+
+#[derive(Args)]
+pub struct Rejoin {
+    /// The node's roll: `<server>.roll` in its state_dir. The node must not be running.
+    roll: PathBuf,
+    /// The device: its path as the roll has it, or its uuid.
+    device: String,
 }
 
 #[derive(Args)]
@@ -37,6 +49,9 @@ pub struct Look {
     /// Show every store segment.
     #[arg(long)]
     segments: bool,
+    /// The node's roll (`<server>.roll` in its state_dir): says how the device stands with the node.
+    #[arg(long)]
+    roll: Option<PathBuf>,
 }
 
 impl StoreVerb {
@@ -44,11 +59,81 @@ impl StoreVerb {
         match self {
             StoreVerb::Inspect(look) => look.inspect(),
             StoreVerb::Verify(look) => look.verify(),
+            StoreVerb::Rejoin(rejoin) => rejoin.run(),
         }
     }
 }
 
+impl Rejoin {
+    fn run(self) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::file(&self.roll, &error);
+        let mut roll = read_roll(&self.roll)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(self.roll.with_extension("lock"))
+            .map_err(failed)?;
+        if lock.try_lock().is_err() {
+            return Err(Failure::Host(format!(
+                "{}: a node uses it; stop that first, and start it again afterwards",
+                self.roll.display()
+            )));
+        }
+        let path = self.device.escape_default().to_string();
+        let is_it = |entry: &RollEntry| {
+            entry.standing == Standing::Retired
+                && (entry.path == path || format!("{:032x}", entry.uuid) == self.device)
+        };
+        let found: Vec<_> = roll.entries().iter().filter(|entry| is_it(entry)).cloned().collect();
+        let [RollEntry { uuid, path, .. }] = &found[..] else {
+            let retired = roll.entries().iter().filter(|e| e.standing == Standing::Retired);
+            let known: Vec<_> =
+                retired.map(|e| format!("\n    {:032x} {}", e.uuid, e.path)).collect();
+            return Err(Failure::Input(format!(
+                "{}: {} retired devices are called {}; there are {}{}",
+                self.roll.display(),
+                found.len(),
+                self.device,
+                known.len(),
+                known.concat()
+            )));
+        };
+        roll.retain(|entry| entry.uuid != *uuid);
+        let fresh = self.roll.with_extension("roll.new");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&fresh)?;
+            file.write_all(roll.encode().as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.roll)
+        };
+        write().map_err(failed)?;
+        println!("{uuid:032x} {path}: used again from the node's next start on; it begins empty");
+        Ok(())
+    }
+}
+
+fn read_roll(path: &Path) -> Result<Roll, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;
+    Roll::decode(&text).ok_or_else(|| {
+        Failure::content(
+            path,
+            "it is no roll of devices, or damaged: the node then takes all it finds for stale",
+        )
+    })
+}
+
 impl Look {
+    /// How the device stands with the node.
+    fn standing(&self, uuid: u128) -> Result<Option<&'static str>, Failure> {
+        let Some(path) = &self.roll else { return Ok(None) };
+        Ok(Some(match read_roll(path)?.get(uuid) {
+            Some(Standing::Member) => "member: it has every purge",
+            Some(Standing::Retired) => "retired: it is not used until `tidegate store rejoin`",
+            None => "not on the roll: it would begin empty",
+        }))
+    }
+
     fn inspect(self) -> Result<(), Failure> {
         let device = ReadOnly::open(&self.path)?;
         let report = now(inspect(&device)).map_err(|error| Failure::content(&self.path, error))?;
@@ -58,6 +143,7 @@ impl Look {
             Err(error) => Err(error.to_string()),
         };
         let segment_bytes = u64::from(report.superblock.geometry.segment_bytes);
+        let standing = self.standing(report.superblock.uuid)?;
         if self.json {
             let segments: Vec<_> = report
                 .segments
@@ -79,6 +165,8 @@ impl Look {
                     "uuid": format!("{:032x}", report.superblock.uuid),
                     "epoch": report.superblock.epoch,
                     "superblock_copies": report.copies.iter().map(copy_name).collect::<Vec<_>>(),
+                    "standing": standing,
+                    "written_bytes": report.superblock.written_bytes,
                     "segment_bytes": segment_bytes,
                     "segment_count": report.superblock.geometry.segment_count,
                     "journal_records": journal.as_ref().ok().map(|(records, _)| records),
@@ -94,6 +182,10 @@ impl Look {
             "uuid          {:032x}, opened {} times",
             report.superblock.uuid, report.superblock.epoch
         );
+        if let Some(standing) = standing {
+            println!("standing      {standing}");
+        }
+        println!("written       {} MiB in its life", report.superblock.written_bytes >> 20);
         let copies: Vec<String> = report.copies.iter().map(copy_name).collect();
         println!("superblocks   {}", copies.join("; "));
         println!(

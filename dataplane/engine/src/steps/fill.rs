@@ -362,7 +362,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         );
         head.lifetime.response_ms = arrived_ms;
         let object = Arc::new(Object::new(key, head));
-        if let Some(store) = &node.store {
+        if let Some((_, store)) = node.stores.home(key) {
             let earlier = object.count_requests(store.admission.earlier_requests(key));
             if store.admission.is_enough(earlier + 1) {
                 object.set_kept(); // by the fill itself
@@ -448,6 +448,17 @@ fn keep_marker(core: &Core, key: u128, marker: &Marker) {
     keep(core, Stream::Small, extent, Object::marker(marker).into(), None);
 }
 
+/// Writes a head that makes older ones invalid, also where such lie since before devices came or went, and whatever else
+/// is not kept now.
+fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
+    for store in core.node.stores.places(extent.key) {
+        let (stream, key, payload) = (Stream::Small, extent, payload.clone());
+        if !store.queue.push(Keep { stream, key, payload, object: None }) {
+            core.count(|c| &c.store_not_admitted_total, 1);
+        }
+    }
+}
+
 /// What a 206 brings, when it is what was asked for (blocks from `first` to `last`, or to the object's end) and can be
 /// put together with other parts: its bytes and the length of the whole.
 fn part_of(answer: &Answer, first: u64, last: u64) -> Option<(Range<u64>, u64)> {
@@ -491,8 +502,9 @@ fn stream_of(object: &Object) -> Stream {
 
 fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Option<Arc<Object>>) {
     let owner = object.clone();
-    if let Some(store) = &core.node.store
-        && (core.node.memory.pressure() >= Pressure::Short
+    if let Some((_, store)) = core.node.stores.home(key.key)
+        && (store.is_slow()
+            || core.node.memory.pressure() >= Pressure::Short
             || !store.queue.push(Keep { stream, key, payload, object }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
@@ -506,10 +518,10 @@ fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Opt
 /// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
 /// at once, what is still to come by its fill.
 pub fn admit(core: &Core, object: &Arc<Object>) {
-    let Some(store) = &core.node.store else { return };
     if object.is_kept() {
         return;
     }
+    let Some((_, store)) = core.node.stores.home(object.key) else { return };
     let requests = object.count_requests(1);
     if !store.admission.is_enough(requests) || !object.set_kept() {
         return;
@@ -562,22 +574,19 @@ fn keep_head_again(core: &Core, object: &Arc<Object>) {
 /// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
 pub fn invalidate(core: &Core, key: u128) {
     let version = core.node.next_version();
+    let extent = ExtentKey::head_of(key, version);
+    core.node.stores.note_invalidation();
     if let Some(marker) = core.node.table.raise_floor(key, version) {
-        return keep_marker(core, key, &marker);
+        return keep_everywhere(core, extent, Object::marker(&marker).into());
     }
-    let Some(store) = &core.node.store else {
-        core.node.table.forget_key(key, version);
-        return;
-    };
     let stored = match core.node.table.forget_key(key, version) {
         Forgot::Object => true,
         // What cannot be looked up yet may be there.
-        Forgot::Unknown => store.reader().is_none_or(|r| r.contains(&ExtentKey::head(key))),
+        Forgot::Unknown => core.node.stores.holders(key).next().is_some(),
         Forgot::Nothing => false,
     };
     if stored {
-        let payload = Object::tombstone(version);
-        keep(core, Stream::Small, ExtentKey::head_of(key, version), payload.into(), None);
+        keep_everywhere(core, extent, Object::tombstone(version).into());
     }
 }
 
@@ -743,7 +752,8 @@ impl Bringing {
 fn is_head_gone(core: &Core, object: &Object) -> bool {
     let age_ms = now_ms().saturating_sub(object.head.lifetime.response_ms);
     let head = ExtentKey::head_of(object.key, object.version());
-    age_ms > HEAD_WRITTEN_MS && core.disk().is_some_and(|(_, reader, _)| !reader.contains(&head))
+    age_ms > HEAD_WRITTEN_MS
+        && core.disk(object.key).is_some_and(|(_, reader, _)| !reader.contains(&head))
 }
 
 /// A head that was given to the keeper is written after this time at the latest.

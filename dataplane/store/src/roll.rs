@@ -1,0 +1,161 @@
+//! The roll of a node: the devices that have taken part in every purge, and those that were retired.
+//!
+//! Owns the text below, which the node keeps in its state folder. It does no I/O.
+//!
+//! ```text
+//! tidegate roll 1
+//! member 0123456789abcdef0123456789abcdef /dev/nvme0n1
+//! retired fedcba9876543210fedcba9876543210 /dev/nvme1n1
+//! end 2
+//! ```
+//!
+//! Must stay true: a purge is acknowledged only when each member has it in its journal; who could not take it is struck
+//! off first. So a device that is no member may hold what was purged, and nothing on it is served. A retired device is
+//! not used again until an operator lets it rejoin, and is no member then.
+
+use std::fmt::Write;
+
+const TITLE: &str = "tidegate roll 1";
+/// Devices that are remembered; of more, those that were named first are forgotten. They come back as strangers.
+const ENTRIES_MAX: usize = 256;
+
+/// How a device stands with the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has all purges.
+    Member,
+    /// It failed, and is not used until an operator says so.
+    Retired,
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RollEntry {
+    pub uuid: u128,
+    pub standing: Standing,
+    /// Where it was last, for people; characters that a line cannot hold are escaped.
+    pub path: String,
+}
+
+/// All devices that the node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roll {
+    entries: Vec<RollEntry>,
+}
+
+impl Roll {
+    /// Reads what [`Roll::encode`] wrote. `None`: another text, or one that was cut.
+    pub fn decode(text: &str) -> Option<Roll> {
+        let mut lines = text.lines();
+        if lines.next() != Some(TITLE) {
+            return None;
+        }
+        let mut roll = Roll::default();
+        for line in lines {
+            let mut words = line.splitn(3, ' ');
+            let standing = match words.next()? {
+                "member" => Standing::Member,
+                "retired" => Standing::Retired,
+                "end" => {
+                    let count: usize = words.next()?.parse().ok()?;
+                    return (count == roll.entries.len()).then_some(roll);
+                }
+                _ => return None,
+            };
+            let uuid = words.next().filter(|word| word.len() == 32)?;
+            let uuid = u128::from_str_radix(uuid, 16).ok()?;
+            if roll.get(uuid).is_some() || roll.entries.len() == ENTRIES_MAX {
+                return None;
+            }
+            let path = words.next().unwrap_or_default().to_owned();
+            roll.entries.push(RollEntry { uuid, standing, path });
+        }
+        None
+    }
+
+    pub fn encode(&self) -> String {
+        let mut text = format!("{TITLE}\n");
+        for RollEntry { uuid, standing, path } in &self.entries {
+            let word = match standing {
+                Standing::Member => "member",
+                Standing::Retired => "retired",
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{word} {uuid:032x} {path}");
+        }
+        let _ = writeln!(text, "end {}", self.entries.len());
+        text
+    }
+
+    pub fn entries(&self) -> &[RollEntry] {
+        &self.entries
+    }
+
+    pub fn get(&self, uuid: u128) -> Option<Standing> {
+        self.entries.iter().find(|entry| entry.uuid == uuid).map(|entry| entry.standing)
+    }
+
+    /// Names a device, or changes how it stands; `true`: that was news.
+    pub fn set(&mut self, uuid: u128, standing: Standing, path: &str) -> bool {
+        let path = path.escape_default().to_string();
+        let entry = RollEntry { uuid, standing, path };
+        match self.entries.iter_mut().find(|known| known.uuid == uuid) {
+            Some(known) if *known == entry => return false,
+            Some(known) => *known = entry,
+            None => {
+                if self.entries.len() == ENTRIES_MAX {
+                    self.entries.remove(0);
+                }
+                self.entries.push(entry);
+            }
+        }
+        true
+    }
+
+    /// Forgets the devices that `is_kept` refuses; `true`: there were some.
+    pub fn retain(&mut self, is_kept: impl Fn(&RollEntry) -> bool) -> bool {
+        let before = self.entries.len();
+        self.entries.retain(is_kept);
+        self.entries.len() != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_was_written_is_read_and_what_was_cut_is_not(
+            entries in proptest::collection::vec((any::<u128>(), any::<bool>(), ".{0,20}"), 0..40),
+            cut in 1usize..2000,
+        ) {
+            let mut roll = Roll::default();
+            for (uuid, retired, path) in entries {
+                let standing = if retired { Standing::Retired } else { Standing::Member };
+                roll.set(uuid, standing, &path);
+            }
+            let text = roll.encode();
+            prop_assert!(text.is_ascii());
+            prop_assert_eq!(Roll::decode(&text), Some(roll));
+            // The last line end says nothing.
+            let short = &text[..text.len().saturating_sub(1 + cut)];
+            prop_assert_eq!(Roll::decode(short), None);
+        }
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_first() {
+        let mut roll = Roll::default();
+        for uuid in 0..=ENTRIES_MAX as u128 {
+            assert!(roll.set(uuid, Standing::Member, "/a b\n"));
+        }
+        assert_eq!((roll.get(0), roll.get(1)), (None, Some(Standing::Member)));
+        assert!(!roll.set(1, Standing::Member, "/a b\n"));
+        assert!(roll.set(1, Standing::Retired, "/a b\n"));
+        assert_eq!(Roll::decode(&roll.encode()), Some(roll.clone()));
+        assert!(roll.retain(|entry| entry.standing == Standing::Member));
+        assert_eq!(roll.entries().len(), ENTRIES_MAX - 1);
+    }
+}
