@@ -83,11 +83,12 @@ pub struct CoreParts {
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
 pub async fn run(parts: CoreParts, node: Arc<Node>) {
     let counters = node.counters[parts.index].clone();
+    let pool = Rc::new(Pool::new(node.idle.clone()));
     let devices = node.stores.devices().iter().map(|_| OnceCell::new()).collect();
     let core = Rc::new(Core {
         node,
         index: parts.index,
-        pool: Rc::new(Pool::default()),
+        pool,
         devices,
         counters,
         clients: Cell::new(0),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Instant;
-use tidegate_fill::{Hops, Pool, Timeouts};
+use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
@@ -41,6 +41,8 @@ pub struct Node {
     pub timeouts: Timeouts,
     pub started: Instant,
     pub draining: AtomicBool,
+    /// Connections to next hops that any core may take.
+    pub idle: Arc<SharedIdle>,
 }
 
 impl Node {
@@ -74,6 +76,7 @@ impl Node {
             timeouts: Timeouts::of(role),
             started: tidegate_ring::now(),
             draining: AtomicBool::new(false),
+            idle: Arc::default(),
         }
     }
 

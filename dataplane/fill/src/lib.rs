@@ -28,7 +28,7 @@ pub use error::{FillError, Phase};
 pub use exchange::{Answer, Body, Request, Timeouts, ask};
 pub use health::{Cause, Standing};
 pub use names::Round;
-pub use pool::Pool;
+pub use pool::{Pool, SharedIdle};
 pub use s3::HopS3;
 pub use select::{
     Choice, HEALTH_PATH, Hop, HopAccess, Place, Probe, candidates, node_name, order, owner, peers,

@@ -3,7 +3,7 @@
 //! Must stay true: a peer whose certificate does not name the server that was asked for, or that no trusted authority
 //! signed, is sent nothing.
 
-use crate::tls::TlsStream;
+use crate::tls::{ParkedTls, TlsStream};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use std::io;
@@ -26,7 +26,31 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<Client>>),
 }
 
+/// A connection that no thread holds.
+pub(crate) enum Parked {
+    Plain(std::net::TcpStream),
+    Tls(Box<ParkedTls<Client>>),
+}
+
 impl Stream {
+    /// Gives up this thread's part in it; `Err`: that cannot be now.
+    pub(crate) fn park(self) -> Result<Parked, Stream> {
+        match self {
+            Stream::Plain(tcp) => tcp.into_std().map(Parked::Plain).map_err(Stream::Plain),
+            Stream::Tls(tls) => match tls.park() {
+                Ok(parked) => Ok(Parked::Tls(Box::new(parked))),
+                Err(tls) => Err(Stream::Tls(Box::new(tls))),
+            },
+        }
+    }
+
+    pub(crate) fn unpark(parked: Parked) -> Stream {
+        match parked {
+            Parked::Plain(socket) => Stream::Plain(TcpStream::from_std(socket)),
+            Parked::Tls(tls) => Stream::Tls(Box::new(TlsStream::unpark(*tls))),
+        }
+    }
+
     /// Puts TLS on a fresh connection when the hop wants it.
     pub(crate) async fn begin(
         tcp: TcpStream,

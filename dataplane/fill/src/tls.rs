@@ -35,6 +35,13 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A connection between two threads: nothing is under way on it, and nothing unread.
+pub(crate) struct ParkedTls<S: Side> {
+    socket: std::net::TcpStream,
+    session: Session<S>,
+    slow: bool,
+}
+
 /// A connection with a session on it.
 pub struct TlsStream<S: Side> {
     tcp: TcpStream,
@@ -69,6 +76,21 @@ impl<S: Side> TlsStream<S> {
     /// The session, for what was agreed on.
     pub fn session(&self) -> &Session<S> {
         &self.session
+    }
+
+    /// Without this thread's part in it; `Err`: the kernel still works on it for this thread.
+    pub(crate) fn park(self) -> Result<ParkedTls<S>, Self> {
+        let TlsStream { tcp, session, plain, slow } = self;
+        match tcp.into_std() {
+            Ok(socket) => Ok(ParkedTls { socket, session, slow }),
+            Err(tcp) => Err(TlsStream { tcp, session, plain, slow }),
+        }
+    }
+
+    /// Takes up what was parked, on whichever thread.
+    pub(crate) fn unpark(parked: ParkedTls<S>) -> Self {
+        let ParkedTls { socket, session, slow } = parked;
+        TlsStream { tcp: TcpStream::from_std(socket), session, plain: Vec::new(), slow }
     }
 
     /// The connection, its session, and what was opened already.

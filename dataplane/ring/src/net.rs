@@ -186,6 +186,16 @@ impl TcpStream {
         Ok(TcpStream { socket })
     }
 
+    /// The bare socket, which another thread may take up; `Err`: the kernel still works on it for this thread.
+    pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {
+        Rc::try_unwrap(self.socket).map_err(|socket| TcpStream { socket })
+    }
+
+    /// Takes up a socket that [`TcpStream::into_std`] gave.
+    pub fn from_std(socket: std::net::TcpStream) -> TcpStream {
+        TcpStream { socket: Rc::new(socket) }
+    }
+
     /// Address of the other end.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.socket.peer_addr()

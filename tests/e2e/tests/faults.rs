@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Shutdown};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Barrier, Mutex, mpsc};
 use tidegate_e2e::fleet::HOST;
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, content, reply};
 
@@ -319,4 +319,59 @@ fn an_answer_that_is_one_clients_own_reaches_nobody_else() {
     for id in ["edge-1", "parent-1"] {
         assert_eq!(fleet.counter(id, "hits_total"), 0);
     }
+}
+
+#[test]
+fn connections_to_next_hops_that_one_core_does_not_need_serve_another() {
+    // Goal: a core opens a connection only when no core has one to spare. Method: twelve fills at once on the one core,
+    // held together by a barrier at the parent, then as many on the other; the parent tells its connections apart.
+    const AT_ONCE: usize = 12;
+    let barrier = Barrier::new(AT_ONCE);
+    let parent = HandOrigin::start(LOCAL, move |asked, stream| {
+        if asked.target().starts_with("/one/") || asked.target().starts_with("/other/") {
+            barrier.wait();
+        }
+        reply(stream, 200, "Cache-Control: max-age=600\r\n", b"content");
+    });
+    let fleet = Fleet::start(
+        "pool",
+        &FleetOptions {
+            edges: 1,
+            parents: 1,
+            hand_parents: vec![parent.address],
+            ..FleetOptions::default()
+        },
+    );
+    assert_eq!(fleet.get("edge-1", "/warm", "").unwrap().status, 200);
+    let (mut one, mut other): (Vec<Connection>, Vec<Connection>) = Default::default();
+    let mut first = None;
+    while one.len() < AT_ONCE || other.len() < AT_ONCE {
+        let mut connection = Connection::open(fleet.member("edge-1").http()).unwrap();
+        let core = fleet.core_of("edge-1", &mut connection, "/warm");
+        match *first.get_or_insert(core.clone()) == core {
+            true => one.push(connection),
+            false => other.push(connection),
+        }
+        assert!(one.len() + other.len() < 20 * AT_ONCE, "all come to one core");
+    }
+    let mut burst = |clients: &mut Vec<Connection>, name: &str| -> HashSet<usize> {
+        clients.truncate(AT_ONCE);
+        for (n, client) in clients.iter_mut().enumerate() {
+            let ask = format!("GET /{name}/{n} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+            client.send(ask.as_bytes()).unwrap();
+        }
+        for client in clients {
+            assert_eq!(client.response(false).unwrap().status, 200);
+        }
+        fleet.settle("edge-1");
+        let all = parent.all();
+        let ours = all.iter().filter(|asked| asked.target().starts_with(&format!("/{name}/")));
+        ours.map(|asked| asked.connection).collect()
+    };
+    let of_one = burst(&mut one, "one");
+    let of_other = burst(&mut other, "other");
+    assert_eq!((of_one.len(), of_other.len()), (AT_ONCE, AT_ONCE));
+    let fresh = of_other.difference(&of_one).count();
+    // A few are kept by the core that made them.
+    assert!(fresh <= 4, "{fresh} of {AT_ONCE} had to be opened");
 }

@@ -433,6 +433,22 @@ impl TcpStream {
         }
     }
 
+    /// As the ring's; a simulated socket stays where it is.
+    ///
+    /// # Errors
+    /// The socket itself.
+    pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {
+        match self.0 {
+            Kind::Ring(stream) => stream.into_std().map_err(|stream| TcpStream(Kind::Ring(stream))),
+            Kind::Simulated(socket) => Err(TcpStream(Kind::Simulated(socket))),
+        }
+    }
+
+    /// As the ring's.
+    pub fn from_std(socket: std::net::TcpStream) -> TcpStream {
+        TcpStream(Kind::Ring(RingStream::from_std(socket)))
+    }
+
     /// # Errors
     /// As the ring's.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
