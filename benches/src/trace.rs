@@ -60,18 +60,24 @@ pub struct TraceArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Who {
     Tidegate,
+    /// With `ram_policy = "sieve"`.
+    TidegateSieve,
+    /// With `ram_policy = "lru"`.
+    TidegateLru,
     Nginx,
     Ats,
     Varnish,
 }
 
-/// All of them, in the order of the table.
+/// Those that are measured when nobody is named, in the order of the table.
 pub const ALL: [Who; 4] = [Who::Tidegate, Who::Nginx, Who::Ats, Who::Varnish];
 
 impl Who {
     pub fn name(self) -> &'static str {
         match self {
             Who::Tidegate => "tidegate",
+            Who::TidegateSieve => "tidegate-sieve",
+            Who::TidegateLru => "tidegate-lru",
             Who::Nginx => "nginx",
             Who::Ats => "ats",
             Who::Varnish => "varnish",

@@ -307,6 +307,9 @@ pub struct Machine {
     pub memory_bytes: Option<u64>,
     /// RAM tier.
     pub ram_bytes: u64,
+    /// What makes room in it.
+    #[serde(default)]
+    pub ram_policy: RamPolicy,
     /// Files and raw devices that the node's store lies on; none: RAM only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<StoreDevice>,
@@ -399,6 +402,19 @@ impl Machine {
             cores,
         })
     }
+}
+
+/// What makes room in the RAM tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RamPolicy {
+    /// What was seen once goes soon, what was asked for again stays (S3-FIFO).
+    #[default]
+    S3Fifo,
+    /// What was not used since a hand last came by goes (SIEVE).
+    Sieve,
+    /// What was used longest ago goes: to compare with.
+    Lru,
 }
 
 /// What is worth the wear of a drive.

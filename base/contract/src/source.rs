@@ -443,6 +443,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         machine: Machine {
             cores: table.take("cores").unwrap_or(0),
             memory_bytes: table.take("memory_bytes").map(|Size(bytes)| bytes),
+            ram_policy: table.take("ram_policy").unwrap_or_default(),
             ram_bytes: table.take("ram_bytes").map_or(RAM_BYTES_DEFAULT, |Size(bytes)| bytes),
             stores,
             state_dir: table.take("state_dir").unwrap_or_else(state_dir_default),

@@ -64,7 +64,9 @@ enum Process {
 pub fn start(who: Who, dir: &Path, budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
     fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     match who {
-        Who::Tidegate => ours::start(budget, origin),
+        Who::Tidegate => ours::start(budget, origin, ours::usual),
+        Who::TidegateSieve => ours::start(budget, origin, ours::sieve),
+        Who::TidegateLru => ours::start(budget, origin, ours::lru),
         Who::Nginx => nginx::start(dir, budget, origin),
         Who::Ats => ats::start(dir, budget, origin),
         Who::Varnish => varnish::start(dir, budget, origin),

@@ -185,10 +185,10 @@ fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
     }
     let sizes = |m: &tidegate_contract::Machine| {
         let wear = (m.store_admission, m.store_writes_per_day, m.store_rated_bytes);
-        (m.cores, m.ram_bytes, m.stores.clone(), m.state_dir.clone(), wear)
+        ((m.cores, m.ram_bytes, m.ram_policy), m.stores.clone(), m.state_dir.clone(), wear)
     };
     if sizes(&old.machine) != sizes(&new.machine) {
-        what.push("cores, ram_bytes or what is said of stores");
+        what.push("cores, ram_bytes, ram_policy or what is said of stores");
     }
     what
 }

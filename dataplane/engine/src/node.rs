@@ -59,14 +59,14 @@ impl Node {
     ) -> Node {
         let windows = Arc::new(Windows::new((plan.flexible / 4).max(WINDOWS_BYTES_MIN)));
         let table = Arc::new(Table::new(plan.objects, windows.clone()));
-        let ram_bytes = view.me.machine.ram_bytes;
+        let (ram_bytes, ram_policy) = (view.me.machine.ram_bytes, view.me.machine.ram_policy);
         stores.know(&table);
         let role = view.me.role;
         Node {
             view: ArcSwap::from_pointee(view),
             table,
             memory: Arc::new(Memory::new(plan, arena.clone(), windows, stores.clone())),
-            ram: RamTier::new(ram_bytes),
+            ram: RamTier::new(ram_bytes, ram_policy),
             purges: stores.purges().clone(),
             stores,
             hops,

@@ -37,9 +37,9 @@ impl Stream {
     pub(crate) fn park(self) -> Result<Parked, Stream> {
         match self {
             Stream::Plain(tcp) => tcp.into_std().map(Parked::Plain).map_err(Stream::Plain),
-            Stream::Tls(tls) => match tls.park() {
+            Stream::Tls(tls) => match (*tls).park() {
                 Ok(parked) => Ok(Parked::Tls(Box::new(parked))),
-                Err(tls) => Err(Stream::Tls(Box::new(tls))),
+                Err(tls) => Err(Stream::Tls(tls)),
             },
         }
     }

@@ -79,11 +79,11 @@ impl<S: Side> TlsStream<S> {
     }
 
     /// Without this thread's part in it; `Err`: the kernel still works on it for this thread.
-    pub(crate) fn park(self) -> Result<ParkedTls<S>, Self> {
+    pub(crate) fn park(self) -> Result<ParkedTls<S>, Box<Self>> {
         let TlsStream { tcp, session, plain, slow } = self;
         match tcp.into_std() {
             Ok(socket) => Ok(ParkedTls { socket, session, slow }),
-            Err(tcp) => Err(TlsStream { tcp, session, plain, slow }),
+            Err(tcp) => Err(Box::new(TlsStream { tcp, session, plain, slow })),
         }
     }
 

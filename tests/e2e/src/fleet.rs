@@ -462,6 +462,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 cores: options.cores,
                 memory_bytes: None,
                 ram_bytes: options.ram_bytes,
+                ram_policy: Default::default(),
                 store_extent_bytes: 64 << 10,
                 stores: options
                     .store_bytes

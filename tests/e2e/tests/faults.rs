@@ -354,7 +354,7 @@ fn connections_to_next_hops_that_one_core_does_not_need_serve_another() {
         }
         assert!(one.len() + other.len() < 20 * AT_ONCE, "all come to one core");
     }
-    let mut burst = |clients: &mut Vec<Connection>, name: &str| -> HashSet<usize> {
+    let burst = |clients: &mut Vec<Connection>, name: &str| -> HashSet<usize> {
         clients.truncate(AT_ONCE);
         for (n, client) in clients.iter_mut().enumerate() {
             let ask = format!("GET /{name}/{n} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");

@@ -107,6 +107,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             cores: plan.cores,
             memory_bytes: None,
             ram_bytes: plan.ram_bytes,
+            ram_policy: Default::default(),
             store_extent_bytes: EXTENT_BYTES_DEFAULT,
             stores: Vec::new(),
             state_dir: String::new(),

@@ -1,7 +1,7 @@
 //! TOML values as the types of the snapshot. An error is the mend, in words.
 
 use super::{CLASSES, Class};
-use crate::snapshot::{Admission, LocationStyle, Role, ServerStatus};
+use crate::snapshot::{Admission, LocationStyle, RamPolicy, Role, ServerStatus};
 use std::net::IpAddr;
 use toml::de::DeValue;
 
@@ -144,6 +144,14 @@ impl FromToml for ServerStatus {
             ("OFFLINE", ServerStatus::Offline),
         ];
         word(value, &statuses)
+    }
+}
+
+impl FromToml for RamPolicy {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let words =
+            [("s3-fifo", RamPolicy::S3Fifo), ("sieve", RamPolicy::Sieve), ("lru", RamPolicy::Lru)];
+        word(value, &words)
     }
 }
 

@@ -2,13 +2,17 @@
 
 use super::{Budget, CORES, Process, Running};
 use std::net::SocketAddr;
-use tidegate_contract::{Admission, Snapshot};
+use tidegate_contract::{Admission, RamPolicy, Snapshot};
 use tidegate_e2e::{Fleet, FleetOptions};
 
 /// Who of the fleet is measured; a snapshot needs an edge too, which has nothing to do.
 pub const MEMBER: &str = "parent-1";
 
-pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
+pub fn start(
+    budget: &Budget,
+    origin: SocketAddr,
+    adjust: fn(&mut Snapshot),
+) -> Result<Running, String> {
     let fleet = Fleet::start(
         "bench-trace",
         &FleetOptions {
@@ -38,7 +42,7 @@ pub fn start(budget: &Budget, origin: SocketAddr) -> Result<Running, String> {
 }
 
 /// Viewers of a live channel get the playlist of a moment ago while the next one is fetched, as with every peer.
-fn adjust(snapshot: &mut Snapshot) {
+pub fn usual(snapshot: &mut Snapshot) {
     // What a configuration has that says nothing.
     for server in &mut snapshot.servers {
         server.machine.store_admission = Admission::default();
@@ -48,4 +52,16 @@ fn adjust(snapshot: &mut Snapshot) {
             behaviour.stale_while_revalidate_seconds = 1;
         }
     }
+}
+
+/// As usual, but for what makes room in the RAM tier.
+pub fn sieve(snapshot: &mut Snapshot) {
+    usual(snapshot);
+    snapshot.servers.iter_mut().for_each(|s| s.machine.ram_policy = RamPolicy::Sieve);
+}
+
+/// As usual, but for what makes room in the RAM tier.
+pub fn lru(snapshot: &mut Snapshot) {
+    usual(snapshot);
+    snapshot.servers.iter_mut().for_each(|s| s.machine.ram_policy = RamPolicy::Lru);
 }
