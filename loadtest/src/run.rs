@@ -598,7 +598,11 @@ struct Seen<'a> {
     bytes: u64,
 }
 
-impl Look for Seen<'_> {}
+impl Look for Seen<'_> {
+    fn wants_head(&self) -> bool {
+        false
+    }
+}
 
 impl Watch for Seen<'_> {
     fn received(&mut self, bytes: usize) {
