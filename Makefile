@@ -14,6 +14,7 @@ bench: cargo
 	@cargo xtask bench
 	@cargo xtask bench mixed
 	@cargo xtask bench start
+	@cargo xtask bench load
 
 bench-trace: cargo
 	@cargo xtask bench trace

@@ -83,7 +83,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// Reads wrk's summary.
-    fn read(text: &str) -> Option<Outcome> {
+    pub fn read(text: &str) -> Option<Outcome> {
         let mut outcome = None;
         let mut failed = 0;
         for line in text.lines().map(str::trim) {
@@ -104,7 +104,7 @@ impl Outcome {
 }
 
 /// wrk writes spans as `2.00s`, `1.50m` or `900.00ms`.
-fn seconds(text: &str) -> Option<f64> {
+pub fn seconds(text: &str) -> Option<f64> {
     let at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let factor = match &text[at..] {
         "us" => 1e-6,

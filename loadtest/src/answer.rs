@@ -56,6 +56,10 @@ impl std::error::Error for Malformed {}
 
 /// Who looks at an answer while it is read.
 pub trait Look {
+    /// Whether `head` is of any use: over HTTP/2 it has to be made.
+    fn wants_head(&self) -> bool {
+        true
+    }
     /// The head of the final answer is there.
     fn head(&mut self, _head: &ResponseHead) {}
     /// The next bytes of the body, without their transfer coding.
@@ -63,7 +67,11 @@ pub trait Look {
 }
 
 /// Nobody looks.
-impl Look for () {}
+impl Look for () {
+    fn wants_head(&self) -> bool {
+        false
+    }
+}
 
 /// How far an answer is when the connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

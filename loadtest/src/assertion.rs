@@ -7,6 +7,7 @@
 //! Must stay true: an assertion that cannot be read stops the run before it begins, with the place and the
 //! names that exist; one about a value that the run does not have fails.
 
+use crate::play::watched::Audience;
 use crate::report::Measured;
 use crate::tally::{Ending, Tally, Times};
 use crate::units::{parse_time_ns, show_ns};
@@ -45,6 +46,11 @@ enum Metric {
     /// Whole answers with a status from, below.
     Status(u16, u16),
     Rate,
+    StallRatio,
+    /// Bits per second.
+    MeanBitrate,
+    /// An index in [`VIEWED`].
+    Viewed(usize),
     ErrorRatio,
     HitRatio,
     TierHits(String),
@@ -57,13 +63,15 @@ enum Clock {
     Service,
     FirstByte,
     SendDelay,
+    Startup,
 }
 
-const CLOCKS: [(&str, Clock); 4] = [
+const CLOCKS: [(&str, Clock); 5] = [
     ("response_time", Clock::Response),
     ("service_time", Clock::Service),
     ("first_byte", Clock::FirstByte),
     ("send_delay", Clock::SendDelay),
+    ("startup", Clock::Startup),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,6 +128,19 @@ const COUNTS: [Count; 20] = [
     ("bytes.body", |t| t.body_bytes),
 ];
 
+type Viewed = (&'static str, fn(&Audience) -> u64);
+
+/// The same of players.
+const VIEWED: [Viewed; 7] = [
+    ("players", |a| a.players),
+    ("players.started", |a| a.started),
+    ("players.failed", |a| a.sum.failed),
+    ("players.stalled", |a| a.stalled_players),
+    ("stalls", |a| a.sum.stalls),
+    ("switches", |a| a.sum.switches_up + a.sum.switches_down),
+    ("segments_skipped", |a| a.sum.skipped),
+];
+
 /// Why a text is no assertion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssertionError {
@@ -170,6 +191,7 @@ pub fn known_names() -> String {
         .map(|(name, _)| format!("{name}.{{min,mean,max,p50,p90,p99,p99.9,...}}"))
         .collect();
     names.extend(COUNTS.iter().map(|(name, _)| (*name).to_owned()));
+    names.extend(VIEWED.iter().map(|(name, _)| (*name).to_owned()));
     names.extend(
         [
             "status.NNN",
@@ -248,8 +270,13 @@ impl Metric {
         if let Some(index) = COUNTS.iter().position(|(count, _)| *count == name) {
             return Some(Metric::Count(index));
         }
+        if let Some(index) = VIEWED.iter().position(|(count, _)| *count == name) {
+            return Some(Metric::Viewed(index));
+        }
         match name {
             "rate" => return Some(Metric::Rate),
+            "stall_ratio" => return Some(Metric::StallRatio),
+            "mean_bitrate" => return Some(Metric::MeanBitrate),
             "error_ratio" => return Some(Metric::ErrorRatio),
             "hit_ratio" => return Some(Metric::HitRatio),
             _ => {}
@@ -279,7 +306,10 @@ impl Metric {
     }
 
     fn is_ratio(&self) -> bool {
-        matches!(self, Metric::ErrorRatio | Metric::HitRatio | Metric::TierHitRatio(_))
+        matches!(
+            self,
+            Metric::ErrorRatio | Metric::StallRatio | Metric::HitRatio | Metric::TierHitRatio(_)
+        )
     }
 
     fn value(&self, text: &str) -> Result<f64, Fault> {
@@ -298,12 +328,16 @@ impl Metric {
     }
 
     fn of(&self, measured: &Measured) -> Option<f64> {
-        let tally = &measured.tally;
+        let (tally, audience) = (&measured.tally, measured.audience.as_ref());
         match self {
+            Metric::Time(Clock::Startup, statistic) => statistic.of(&audience?.startup),
             Metric::Time(clock, statistic) => statistic.of(clock.times(tally)),
             Metric::Count(index) => Some(COUNTS[*index].1(tally) as f64),
             Metric::Status(from, below) => Some(tally.answers_with(*from..*below) as f64),
             Metric::Rate => measured.rate(),
+            Metric::StallRatio => audience?.stall_ratio(),
+            Metric::MeanBitrate => audience?.mean_bitrate(),
+            Metric::Viewed(index) => Some(VIEWED[*index].1(audience?) as f64),
             Metric::ErrorRatio => {
                 let requests = tally.requests();
                 (requests > 0).then(|| {
@@ -342,6 +376,9 @@ impl Metric {
     fn why_none(&self) -> &'static str {
         match self {
             Metric::Time(..) => "no value: no request got that far",
+            Metric::StallRatio | Metric::MeanBitrate | Metric::Viewed(_) => {
+                "no value: nobody played (tidegate-load play)"
+            }
             Metric::HitRatio => "no value: no answer carried Cache-Status",
             Metric::TierHitRatio(_) => "no value: no answer came by this tier",
             _ => "no value: nothing was counted",
@@ -352,7 +389,8 @@ impl Metric {
 impl Clock {
     fn times(self, tally: &Tally) -> &Times {
         match self {
-            Clock::Response => &tally.response_time,
+            // Players have their own; see `Metric::of`.
+            Clock::Startup | Clock::Response => &tally.response_time,
             Clock::Service => &tally.service_time,
             Clock::FirstByte => &tally.first_byte,
             Clock::SendDelay => &tally.send_delay,

@@ -8,9 +8,12 @@ use crate::answer::{Answer, AnswerReader, AtClose, Look, Malformed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Bytes that one read may take: above it, larger reads gained nothing.
@@ -208,6 +211,9 @@ impl Connection {
         scratch: &RefCell<Vec<u8>>,
         take: impl FnOnce(&[u8]) -> Result<usize, E>,
     ) -> io::Result<Result<usize, E>> {
+        if self.tls.is_none() {
+            return read_plain(&mut self.stream, scratch, take).await;
+        }
         loop {
             {
                 let mut scratch = scratch.borrow_mut();
@@ -221,6 +227,26 @@ impl Connection {
             self.flush_tls().await?;
             self.stream.readable().await?;
         }
+    }
+}
+
+/// The same without TLS. tokio knows from a short read that nothing more is there; so neither the next read nor
+/// the look at an idle connection asks the kernel in vain, which is a tenth of what a small answer costs.
+async fn read_plain<E>(
+    stream: &mut TcpStream,
+    scratch: &RefCell<Vec<u8>>,
+    take: impl FnOnce(&[u8]) -> Result<usize, E>,
+) -> io::Result<Result<usize, E>> {
+    let count = poll_fn(|context| {
+        let mut scratch = scratch.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let read = Pin::new(&mut *stream).poll_read(context, &mut buffer);
+        read.map_ok(|()| buffer.filled().len())
+    });
+    // Nothing is awaited between the read and the look at what it left.
+    match count.await? {
+        0 => Ok(Ok(0)),
+        count => Ok(take(&scratch.borrow()[..count])),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod html;
 pub mod options;
 mod pacer;
 pub mod pick;
+pub mod play;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -18,12 +18,14 @@ use tidegate_load::channel::Protocol;
 use tidegate_load::html::page;
 use tidegate_load::options::Options;
 use tidegate_load::pick::Order;
+use tidegate_load::play::player::Manners;
+use tidegate_load::play::run::{Cast, play};
 use tidegate_load::progress::Meter;
 use tidegate_load::report::Report;
-use tidegate_load::run::{Progress, run};
+use tidegate_load::run::{Progress, RunError, run};
 use tidegate_load::schedule::{BACKLOG_REQUESTS_MAX, Rate};
 use tidegate_load::tls::Trust;
-use tidegate_load::units::parse_duration;
+use tidegate_load::units::{nanos, parse_duration};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Ask a server for URLs, on a fixed schedule or as a trace says, and tell what came.
@@ -38,6 +40,8 @@ struct Arguments {
 enum Verb {
     /// Run one load and report it.
     Run(Box<RunArgs>),
+    /// Let players play HLS, and report what their viewers had.
+    Play(Box<PlayArgs>),
     /// The reference trace: make it, judge it, serve its objects, replay it.
     #[command(subcommand)]
     Trace(Box<trace_verbs::TraceVerb>),
@@ -66,9 +70,6 @@ struct RunArgs {
     /// Closed loop: each connection asks again when it is answered.
     #[arg(long)]
     closed: bool,
-    /// Version of HTTP: 1.1, 2 or 3.
-    #[arg(long, value_name = "VERSION", default_value = "1.1")]
-    http: Protocol,
     /// Connections that can be open at once to each server.
     #[arg(long, default_value_t = 10)]
     connections: usize,
@@ -96,6 +97,16 @@ struct RunArgs {
     /// Due requests that may wait for a connection; beyond it the oldest are given up as not sent.
     #[arg(long, default_value_t = BACKLOG_REQUESTS_MAX)]
     backlog: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What all runs have.
+#[derive(Args)]
+struct Common {
+    /// Version of HTTP: 1.1, 2 or 3.
+    #[arg(long, value_name = "VERSION", default_value = "1.1")]
+    http: Protocol,
     /// Field of every request, as 'Name: value'; may be given more than once.
     #[arg(long, value_name = "FIELD")]
     header: Vec<String>,
@@ -125,12 +136,46 @@ struct RunArgs {
     quiet: bool,
 }
 
+#[derive(Args)]
+struct PlayArgs {
+    /// http:// or https:// URL of a playlist; with several, players take them in turn.
+    #[arg(required = true)]
+    url: Vec<String>,
+    /// Players at once, each with connections of its own.
+    #[arg(long, default_value_t = 10)]
+    players: usize,
+    /// The first player begins at once, the last at the end of this time.
+    #[arg(long, value_parser = parse_duration, default_value = "1s")]
+    ramp: Duration,
+    /// A viewer leaves after this time; else at the end of the film.
+    #[arg(long, value_parser = parse_duration)]
+    watch: Option<Duration>,
+    /// The run ends after this time, whoever still watches.
+    #[arg(long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Time in the buffer at which a player rests.
+    #[arg(long, value_parser = parse_duration, default_value = "30s")]
+    buffer: Duration,
+    /// Bits per second that a player believes in before it has measured anything.
+    #[arg(long, default_value_t = 1_000_000)]
+    first_guess: u64,
+    /// Threads that share the players.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Longest time for an answer, and for opening a connection.
+    #[arg(long, value_parser = parse_duration, default_value = "10s")]
+    timeout: Duration,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// Bytes of a file of URLs.
 const URLS_FILE_BYTES_MAX: u64 = 256 << 20;
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Run(arguments) => arguments.run(),
+        Verb::Play(arguments) => arguments.run(),
         Verb::Trace(verb) => trace_verbs::run(*verb),
     };
     match result {
@@ -142,17 +187,21 @@ fn main() -> ExitCode {
     }
 }
 
-impl RunArgs {
-    fn run(self) -> Result<ExitCode, String> {
-        let (json, html, quiet) = (self.json.clone(), self.html.clone(), self.quiet);
-        let options = self.options()?;
+impl Common {
+    /// Makes a run, says what came of it, and judges it.
+    fn report(
+        &self,
+        make: impl FnOnce(&mut Meter) -> Result<Report, String>,
+    ) -> Result<ExitCode, String> {
         // Opened now: a report that cannot be written should not cost a run first.
-        let json = json.map(|path| Output::open("--json", &path)).transpose()?;
-        let html = html.map(|path| Output::open("--html", &path)).transpose()?;
-        let report = make_run(&options, quiet)?;
+        let open = |option, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| Output::open(option, path)).transpose()
+        };
+        let (json, html) = (open("--json", &self.json)?, open("--html", &self.html)?);
+        let report = make(&mut Meter::new(io::stderr().is_terminal()))?;
         let report_on_stdout =
             [&json, &html].into_iter().any(|output| matches!(output, Some(Output::Stdout(_))));
-        if !quiet {
+        if !self.quiet {
             let mut out: Box<dyn Write> =
                 if report_on_stdout { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
             // A reader that went away (a closed pipe) does not make the run a bad one.
@@ -181,8 +230,60 @@ impl RunArgs {
         Ok(code)
     }
 
-    fn options(self) -> Result<Options, String> {
-        let mut urls = self.url;
+    fn options(&self) -> Options {
+        Options {
+            protocol: self.http,
+            headers: self.header.clone(),
+            connect: self.connect,
+            trust: match (self.insecure, &self.ca) {
+                (true, _) => Trust::Anyone,
+                (false, Some(path)) => Trust::File(path.clone()),
+                (false, None) => Trust::System,
+            },
+            server_pids: self.server_pid.clone(),
+            assertions: self.assertions.clone(),
+            ..Options::default()
+        }
+    }
+}
+
+impl PlayArgs {
+    fn run(self) -> Result<ExitCode, String> {
+        let cast = Cast {
+            players: self.players,
+            ramp: self.ramp,
+            manners: Manners {
+                buffer_s: self.buffer.as_secs_f64(),
+                first_guess_bps: self.first_guess as f64,
+                watch_ns: self.watch.map(nanos),
+            },
+        };
+        let options = Options {
+            urls: self.url,
+            connections: self.players,
+            threads: self.threads,
+            duration: self.duration,
+            timeout: self.timeout,
+            ..self.common.options()
+        };
+        let quiet = self.common.quiet;
+        self.common.report(|meter| {
+            with_signals(meter, quiet, async |stop, show| play(&options, &cast, stop, show).await)
+        })
+    }
+}
+
+impl RunArgs {
+    fn run(self) -> Result<ExitCode, String> {
+        let options = self.options()?;
+        let quiet = self.common.quiet;
+        self.common.report(|meter| {
+            with_signals(meter, quiet, async |stop, show| run(&options, stop, show).await)
+        })
+    }
+
+    fn options(&self) -> Result<Options, String> {
+        let mut urls = self.url.clone();
         if let Some(path) = &self.urls {
             urls.extend(read_urls(path)?);
         }
@@ -191,7 +292,6 @@ impl RunArgs {
             order: self.order,
             seed: self.seed,
             rate: self.rate,
-            protocol: self.http,
             connections: self.connections,
             streams: self.streams,
             threads: self.threads,
@@ -201,36 +301,35 @@ impl RunArgs {
             timeout: self.timeout,
             drain: self.drain,
             backlog_max: self.backlog,
-            headers: self.header,
-            connect: self.connect,
-            trust: match (self.insecure, self.ca) {
-                (true, _) => Trust::Anyone,
-                (false, Some(path)) => Trust::File(path),
-                (false, None) => Trust::System,
-            },
-            server_pids: self.server_pid,
-            assertions: self.assertions,
+            ..self.common.options()
         })
     }
 }
 
-fn make_run(options: &Options, quiet: bool) -> Result<Report, String> {
+/// Makes a run that a person can end.
+fn with_signals(
+    meter: &mut Meter,
+    quiet: bool,
+    make: impl AsyncFnOnce(
+        std::pin::Pin<Box<dyn Future<Output = ()>>>,
+        &mut dyn FnMut(&Progress),
+    ) -> Result<Report, RunError>,
+) -> Result<Report, String> {
     let host = |error: io::Error| format!("this host gives no runtime: {error}");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(host)?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(host)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(host)?;
-        let stop = async {
+        let stop = Box::pin(async move {
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        };
-        let mut meter = Meter::new(io::stderr().is_terminal());
-        let show = |now: &Progress| {
+        });
+        let mut show = |now: &Progress| {
             if !quiet {
                 meter.show(now, &mut io::stderr());
             }
         };
-        let report = run(options, stop, show).await.map_err(|error| error.to_string());
+        let report = make(stop, &mut show).await.map_err(|error| error.to_string());
         meter.done(&mut io::stderr());
         report
     })

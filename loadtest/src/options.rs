@@ -161,6 +161,23 @@ impl Options {
     /// # Errors
     /// When a number is outside its limits or nothing ends the run.
     pub fn plan(&self) -> Result<Plan, OptionsError> {
+        self.check()?;
+        if self.duration.is_none() && self.requests.is_none() {
+            return Err(OptionsError::NoEnd);
+        }
+        Ok(Plan {
+            rate: self.rate,
+            warmup_ns: nanos(self.warmup),
+            duration_ns: self.duration.map(nanos),
+            requests: self.requests,
+        })
+    }
+
+    /// Whether the numbers are inside their limits.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), OptionsError> {
         let within = |name, value: u64, from, to| {
             if (from..=to).contains(&value) {
                 Ok(())
@@ -191,15 +208,7 @@ impl Options {
         if self.duration.is_some_and(|duration| duration.is_zero()) {
             return Err(OptionsError::NoTime("--duration"));
         }
-        if self.duration.is_none() && self.requests.is_none() {
-            return Err(OptionsError::NoEnd);
-        }
-        Ok(Plan {
-            rate: self.rate,
-            warmup_ns: nanos(self.warmup),
-            duration_ns: self.duration.map(nanos),
-            requests: self.requests,
-        })
+        Ok(())
     }
 
     /// Requests that can be under way at once.

@@ -4,6 +4,7 @@
 //! the run are in it, so that it can be run again; loadtest/README.md tells every field.
 
 use crate::options::Options;
+use crate::play::watched::{Audience, PlayersReport};
 use crate::series::{Sample, SeriesReport};
 use crate::tally::{CacheCount, Ending, FORWARDS, Tally, Times};
 use crate::units::{SECOND_NS, nanos, show_ns};
@@ -19,6 +20,8 @@ pub struct Measured {
     pub elapsed_ns: u64,
     /// In order of time; the first is from the start.
     pub samples: Vec<Sample>,
+    /// When there were players.
+    pub audience: Option<Audience>,
 }
 
 impl Measured {
@@ -68,6 +71,9 @@ pub struct Report {
     pub send_delay: TimesReport,
     pub cpu: Cpu,
     pub series: SeriesReport,
+    /// What viewers had, when there were players.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub players: Option<PlayersReport>,
     pub assertions: Vec<AssertionReport>,
 }
 
@@ -179,6 +185,7 @@ pub struct TimesReport {
     pub mean_us: Option<f64>,
     pub p50_us: Option<f64>,
     pub p90_us: Option<f64>,
+    pub p95_us: Option<f64>,
     pub p99_us: Option<f64>,
     pub p99_9_us: Option<f64>,
     pub p99_99_us: Option<f64>,
@@ -248,6 +255,7 @@ impl Report {
             send_delay: TimesReport::new(&tally.send_delay),
             cpu: Cpu::new(measured),
             series: tally.series.report(&measured.samples),
+            players: measured.audience.as_ref().map(Audience::report),
             assertions: options
                 .assertions
                 .iter()
@@ -315,7 +323,7 @@ impl CacheReport {
 }
 
 impl TimesReport {
-    fn new(times: &Times) -> TimesReport {
+    pub(crate) fn new(times: &Times) -> TimesReport {
         let us = |ns: Option<f64>| ns.map(|ns| ns / 1e3);
         let percentile = |percent| us(times.percentile_ns(percent));
         TimesReport {
@@ -324,6 +332,7 @@ impl TimesReport {
             mean_us: us(times.mean_ns()),
             p50_us: percentile(50.0),
             p90_us: percentile(90.0),
+            p95_us: percentile(95.0),
             p99_us: percentile(99.0),
             p99_9_us: percentile(99.9),
             p99_99_us: percentile(99.99),
@@ -387,6 +396,9 @@ impl fmt::Display for Report {
                 write!(f, "{shown:>10}")?;
             }
             writeln!(f)?;
+        }
+        if let Some(players) = &self.players {
+            write!(f, "{players}")?;
         }
         for AssertionReport { assertion, held, shown, .. } in &self.assertions {
             writeln!(f, "{} {assertion} (it is {shown})", if *held { "held  " } else { "FAILED" })?;

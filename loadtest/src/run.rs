@@ -229,11 +229,11 @@ pub async fn run(
     }
     let elapsed_ns = elapsed_ns(&plan, &tally, stopped_ns.filter(|_| interrupted));
     let started_unix_ms = u64::try_from(started_unix_ms.as_millis()).unwrap_or(u64::MAX);
-    let measured = Measured { tally, elapsed_ns, samples };
+    let measured = Measured { tally, elapsed_ns, samples, audience: None };
     Ok(Report::new(options, &measured, started_unix_ms, interrupted))
 }
 
-async fn until(deadline: Option<Instant>) {
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -293,22 +293,9 @@ async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Arc<Place>>), Op
                 return Err(OptionsError::TooManyEndpoints(ENDPOINTS_MAX));
             }
             None => {
-                let address = match options.connect {
-                    Some(address) => address,
-                    None => resolve(&url).await?,
-                };
-                let tls = match tls.as_ref().filter(|_| secure) {
-                    None => None,
-                    Some(config) => {
-                        let name =
-                            ServerName::try_from(url.authority.host.clone()).map_err(|e| {
-                                OptionsError::Resolve(url.authority.to_string(), e.to_string())
-                            })?;
-                        Some((name, Arc::clone(config)))
-                    }
-                };
+                let endpoint = place_of(&url, options, tls.as_ref()).await?;
                 places.push(place);
-                let place = Place::new(Endpoint { address, tls }, options.protocol)
+                let place = Place::new(endpoint, options.protocol)
                     .map_err(|what| OptionsError::Tls(crate::tls::TlsError::Setup(what)))?;
                 endpoints.push(Arc::new(place));
                 endpoints.len() - 1
@@ -322,6 +309,28 @@ async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Arc<Place>>), Op
     Ok((targets, endpoints))
 }
 
+/// The server of a URL; `tls` is made when it is needed and not given.
+pub(crate) async fn place_of(
+    url: &Url,
+    options: &Options,
+    tls: Option<&Arc<rustls::ClientConfig>>,
+) -> Result<Endpoint, OptionsError> {
+    let address = match options.connect {
+        Some(address) => address,
+        None => resolve(url).await?,
+    };
+    if url.scheme != Scheme::Https {
+        return Ok(Endpoint { address, tls: None });
+    }
+    let config = match tls {
+        Some(config) => Arc::clone(config),
+        None => client_config(&options.trust, options.protocol).map_err(OptionsError::Tls)?,
+    };
+    let name = ServerName::try_from(url.authority.host.clone())
+        .map_err(|error| OptionsError::Resolve(url.authority.to_string(), error.to_string()))?;
+    Ok(Endpoint { address, tls: Some((name, config)) })
+}
+
 async fn resolve(url: &Url) -> Result<std::net::SocketAddr, OptionsError> {
     let failed = |what: String| OptionsError::Resolve(url.authority.to_string(), what);
     tokio::net::lookup_host((url.authority.host.as_str(), url.port()))
@@ -332,7 +341,7 @@ async fn resolve(url: &Url) -> Result<std::net::SocketAddr, OptionsError> {
 }
 
 /// The fields of every request, and the host that replaces the URL's.
-fn fields(headers: &[String]) -> Result<(Fields, Option<String>), OptionsError> {
+pub(crate) fn fields(headers: &[String]) -> Result<(Fields, Option<String>), OptionsError> {
     if headers.len() > HEADERS_MAX {
         return Err(OptionsError::TooManyHeaders);
     }
@@ -589,7 +598,11 @@ struct Seen<'a> {
     bytes: u64,
 }
 
-impl Look for Seen<'_> {}
+impl Look for Seen<'_> {
+    fn wants_head(&self) -> bool {
+        false
+    }
+}
 
 impl Watch for Seen<'_> {
     fn received(&mut self, bytes: usize) {
@@ -601,7 +614,7 @@ impl Watch for Seen<'_> {
 }
 
 impl Failure {
-    fn ending(&self) -> Ending {
+    pub(crate) fn ending(&self) -> Ending {
         match self {
             Failure::ClosedEarly(_) => Ending::ClosedEarly,
             Failure::ShortBody(_) => Ending::ShortBody,

@@ -71,10 +71,67 @@ impl Url {
         Ok(Url { scheme, authority, target })
     }
 
+    /// What a reference in a document that came from here leads to (RFC 3986 section 5).
+    ///
+    /// # Errors
+    /// When that is no URL that can be asked for.
+    pub fn join(&self, reference: &str) -> Result<Url, UrlError> {
+        let scheme = self.scheme.as_str();
+        let (name, _) = reference.split_once(':').unwrap_or(("", ""));
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+        if !name.is_empty() && name.chars().all(is_scheme) {
+            return Url::parse(reference);
+        }
+        if reference.starts_with("//") {
+            return Url::parse(&format!("{scheme}:{reference}"));
+        }
+        let (path, query) = match reference.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (reference, None),
+        };
+        let (own_path, own_query) = match self.target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (self.target.as_str(), None),
+        };
+        let (path, query) = match path {
+            "" => (own_path.to_owned(), query.or(own_query)),
+            path if path.starts_with('/') => (without_dots(path), query),
+            path => {
+                let folder = &own_path[..own_path.rfind('/').map_or(0, |slash| slash + 1)];
+                (without_dots(&format!("{folder}{path}")), query)
+            }
+        };
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
+        Url::parse(&format!("{scheme}://{}{path}{query}", self.authority))
+    }
+
     /// The port to connect to.
     pub fn port(&self) -> u16 {
         self.authority.port.unwrap_or(self.scheme.default_port())
     }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.as_str(), self.authority, self.target)
+    }
+}
+
+/// A path without `.` and `..` (RFC 3986 section 5.2.4).
+fn without_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let last = path.rsplit('/').next().unwrap_or_default();
+    for part in path.split('/').skip(1) {
+        match part {
+            "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+    }
+    // What ends with dots is a folder.
+    let end = if matches!(last, "." | "..") { "/" } else { "" };
+    let joined = kept.join("/");
+    if joined.is_empty() { "/".to_owned() } else { format!("/{joined}{end}") }
 }
 
 #[cfg(test)]
@@ -115,6 +172,35 @@ mod tests {
         ];
         for (text, error) in cases {
             assert_eq!(Url::parse(text), Err(error), "{text}");
+        }
+    }
+
+    /// RFC 3986 section 5.4, as far as it is http.
+    #[test]
+    fn references_lead_where_the_rfc_says() {
+        let base = Url::parse("http://a/b/c/d;p?q").unwrap();
+        for (reference, wanted) in [
+            ("g", "http://a/b/c/g"),
+            ("./g", "http://a/b/c/g"),
+            ("g/", "http://a/b/c/g/"),
+            ("/g", "http://a/g"),
+            ("//g", "http://g/"),
+            ("?y", "http://a/b/c/d;p?y"),
+            ("g?y", "http://a/b/c/g?y"),
+            ("", "http://a/b/c/d;p?q"),
+            (".", "http://a/b/c/"),
+            ("..", "http://a/b/"),
+            ("../g", "http://a/b/g"),
+            ("../..", "http://a/"),
+            ("../../../g", "http://a/g"),
+            ("g;x=1/../y", "http://a/b/c/y"),
+            ("g?y/./x", "http://a/b/c/g?y/./x"),
+            ("https://o/x", "https://o/x"),
+        ] {
+            assert_eq!(base.join(reference).unwrap().to_string(), wanted, "{reference}");
+        }
+        for bad in ["ftp://a/b", "g h", "g#s", "http:g"] {
+            assert!(base.join(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Goal: what the harness reports is what the server saw.
 //! Method: a server by hand in this process, the run through the library or through the real binary.
 
+mod play;
 mod support;
 
 use std::collections::BTreeMap;

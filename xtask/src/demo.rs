@@ -45,10 +45,10 @@ pub fn bench(options: Vec<String>) -> Result<(), String> {
     let rig = options
         .first()
         .map(String::as_str)
-        .filter(|first| ["trace", "mixed", "start"].contains(first));
+        .filter(|first| ["trace", "mixed", "start", "load"].contains(first));
     let needs_peers = rig.is_none_or(|rig| rig != "start");
     if needs_peers {
-        setup::run(if rig.is_some() { "bench-trace" } else { "bench" })?;
+        setup::run(if matches!(rig, None | Some("load")) { "bench" } else { "bench-trace" })?;
     }
     build()?;
     finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;

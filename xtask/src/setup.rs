@@ -15,7 +15,7 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench", "bench-trace"];
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
@@ -81,6 +81,12 @@ const NEEDS: [Need; 12] = [
         package: "wrk",
         present: || on_path("wrk"),
         why: "makes the load of the benchmark",
+        verbs: &["bench"],
+    },
+    Need {
+        package: "nghttp2-client",
+        present: || on_path("h2load"),
+        why: "is what the load harness is held against",
         verbs: &["bench"],
     },
 ];

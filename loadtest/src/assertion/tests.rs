@@ -22,7 +22,7 @@ fn measured() -> Measured {
             ..Record::not_sent(true, 0, i * 1_000_000)
         });
     }
-    Measured { tally, elapsed_ns: 1_000_000_000, samples: Vec::new() }
+    Measured { tally, elapsed_ns: 1_000_000_000, samples: Vec::new(), audience: None }
 }
 
 #[test]
@@ -70,7 +70,8 @@ fn assertions_hold_or_not() {
 
 #[test]
 fn a_value_that_is_not_there_fails() {
-    let nothing = Measured { tally: Tally::default(), elapsed_ns: 0, samples: Vec::new() };
+    let nothing =
+        Measured { tally: Tally::default(), elapsed_ns: 0, samples: Vec::new(), audience: None };
     for text in ["hit_ratio >= 0", "response_time.p99 < 1h", "rate >= 0", "hit_ratio != 1"] {
         let verdict = text.parse::<Assertion>().unwrap().judge(&nothing);
         assert!(!verdict.held && verdict.shown.starts_with("no value"), "{text}");

@@ -3,7 +3,6 @@
 //! Must stay true: flow control never waits for us: windows are larger than any answer that is under way, and
 //! what came is given back at once.
 
-use super::cache_status;
 use crate::answer::{Answer, Malformed};
 use crate::client::{Endpoint, Failure, Watch};
 use bytes::Bytes;
@@ -99,13 +98,18 @@ impl Stream {
             self.sender.send_request(request.clone(), true).map_err(early)?;
         let response = response.await.map_err(early)?;
         let (parts, mut body) = response.into_parts();
-        let fields = fields(&parts.headers)?;
+        let headers = &parts.headers;
         let status = parts.status.as_u16();
-        // The status line that HTTP/1.1 would have.
-        watch.received(fields.wire_size() + "HTTP/1.1 200 \r\n\r\n".len());
-        let cache_status = cache_status(&fields);
-        let length = fields.get_str("content-length").and_then(|text| text.parse::<u64>().ok());
-        watch.head(&ResponseHead { status, version: Version::Http2, fields });
+        // As HTTP/1.1 would write it.
+        let head_bytes: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 4).sum();
+        watch.received(head_bytes + "HTTP/1.1 200 \r\n\r\n".len());
+        let cache_status = cache_status(headers);
+        let length = headers.get("content-length");
+        let length = length.and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
+        if watch.wants_head() {
+            let fields = fields(headers)?;
+            watch.head(&ResponseHead { status, version: Version::Http2, fields });
+        }
         let mut answer = Answer { status, body_bytes: 0, keep_alive: true, cache_status };
         let short = |error, read| match length {
             // The crate calls it an error of the protocol; it is what a short body is elsewhere.
@@ -140,6 +144,13 @@ fn fields(headers: &http::HeaderMap) -> Result<Fields, Failure> {
             .map_err(|error| Failure::Malformed(Malformed::Frames(error.to_string())))?;
     }
     Ok(fields)
+}
+
+/// The `Cache-Status` field, all lines of it.
+fn cache_status(headers: &http::HeaderMap) -> Option<Bytes> {
+    let lines = headers.get_all("cache-status").iter().map(http::HeaderValue::as_bytes);
+    let joined = lines.collect::<Vec<_>>().join(&b", "[..]);
+    (!joined.is_empty()).then(|| joined.into())
 }
 
 /// A GET in the form that the crate takes.

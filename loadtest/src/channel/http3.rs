@@ -73,6 +73,13 @@ pub struct Stream {
     connection: Connection,
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Nothing comes any more when the answer was whole; one that was given up is not sent on in vain.
+        let _ended = self.receiver.stop(code(Code::REQUEST_CANCELLED));
+    }
+}
+
 impl Connection {
     pub(super) async fn open(place: &Place) -> io::Result<Connection> {
         let (Some(config), Some((name, _))) = (&place.quic, &place.endpoint.tls) else {

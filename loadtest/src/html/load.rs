@@ -2,6 +2,7 @@
 
 use super::chart::scaled;
 use super::{Chart, Line, Page, Table, Tile, Unit};
+use crate::play::watched::{PlayersReport, Seconds};
 use crate::report::{Report, TimesReport};
 use crate::series::Row;
 use crate::units::show_ns;
@@ -68,8 +69,13 @@ pub fn page(report: &Report) -> Page {
             note: format!("this program: {}", shown(report.cpu.client_us_per_answer)),
         });
     }
+    if let Some(players) = &report.players {
+        tiles.splice(..0, player_tiles(players));
+        facts.retain(|fact| fact != "closed loop" && !fact.ends_with(" connections"));
+        facts.insert(1, format!("{} players", players.players));
+    }
     Page {
-        title: "Load report".to_owned(),
+        title: if report.players.is_some() { "Playback report" } else { "Load report" }.to_owned(),
         facts,
         warning: report
             .interrupted
@@ -79,6 +85,57 @@ pub fn page(report: &Report) -> Page {
         charts: charts(report),
         tables: tables(report),
         json: serde_json::to_string(report).unwrap_or_default(),
+    }
+}
+
+fn player_tiles(players: &PlayersReport) -> Vec<Tile> {
+    let shown = |us: Option<f64>| us.map_or_else(|| "-".to_owned(), |us| show_ns(us * 1e3));
+    let percent = |ratio: Option<f64>| match ratio {
+        Some(ratio) => format!("{:.3}%", ratio * 100.0),
+        None => "-".to_owned(),
+    };
+    vec![
+        Tile {
+            name: "Startup, p95",
+            value: shown(players.startup.p95_us),
+            note: format!("half within {}", shown(players.startup.p50_us)),
+        },
+        Tile {
+            name: "Time stalled",
+            value: percent(players.stall_ratio),
+            note: format!("{} stalls, {:.1}s", players.stalls, players.stalled_s),
+        },
+        Tile {
+            name: "Bit rate",
+            value: format!("{}b/s", scaled(players.mean_bitrate_bps.unwrap_or(0.0))),
+            note: format!("{} up, {} down", players.switches_up, players.switches_down),
+        },
+        Tile {
+            name: "Players",
+            value: players.players.to_string(),
+            note: format!("{} started, {} gave up", players.started, players.failed),
+        },
+    ]
+}
+
+/// Who saw what, second by second.
+fn players_chart(players: &PlayersReport) -> Chart {
+    let line = |name, class, value: fn(&Seconds) -> u64| Line {
+        name,
+        class,
+        values: players.seconds.iter().map(|second| Some(value(second) as f64)).collect(),
+    };
+    Chart {
+        title: "Players",
+        unit: Unit::Count,
+        filled: true,
+        interval_s: 1.0,
+        warmup_s: 0.0,
+        lines: vec![
+            line("playing", "d", |second| second.playing),
+            line("starting", "a", |second| second.starting),
+            line("stalled", "bad", |second| second.stalled),
+        ],
     }
 }
 
@@ -98,7 +155,8 @@ fn charts(report: &Report) -> Vec<Chart> {
         lines,
     };
     let lost = |row: &Row| Some(row.errors_per_second + row.not_sent_per_second);
-    vec![
+    let players = report.players.as_ref().map(players_chart);
+    let requests = vec![
         chart(
             "First byte",
             Unit::Time,
@@ -155,7 +213,8 @@ fn charts(report: &Report) -> Vec<Chart> {
             .filter(|line| line.values.iter().any(Option::is_some))
             .collect(),
         ),
-    ]
+    ];
+    players.into_iter().chain(requests).collect()
 }
 
 fn tables(report: &Report) -> Vec<Table> {
@@ -213,12 +272,17 @@ fn tables(report: &Report) -> Vec<Table> {
         Table {
             title: "Times",
             head: vec!["", "min", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"],
-            rows: vec![
-                times("first byte", &report.first_byte),
-                times("response time", &report.response_time),
-                times("service time", &report.service_time),
-                times("send delay", &report.send_delay),
-            ],
+            rows: report
+                .players
+                .iter()
+                .map(|players| times("startup", &players.startup))
+                .chain([
+                    times("first byte", &report.first_byte),
+                    times("response time", &report.response_time),
+                    times("service time", &report.service_time),
+                    times("send delay", &report.send_delay),
+                ])
+                .collect(),
         },
         Table {
             title: "Answers by status",

@@ -37,7 +37,7 @@ fn report(urls: &[&str], failure: &str) -> Report {
         assertions: vec!["errors == 0".parse().unwrap(), "p99_first_byte < 5s".parse().unwrap()],
         ..Options::default()
     };
-    let measured = Measured { tally, elapsed_ns: 10 * SECOND, samples };
+    let measured = Measured { tally, elapsed_ns: 10 * SECOND, samples, audience: None };
     Report::new(&options, &measured, 1_795_132_800_000, false)
 }
 
@@ -81,7 +81,8 @@ fn text_from_outside_stays_text() {
 
 #[test]
 fn a_run_without_anything_is_still_a_page() {
-    let measured = Measured { tally: Tally::default(), elapsed_ns: 0, samples: Vec::new() };
+    let measured =
+        Measured { tally: Tally::default(), elapsed_ns: 0, samples: Vec::new(), audience: None };
     let report = Report::new(&Options::default(), &measured, 0, true);
     let page = page(&report).render();
     assert!(page.contains("Interrupted") && page.contains("1970-01-01 00:00:00 UTC"));
