@@ -648,6 +648,10 @@ impl<'a> Checker<'a> {
             self.range(object, "ram_bytes", machine.ram_bytes, RAM_BYTES_MIN, 1 << 50);
         }
         self.stores(object, &machine.stores);
+        if machine.state_dir.is_empty() || machine.state_dir.contains('\0') {
+            let mend = "write the path of a folder, or leave it out";
+            self.tell(object, "state_dir", "not a path", mend);
+        }
         self.range(object, "store_extent_bytes", machine.store_extent_bytes, 4096, 512 << 10);
         if matches!(server.role, Role::Edge | Role::Parent)
             && let Err(little) = machine.memory(machine.cores.max(1) as u64, machine.store_bytes())

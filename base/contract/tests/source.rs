@@ -231,6 +231,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "stores = [{ bytes = \"3 TiB\" }]\n# Folder",
             &["path is missing"],
         ),
+        (SERVERS, "state_dir = \"/var/lib/tidegate\"", "state_dir = \"\"", &["not a path"]),
         (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
         (
             FILMS,

@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::steps::encode::is_codable;
 use bytes::Bytes;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tidegate_cache::alternate::Marker;
 use tidegate_cache::storable::Lifetime;
@@ -24,7 +24,8 @@ pub struct Object {
     looked_ms: AtomicU64,
     /// Requests that it had, and whether it is written to the store.
     requests: AtomicU32,
-    kept: AtomicBool,
+    /// The bit of the device that it is written to.
+    kept: AtomicU32,
     /// The purges' stamp at which it was found not to be purged.
     judged: AtomicU64,
     /// About what it takes in memory.
@@ -86,7 +87,7 @@ impl Object {
             looked_ms: AtomicU64::new(0),
             judged: AtomicU64::new(u64::MAX),
             requests: AtomicU32::new(0),
-            kept: AtomicBool::new(false),
+            kept: AtomicU32::new(0),
         }
     }
 
@@ -107,23 +108,28 @@ impl Object {
 
     /// Whether it is written to the store, as far as it is here.
     pub fn is_kept(&self) -> bool {
-        self.kept.load(Ordering::Relaxed)
+        self.kept.load(Ordering::Relaxed) != 0
     }
 
-    /// From now on it is. `false`: it was before.
-    pub fn set_kept(&self) -> bool {
-        !self.kept.swap(true, Ordering::Relaxed)
+    /// Whether it is written to the device with this bit.
+    pub fn is_kept_on(&self, bit: u32) -> bool {
+        self.kept.load(Ordering::Relaxed) == bit
+    }
+
+    /// From now on it is written to the device with this bit. `false`: it was before.
+    pub fn set_kept(&self, bit: u32) -> bool {
+        self.kept.swap(bit, Ordering::Relaxed) != bit
     }
 
     /// Something of it could not be written: a later request has it tried again.
     pub fn set_left_out(&self) {
-        self.kept.store(false, Ordering::Relaxed);
+        self.kept.store(0, Ordering::Relaxed);
     }
 
     /// What is known of another object of the same version, besides its head.
     pub fn take_over(&self, before: &Object) {
         self.requests.store(before.requests.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.kept.store(before.is_kept(), Ordering::Relaxed);
+        self.kept.store(before.kept.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The same version with another lifetime.

@@ -229,7 +229,7 @@ pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
 
 /// The object whose head lies in the store, if one does.
 pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
-    let (_, reader, device) = core.disk(key)?;
+    let (store, reader, device) = core.disk(key)?;
     let extent = match tidegate_store::read(reader, device, &ExtentKey::head(key)).await {
         Ok(extent) => extent?,
         Err(_) => {
@@ -253,7 +253,7 @@ pub async fn recover_object(core: &Core, key: u128) -> Option<Arc<Object>> {
         }
     };
     let object: Arc<Object> = object.into();
-    object.set_kept();
+    object.set_kept(store.bit());
     if let Some(body) = body {
         core.remember((key, object.version(), 0), core.stow(&[body]));
     }

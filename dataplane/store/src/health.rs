@@ -160,7 +160,8 @@ impl Health {
             self.fast_in_a_row.store(0, Ordering::Relaxed);
             return self.read_late();
         }
-        self.read_ok();
+        // Failed reads are no better for it: a drive may have lost a part of what it holds.
+        self.slow_in_a_row.store(0, Ordering::Relaxed);
         let run = self.fast_in_a_row.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         if run >= FAST_PROBES {
             // Only from slow: what is worse stays.
@@ -219,7 +220,10 @@ mod tests {
         assert_eq!(health.state(), DeviceState::ReadOnly);
         (0..20).for_each(|_| health.probed(FAST));
         assert_eq!(health.state(), DeviceState::ReadOnly);
-        (0..4).for_each(|_| health.read_failed());
+        for _ in 0..4 {
+            health.read_failed();
+            health.probed(FAST);
+        }
         (0..20).for_each(|_| health.probed(FAST));
         assert_eq!(health.state(), DeviceState::Out);
         health.rejoin();

@@ -179,6 +179,8 @@ pub struct SimNode {
     disks: Vec<Rc<SharedDisk>>,
     /// Its state folder, which no crash harms.
     roll: Paper,
+    /// With all its devices on it.
+    first_roll: String,
     running: RefCell<Option<Running>>,
     /// Of all its processes: buffers must come home, whatever happened.
     arenas: RefCell<Vec<(Arc<Arena>, usize)>>,
@@ -216,6 +218,7 @@ impl SimNode {
             stage: stage.clone(),
             disks,
             roll: Paper(Arc::new(Mutex::new(roll.encode()))),
+            first_roll: roll.encode(),
             running: RefCell::default(),
             arenas: RefCell::default(),
             starts: Cell::new(0),
@@ -255,6 +258,9 @@ impl SimNode {
                 AdmissionState::new(machine.store_admission, device(disk, &arena).size());
             (PathBuf::from(format!("disk-{number}")), Arc::new(admission))
         });
+        if plan.sabotage == Some(Sabotage::Roll) {
+            self.roll.write(self.first_roll.clone(), Box::new(|_| {}));
+        }
         let roll = Roll::decode(&self.roll.text());
         let stores = Arc::new(Stores::new(faces.collect(), roll, Box::new(self.roll.clone())));
         let mut entered = Vec::new();

@@ -61,6 +61,8 @@ pub enum Sabotage {
     Freshness,
     /// The test keeps a buffer of each process.
     Buffers,
+    /// Devices that missed purges are on the roll again with each start.
+    Roll,
 }
 
 /// One run.

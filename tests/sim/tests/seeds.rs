@@ -4,7 +4,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tidegate_sim::plan::{Plan, Sabotage};
+use tidegate_contract::Admission;
+use tidegate_faults::Faults;
+use tidegate_sim::disk::Trouble;
+use tidegate_sim::plan::{NetFaults, OriginFaults, Plan, Sabotage};
 use tidegate_sim::scene::Tally;
 use tidegate_sim::{run, run_plan};
 
@@ -123,4 +126,36 @@ fn wrong_doing_is_seen() {
         let seen = seen.count();
         assert!(seen >= 10, "{sabotage:?} was seen in {seen} of 60 runs only");
     }
+}
+
+#[test]
+fn a_device_that_brings_back_what_was_purged_is_seen() {
+    let seen = (1..=200).filter(|seed| {
+        let plan = Plan {
+            sabotage: Some(Sabotage::Roll),
+            devices: 2,
+            trouble: Some(Trouble::Absent),
+            purges: 30,
+            changes: 0,
+            crashes: 0,
+            edge: false,
+            items: 4,
+            clients: 6,
+            admission: Admission::Always,
+            net: NetFaults::default(),
+            origin: OriginFaults::default(),
+            disk: Faults::default(),
+            disk_stalls: 0,
+            ..Plan::draw(*seed)
+        };
+        let honest = Plan { sabotage: None, ..plan.clone() };
+        let wrong = run_plan(plan, false).violations;
+        let is_seen = wrong.iter().any(|what| what.contains("it was purged at"));
+        if is_seen {
+            assert_eq!(run_plan(honest, false).violations, [""; 0], "seed {seed}");
+        }
+        is_seen
+    });
+    let seen = seen.count();
+    assert!(seen >= 5, "seen in {seen} of 200 runs only");
 }

@@ -365,7 +365,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         if let Some((_, store)) = node.stores.home(key) {
             let earlier = object.count_requests(store.admission.earlier_requests(key));
             if store.admission.is_enough(earlier + 1) {
-                object.set_kept(); // by the fill itself
+                object.set_kept(store.bit()); // by the fill itself
             }
         }
         let fill = match &part {
@@ -518,12 +518,13 @@ fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Opt
 /// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
 /// at once, what is still to come by its fill.
 pub fn admit(core: &Core, object: &Arc<Object>) {
-    if object.is_kept() {
+    let Some((_, store)) = core.node.stores.home(object.key) else { return };
+    // What is in memory only, its device being out, goes to the one that has its share now.
+    if object.is_kept_on(store.bit()) || store.is_slow() {
         return;
     }
-    let Some((_, store)) = core.node.stores.home(object.key) else { return };
     let requests = object.count_requests(1);
-    if !store.admission.is_enough(requests) || !object.set_kept() {
+    if !store.admission.is_enough(requests) || !object.set_kept(store.bit()) {
         return;
     }
     let total = object.total();
