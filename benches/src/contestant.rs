@@ -22,6 +22,8 @@ const RAM_BYTES: u64 = 256 << 20;
 pub enum Line {
     Http,
     Https,
+    /// HTTP/2 over TLS.
+    Http2,
 }
 
 /// One thing to measure.
@@ -33,7 +35,11 @@ pub struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = if self.line == Line::Http { "HTTP" } else { "HTTPS" };
+        let line = match self.line {
+            Line::Http => "HTTP",
+            Line::Https => "HTTPS",
+            Line::Http2 => "HTTP/2",
+        };
         let size = if self.size < 1 << 20 { "1 KiB" } else { "1 MiB" };
         f.pad(&format!("{line} {size} hits"))
     }

@@ -287,7 +287,7 @@ fn read_wrk(text: &str, cpu_s: f64) -> Option<Figure> {
 }
 
 /// Good answers that h2load counted; `None` when there were others.
-fn h2load_answers(text: &str) -> Option<f64> {
+pub fn h2load_answers(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("requests: "))?;
     let count = |name: &str| {
         let part = line.split(", ").find_map(|part| part.strip_suffix(name))?;

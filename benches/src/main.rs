@@ -82,7 +82,7 @@ fn run(args: &Args) -> Result<(), String> {
     println!("Starting one origin, one parent, one edge, and nginx in two manners");
     let field = contestant::Field::start(args.server_core)?;
     let scripts = wrk::write_scripts(&field.dir)?;
-    let cases: Vec<Case> = [Line::Http, Line::Https]
+    let cases: Vec<Case> = [Line::Http, Line::Https, Line::Http2]
         .into_iter()
         .flat_map(|line| SIZES.map(|size| Case { line, size }))
         .collect();
@@ -129,7 +129,10 @@ fn measure(
         seconds: args.seconds,
     };
     let before = cpu::spent(contestant.pid)?;
-    let outcome = load.run()?;
+    let outcome = match case.line {
+        Line::Http | Line::Https => load.run()?,
+        Line::Http2 => load.run_h2(scripts.paths_of(case.size))?,
+    };
     let spent_s = cpu::spent(contestant.pid)? - before;
     if outcome.failed > 0 || outcome.requests == 0 {
         return Err(format!(

@@ -116,7 +116,7 @@ fn configuration(dir: &Path, setting: &Setting<'_>) -> String {
            proxy_cache_path {dir}/cache levels=1:2 keys_zone=hits:10m max_size=1g inactive=1d use_temp_path=off;\n\
            upstream origin {{ server {origin}; keepalive 8; }}\n\
            server {{\n\
-             listen {http} reuseport; listen {https} ssl reuseport; server_name {HOST};\n\
+             listen {http} reuseport; listen {https} ssl http2 reuseport; server_name {HOST};\n\
              ssl_certificate {certificate}; ssl_certificate_key {key}; ssl_protocols TLSv1.3;\n\
              ssl_session_cache shared:s:1m;\n\
              location / {{ {location} }}\n\

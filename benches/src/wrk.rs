@@ -1,6 +1,7 @@
-//! The load generator: wrk on a core of its own, with a script that asks for the objects of one size in turn.
+//! The load generators on a core of their own, asking for the objects of one size in turn: wrk by a script, h2load by a list.
 
 use crate::contestant::{OBJECTS, SIZES};
+use crate::generators::h2load_answers;
 use crate::object_name;
 use std::fs;
 use std::net::SocketAddr;
@@ -11,10 +12,20 @@ use tidegate_e2e::fleet::HOST;
 /// One script for each size.
 pub struct Scripts(Vec<(usize, PathBuf)>);
 
+/// Streams of each connection over HTTP/2.
+const STREAMS: u32 = 4;
+
 impl Scripts {
     pub fn of(&self, size: usize) -> &Path {
         let found = self.0.iter().find(|(of, _)| *of == size);
         &found.expect("a script is written for every size").1
+    }
+}
+
+impl Scripts {
+    /// The list of paths beside the script.
+    pub fn paths_of(&self, size: usize) -> PathBuf {
+        self.of(size).with_extension("urls")
     }
 }
 
@@ -35,7 +46,11 @@ pub fn write_scripts(dir: &Path) -> Result<Scripts, String> {
             paths.join(", ")
         );
         let path = dir.join(format!("{size}.lua"));
-        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+        let urls: String =
+            (0..OBJECTS).map(|n| format!("https://{HOST}/{}\n", object_name(size, n))).collect();
+        fs::write(&path, text)
+            .and_then(|()| fs::write(path.with_extension("urls"), urls))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
         scripts.push((size, path));
     }
     Ok(Scripts(scripts))
@@ -69,6 +84,29 @@ impl Load<'_> {
         Outcome::read(&said).ok_or_else(|| {
             format!("wrk said nothing to count: {said}{}", String::from_utf8_lossy(&output.stderr))
         })
+    }
+}
+
+impl Load<'_> {
+    /// As `run`, by h2load over HTTP/2, for the URLs of a file.
+    ///
+    /// # Errors
+    /// h2load cannot be run, or says nothing that can be read.
+    pub fn run_h2(&self, urls: PathBuf) -> Result<Outcome, String> {
+        let output = Command::new("taskset")
+            .args(["-c", &self.core.to_string(), "h2load", "-t", "1"])
+            .args(["-c", &self.connections.to_string(), "-m", &STREAMS.to_string()])
+            .args(["-D", &self.seconds.to_string(), "-w", "24", "-W", "24"])
+            .arg(format!("--connect-to={}", self.address))
+            .arg("-i")
+            .arg(urls)
+            .output()
+            .map_err(|e| format!("h2load cannot be run: {e}"))?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let answers = h2load_answers(&said).ok_or_else(|| {
+            format!("h2load said nothing good: {said}{}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(Outcome { requests: answers as u64, seconds: f64::from(self.seconds), failed: 0 })
     }
 }
 

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// Runs `task`; when it panics, drops it and calls `on_panic`.
-pub async fn isolated(task: impl Future<Output = ()>, on_panic: impl FnOnce()) {
-    if (Isolated { task: Some(Box::pin(task)) }).await.is_err() {
+pub async fn isolated<F: Future<Output = ()>>(task: Pin<Box<F>>, on_panic: impl FnOnce()) {
+    if (Isolated { task: Some(task) }).await.is_err() {
         on_panic();
     }
 }
@@ -72,14 +72,14 @@ mod tests {
             assert!(nothing.is_some(), "a broken invariant");
         };
         let told = Cell::new(0);
-        assert!(poll(isolated(task, || told.set(seen.get() + 10))).is_ready());
+        assert!(poll(isolated(Box::pin(task), || told.set(seen.get() + 10))).is_ready());
         assert_eq!((dropped.get(), told.get()), (1, 11));
     }
 
     #[test]
     fn tasks_that_end_or_wait_are_left_alone() {
-        assert!(poll(isolated(async {}, || unreachable!("it did not panic"))).is_ready());
-        let waits = isolated(std::future::pending(), || unreachable!("it did not panic"));
+        assert!(poll(isolated(Box::pin(async {}), || unreachable!("it did not panic"))).is_ready());
+        let waits = isolated(Box::pin(std::future::pending()), || unreachable!("it did not panic"));
         assert!(poll(waits).is_pending());
     }
 }

@@ -109,7 +109,7 @@ pub struct Core {
 const ENTRY_BYTES: u64 = 192;
 
 /// Log lines go to the writer when this many bytes are there, or by the core's timer.
-const LINES_BYTES: usize = 128 * 1024;
+const LINES_BYTES: usize = 48 * 1024;
 
 impl Core {
     /// The device that `key` lies on if it is stored, for lookups, and this core's handle of it, once it has been read.
@@ -153,6 +153,7 @@ impl Core {
     /// Starts a task that serves one client or one fill: should it meet a broken invariant, it ends alone.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let counters = self.counters.clone();
+        let task = Box::pin(task);
         tidegate_ring::spawn(isolated(task, move || counters.panics_total.increment()));
     }
 

@@ -73,13 +73,28 @@ impl ObjectReader {
     /// Bytes at `offset`, at least one, at most to the end of its block. `None`: the body ends here (its length
     /// was not known before).
     pub async fn read(&mut self, offset: u64) -> Result<Option<Bytes>, Unreadable> {
+        match self.read_memory(offset) {
+            Some(bytes) => Ok(Some(bytes)),
+            // In a box of its own: most reads end above.
+            None => Box::pin(self.bring(offset)).await,
+        }
+    }
+
+    fn read_memory(&self, offset: u64) -> Option<Bytes> {
         let block = (offset / BLOCK_BYTES as u64) as u32;
         let within = (offset % BLOCK_BYTES as u64) as usize;
         let id = (self.object.key, self.object.version(), block);
+        let bytes = self.core.node.ram.get(&id).filter(|bytes| within < bytes.len())?;
+        self.core.count(|c| &c.ram_tier_hits_total, 1);
+        Some(bytes.slice(within..))
+    }
+
+    async fn bring(&mut self, offset: u64) -> Result<Option<Bytes>, Unreadable> {
+        let block = (offset / BLOCK_BYTES as u64) as u32;
+        let within = (offset % BLOCK_BYTES as u64) as usize;
         for _ in 0..TRIES_MAX {
-            if let Some(bytes) = self.core.node.ram.get(&id).filter(|bytes| within < bytes.len()) {
-                self.core.count(|c| &c.ram_tier_hits_total, 1);
-                return Ok(Some(bytes.slice(within..)));
+            if let Some(bytes) = self.read_memory(offset) {
+                return Ok(Some(bytes));
             }
             if let Some(fill) = self.fill.as_ref().filter(|fill| fill.covers(offset)) {
                 match fill.read(offset).await {

@@ -70,7 +70,7 @@ pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchang
     let mut notes = Notes::default();
     core.count(|c| &c.requests_total, 1);
     let outcome = match view.me.role {
-        Role::Origin => origin::answer(core, &view, client, &exchange.request).await,
+        Role::Origin => Box::pin(origin::answer(core, &view, client, &exchange.request)).await,
         _ => steps(core, &view, client, &exchange, &mut notes, started).await,
     };
     if let Err(error) = outcome {
@@ -153,11 +153,12 @@ async fn steps<O: Outlet>(
         }
         // Its bytes are gone and the next hop has another version: nothing has been sent, so look once more.
         notes.status = CacheStatus::default();
-        found = obtain(&mut wanted, request, notes).await;
+        found = Box::pin(obtain(&mut wanted, request, notes)).await;
     }
     match found {
         Found::Object { object, fill, upstream } => {
-            if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
+            let sending = send_object(&wanted, client, request, object, fill, upstream, notes);
+            if Box::pin(sending).await? {
                 return Ok(());
             }
             let text = "the object's bytes could not be had; try again shortly";
@@ -165,13 +166,13 @@ async fn steps<O: Outlet>(
         }
         Found::Private { answer, hop } => {
             notes.fill = Some(hop);
-            relay(&wanted, client, *answer, notes).await
+            Box::pin(relay(&wanted, client, *answer, notes)).await
         }
         Found::Pass(why) => {
             core.count(|c| &c.passed_total, 1);
             notes.status.fwd = Some(why);
             let asked = now();
-            match pass_on(&wanted, request, &exchange.body, client).await {
+            match Box::pin(pass_on(&wanted, request, &exchange.body, client)).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
                         invalidate(core, wanted.primary());
@@ -179,7 +180,7 @@ async fn steps<O: Outlet>(
                     }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(since(asked).as_micros() as u64);
-                    relay(&wanted, client, answer, notes).await
+                    Box::pin(relay(&wanted, client, answer, notes)).await
                 }
                 Err(error) => {
                     notes.error = Some(error.to_string());
@@ -306,7 +307,7 @@ async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
     let mut known = table.get(key, now);
     let unknown = known.object.is_none() && known.fill.is_none() && known.marker.is_none();
     if unknown && wanted.behaviour.cache {
-        known.object = recover_object(wanted.core, key).await;
+        known.object = Box::pin(recover_object(wanted.core, key)).await;
         if known.object.is_none() {
             known = table.get(key, now); // a marker may have come
         }
@@ -314,7 +315,8 @@ async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
     known
 }
 
-/// Lookup and fill.
+/// Lookup and fill. What a hit does not do is in boxes of its own: a transaction's future is moved and held as large as the
+/// largest of its branches.
 async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Notes) -> Found {
     let core = wanted.core;
     let table = &core.node.table;
@@ -391,14 +393,18 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                             }
                         };
                     }
-                    Claim::Lead(fill) => match led(wanted, request, fill, object, notes).await {
-                        Some(found) => return found,
-                        None => continue,
-                    },
+                    Claim::Lead(fill) => {
+                        let leading = led(wanted, request, fill, object, notes);
+                        match Box::pin(leading).await {
+                            Some(found) => return found,
+                            None => continue,
+                        }
+                    }
                     Claim::Join(fill) => {
                         notes.status.collapsed = true;
                         core.count(|c| &c.collapsed_total, 1);
-                        match joined(wanted, request, fill, object, notes).await {
+                        let waiting = joined(wanted, request, fill, object, notes);
+                        match Box::pin(waiting).await {
                             Some(found) => return found,
                             None => continue,
                         }
@@ -605,7 +611,7 @@ async fn send_object<O: Outlet>(
     };
     let form = match coding {
         Some(coding) if portion == Portion::Whole => {
-            encode::coded_form(core, &object, coding, &mut reader).await
+            Box::pin(encode::coded_form(core, &object, coding, &mut reader)).await
         }
         _ => None,
     };

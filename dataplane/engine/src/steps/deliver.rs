@@ -270,7 +270,9 @@ pub async fn deliver<O: Outlet>(
             }
         }
         Portion::Multi(ranges) => {
-            if !send_parts(core, client, object, ranges, dress.all(&age), reader, first).await? {
+            let fields = dress.all(&age);
+            let sending = send_parts(core, client, object, ranges, fields, reader, first);
+            if !Box::pin(sending).await? {
                 return Ok(Delivered::Broken);
             }
         }
