@@ -7,7 +7,7 @@ use crate::device::RingDevice;
 use crate::fill::{Fill, Progress};
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object, Stored};
-use crate::steps::fill::fill_part;
+use crate::steps::bring::fill_part;
 use crate::table::Claim;
 use crate::view::View;
 use bytes::Bytes;

@@ -5,8 +5,7 @@
 //!          |-- a quarter: candidates --|
 //!          the one with the fewest used bytes is the victim; what was used of it is appended again
 //! ```
-//! A segment that viewers use stays where it is, so little is copied (in the reference trace 0.015 bytes for each
-//! byte served, and a hit ratio like that of LRU). Use counts half after each turn of the whole store, so that what
+//! A segment that viewers use stays where it is, so little is copied, at a hit ratio like that of LRU (`make bench-trace`). Use counts half after each turn of the whole store, so that what
 //! was popular once goes in the end.
 //!
 //! Owns the order of a reclaim: choose, keep what was used, then end the segment's life, then free it. Must stay

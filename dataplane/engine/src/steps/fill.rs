@@ -1,42 +1,35 @@
-//! Step 7, fill: ask the next hop, decide what its answer is good for, and bring its body in for everyone.
+//! Step 7, fill: ask the next hop and decide what its answer is good for. Its body is `bring.rs`, what is kept of it `keep.rs`.
 //!
 //! A fill of something unknown asks for what its request needs: everything, or the blocks of a range (RFC 9110 §14);
 //! then the object is there and other parts come by part fills.
 //!
-//! Must stay true: the head is judged once, by the request that leads; a body that breaks off is resumed only with
-//! bytes of the same strong validator, and fails for its readers otherwise; nothing of a failed fill is marked whole.
+//! Must stay true: the head is judged once, by the request that leads; a fill ends for everybody who waits for it, in whatever
+//! way its leader goes.
 
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
-use crate::keeper::Keep;
-use crate::memory::Pressure;
 use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
-use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::object::Object;
 use crate::session::Busy;
-use crate::table::Forgot;
+use crate::steps::bring::Bringing;
+use crate::steps::keep::{keep_head_again, keep_marker};
 use crate::transaction::Routed;
 use crate::view::{ServiceView, View};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_cache::alternate::{Chosen, Marker, alternate_key, choose_as_sent, vary_names};
 use tidegate_cache::lookup::{is_next_hop_error, set_revalidation_fields};
 use tidegate_cache::purge::{object_handles, request_handles, tags_of};
-use tidegate_cache::{Merged, Storage, Times, block_count, judge_storage, merge_304};
+use tidegate_cache::{Merged, Storage, Times, judge_storage, merge_304};
 use tidegate_contract::{Behaviour, Role};
-use tidegate_fill::{Answer, Body, FillError, Request};
+use tidegate_fill::{Answer, FillError, Request};
 use tidegate_http::range::RangeSpec;
 use tidegate_http::{ContentRange, EntityTag, Fields, Method, RangeSpecs, RequestHead};
 use tidegate_ring::now;
-use tidegate_store::{ExtentKey, Stream};
 use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX, PART_BLOCKS_MAX};
-
-/// How often a body that broke off is resumed.
-const RESUMES_MAX: u32 = 3;
-/// Objects fresh for less than this go to the live stream: they die together, without copying.
-const LIVE_FRESH_MS: u64 = 120_000;
 
 /// What a fill is about.
 pub struct Wanted<'a> {
@@ -416,7 +409,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
 }
 
 /// The fields that choose an alternate, as its clients sent them.
-fn send_chosen(chosen: &Chosen, fields: &mut Fields) {
+pub fn send_chosen(chosen: &Chosen, fields: &mut Fields) {
     for (name, value) in chosen {
         if let Some(value) = value {
             // Parsed fields, in their normal form.
@@ -441,22 +434,6 @@ fn alternate_of(wanted: &Wanted<'_>, answer: &Fields) -> Option<(u128, Chosen)> 
     // What was not sent chose by its absence.
     let chosen = choose_as_sent(&marker.names, &wanted.chosen);
     Some((alternate_key(wanted.primary(), &chosen), chosen))
-}
-
-fn keep_marker(core: &Core, key: u128, marker: &Marker) {
-    let extent = ExtentKey::head_of(key, core.node.next_version());
-    keep(core, Stream::Small, extent, Object::marker(marker).into(), None);
-}
-
-/// Writes a head that makes older ones invalid, also where such lie since before devices came or went, and whatever else
-/// is not kept now.
-fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
-    for store in core.node.stores.places(extent.key) {
-        let (stream, key, payload) = (Stream::Small, extent, payload.clone());
-        if !store.queue.push(Keep { stream, key, payload, object: None }) {
-            core.count(|c| &c.store_not_admitted_total, 1);
-        }
-    }
 }
 
 /// What a 206 brings, when it is what was asked for (blocks from `first` to `last`, or to the object's end) and can be
@@ -494,406 +471,4 @@ fn ready(
         fwd_status,
         brings_body,
     }
-}
-
-fn stream_of(object: &Object) -> Stream {
-    if object.head.lifetime.freshness_ms < LIVE_FRESH_MS { Stream::Live } else { Stream::VodNew }
-}
-
-fn keep(core: &Core, stream: Stream, key: ExtentKey, payload: Bytes, object: Option<Arc<Object>>) {
-    let owner = object.clone();
-    if let Some((_, store)) = core.node.stores.home(key.key)
-        && (store.is_slow()
-            || core.node.memory.pressure() >= Pressure::Short
-            || !store.queue.push(Keep { stream, key, payload, object }))
-    {
-        core.count(|c| &c.store_not_admitted_total, 1);
-        // A later request tries again.
-        if let Some(object) = owner {
-            object.set_left_out();
-        }
-    }
-}
-
-/// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
-/// at once, what is still to come by its fill.
-pub fn admit(core: &Core, object: &Arc<Object>) {
-    let Some((_, store)) = core.node.stores.home(object.key) else { return };
-    // What is in memory only, its device being out, goes to the one that has its share now.
-    if object.is_kept_on(store.bit()) || store.is_slow() {
-        return;
-    }
-    let requests = object.count_requests(1);
-    if !store.admission.is_enough(requests) || !object.set_kept(store.bit()) {
-        return;
-    }
-    let total = object.total();
-    let inline = total.is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
-    let blocks = total.map_or(ADMITTED_BLOCKS_MAX, block_count).min(ADMITTED_BLOCKS_MAX);
-    let block = |block| core.node.ram.get(&(object.key, object.version(), block));
-    let head = ExtentKey::head_of(object.key, object.version());
-    if inline {
-        // An empty body needs none; one that is not here yet comes with the head at the end of its fill.
-        let body = block(0);
-        if total == Some(0) || body.is_some() {
-            let payload = object.encode(body.as_deref());
-            keep(core, Stream::Small, head, payload.into(), Some(object.clone()));
-        }
-        return;
-    }
-    if total.is_some() {
-        keep(core, Stream::Small, head, object.encode(None).into(), Some(object.clone()));
-    }
-    for number in 0..blocks {
-        let key = ExtentKey::block(object.key, object.version(), number);
-        if store.reader().is_some_and(|reader| reader.contains(&key)) {
-            continue; // of an earlier try
-        }
-        let Some(bytes) = block(number) else { continue };
-        keep(core, stream_of(object), key, bytes, Some(object.clone()));
-    }
-}
-
-/// Blocks that are looked for in memory when an object is admitted; later ones are written when they are read again.
-const ADMITTED_BLOCKS_MAX: u32 = 1024;
-
-/// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
-fn keep_head_again(core: &Core, object: &Arc<Object>) {
-    if !object.is_kept() {
-        return;
-    }
-    let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);
-    let body = core.node.ram.get(&(object.key, object.version(), 0));
-    if inline && body.is_none() {
-        return; // the older head stays, with its body; after a restart it is revalidated once more
-    }
-    let payload = object.encode(body.as_deref().filter(|_| inline));
-    let key = ExtentKey::head_of(object.key, object.version());
-    keep(core, Stream::Small, key, payload.into(), Some(object.clone()));
-}
-
-/// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
-pub fn invalidate(core: &Core, key: u128) {
-    let version = core.node.next_version();
-    let extent = ExtentKey::head_of(key, version);
-    core.node.stores.note_invalidation();
-    if let Some(marker) = core.node.table.raise_floor(key, version) {
-        return keep_everywhere(core, extent, Object::marker(&marker).into());
-    }
-    let stored = match core.node.table.forget_key(key, version) {
-        Forgot::Object => true,
-        // What cannot be looked up yet may be there.
-        Forgot::Unknown => core.node.stores.holders(key).next().is_some(),
-        Forgot::Nothing => false,
-    };
-    if stored {
-        keep_everywhere(core, extent, Object::tombstone(version).into());
-    }
-}
-
-/// Brings a body in: to the readers at once, to the RAM tier and the store block by block.
-struct Bringing {
-    core: Rc<Core>,
-    view: Arc<View>,
-    service: usize,
-    object: Arc<Object>,
-    fill: Arc<Fill>,
-    target: String,
-    place: u64,
-    passed: Passed,
-    /// A stop waits for it: clients of other cores may read along.
-    _busy: Busy,
-}
-
-impl Drop for Bringing {
-    fn drop(&mut self) {
-        // Harmless when it ended well; when the task was dropped, nobody may wait for it.
-        self.core.node.table.end_fill(self.object.key, &self.fill);
-        self.fill.abandon();
-        self.core.counters.fills_open.decrement();
-    }
-}
-
-impl Bringing {
-    async fn run(self, body: Body) {
-        let total = self.object.total();
-        let inline = total.is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
-        if total.is_some() && !inline {
-            self.keep_head(None);
-        }
-        let outcome = self.bring(body, total).await;
-        match outcome {
-            Ok(()) => {
-                let last =
-                    self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
-                let end = self.fill.watermark();
-                self.object.set_total(end);
-                if total.is_none() || inline {
-                    let body = last.filter(|_| end <= INLINE_BODY_BYTES_MAX && end > 0);
-                    self.keep_head(body.as_deref());
-                }
-                self.core.node.table.end_fill(self.object.key, &self.fill);
-                self.fill.finish(Ok(()));
-            }
-            Err(_) => {
-                self.core.count(|c| &c.fill_errors_total, 1);
-                // Its end was never seen, or what is missing cannot be asked for: never offered again.
-                if total.is_none() || !has_strong_tag(&self.object) {
-                    self.core.node.table.forget(&self.object);
-                }
-                self.core.node.table.end_fill(self.object.key, &self.fill);
-                self.fill.finish(Err(()));
-            }
-        }
-    }
-
-    /// Brings the part that `fill` is about, of an object of which nothing was here yet.
-    async fn run_part(self, body: Body) {
-        let inline = self.object.total().is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
-        if !inline {
-            self.keep_head(None);
-        }
-        let outcome = self.bring(body, self.fill.end).await;
-        self.end_part(outcome, inline);
-    }
-
-    /// What there is of a part is settled, and its readers are told.
-    fn end_part(&self, outcome: Result<(), FillError>, inline: bool) {
-        if outcome.is_ok() {
-            let last = self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
-            if inline {
-                self.keep_head(last.as_deref()); // it is all of the object
-            }
-        } else {
-            self.core.count(|c| &c.fill_errors_total, 1);
-        }
-        self.core.node.table.end_fill(self.object.key, &self.fill);
-        self.fill.finish(outcome.map_err(|_| ()));
-    }
-
-    /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
-    fn keep_head(&self, body: Option<&[u8]>) {
-        if self.fill.is_purged() || !self.object.is_kept() {
-            return;
-        }
-        let payload = self.object.encode(body);
-        let key = ExtentKey::head_of(self.object.key, self.object.version());
-        keep(&self.core, Stream::Small, key, payload.into(), Some(self.object.clone()));
-    }
-
-    /// Reads the body, resuming it where it breaks off.
-    async fn bring(&self, body: impl Into<Rest>, end: Option<u64>) -> Result<(), FillError> {
-        let Rest { mut body, mut skip, mut beyond } = body.into();
-        let end = self.fill.end.or(end);
-        let mut resumes = 0;
-        loop {
-            match body.next().await {
-                Ok(Some(mut bytes)) => {
-                    let before = skip.min(bytes.len() as u64);
-                    skip -= before;
-                    bytes.advance(before as usize);
-                    if let Some(end) = end.filter(|_| beyond) {
-                        let left = end.saturating_sub(self.fill.watermark());
-                        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-                    }
-                    self.take(bytes, end)?;
-                    if beyond && Some(self.fill.watermark()) == end {
-                        return Ok(());
-                    }
-                }
-                Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
-                Ok(None) => return Err(wrong_length()),
-                Err(error) => {
-                    self.core.count(|c| &c.fill_errors_total, 1);
-                    resumes += 1;
-                    // The first one asks for what nobody has sent yet, and a parent that dies breaks many bodies at
-                    // once: it is free. Later ones come out of the budget.
-                    if resumes > RESUMES_MAX || (resumes > 1 && !self.core.node.hops.may_retry()) {
-                        return Err(error);
-                    }
-                    self.core.count(|c| &c.resumes_total, 1);
-                    let broken = body.hop().to_owned();
-                    Rest { body, skip, beyond } = ask_rest(self, end, Some(&broken)).await?;
-                }
-            }
-        }
-    }
-
-    fn take(&self, mut bytes: Bytes, end: Option<u64>) -> Result<(), FillError> {
-        self.core.count(|c| &c.bytes_filled_total, bytes.len() as u64);
-        if self.fill.watermark() + bytes.len() as u64 > end.unwrap_or(OBJECT_BYTES_MAX) {
-            return Err(wrong_length());
-        }
-        while !bytes.is_empty() {
-            let room = BLOCK_BYTES - (self.fill.watermark() % BLOCK_BYTES as u64) as usize;
-            let piece = bytes.split_to(room.min(bytes.len()));
-            if let Some((block, pieces)) = self.fill.push(piece) {
-                self.settle(block, pieces, false);
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a block together, for the RAM tier and the store.
-    fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
-        let bytes = self.core.stow(&pieces);
-        let version = self.object.version();
-        self.core.remember((self.object.key, version, block), bytes.clone());
-        self.fill.settle_block(block, bytes.clone());
-        if !inline && self.object.is_kept() {
-            let key = ExtentKey::block(self.object.key, version, block);
-            let object = Some(self.object.clone());
-            keep(&self.core, stream_of(&self.object), key, bytes.clone(), object);
-        }
-        bytes
-    }
-}
-
-/// Whether the store has no head of this object any more; a young one may still wait to be written.
-fn is_head_gone(core: &Core, object: &Object) -> bool {
-    let age_ms = now_ms().saturating_sub(object.head.lifetime.response_ms);
-    let head = ExtentKey::head_of(object.key, object.version());
-    age_ms > HEAD_WRITTEN_MS
-        && core.disk(object.key).is_some_and(|(_, reader, _)| !reader.contains(&head))
-}
-
-/// A head that was given to the keeper is written after this time at the latest.
-const HEAD_WRITTEN_MS: u64 = 1_000;
-
-fn has_strong_tag(object: &Object) -> bool {
-    object.head.validators.etag.as_ref().is_some_and(|tag| !tag.weak)
-}
-
-fn wrong_length() -> FillError {
-    FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
-}
-
-/// A body that brings what is missing, and perhaps more.
-struct Rest {
-    body: Body,
-    /// Bytes at its start that are here already.
-    skip: u64,
-    /// It does not end where the missing part ends.
-    beyond: bool,
-}
-
-impl From<Body> for Rest {
-    fn from(body: Body) -> Rest {
-        Rest { body, skip: 0, beyond: false }
-    }
-}
-
-/// Of a next hop that gives no parts, so much is read away to get at a part; more is asked for anew, as a whole.
-const SKIPPED_BYTES_MAX: u64 = 64 << 20;
-
-/// Asks for the bytes from the fill's watermark on, of the same version or not at all.
-/// A next hop to `avoid` has just broken off.
-async fn ask_rest(
-    bringing: &Bringing,
-    end: Option<u64>,
-    avoid: Option<&str>,
-) -> Result<Rest, FillError> {
-    let changed = || FillError::BadResponse {
-        hop: String::new(),
-        what: "the object changed while it was fetched",
-    };
-    let object = &bringing.object;
-    let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak);
-    let Some(tag) = tag else {
-        bringing.core.node.table.forget(object);
-        return Err(changed());
-    };
-    let from = bringing.fill.watermark();
-    let mut fields = fill_fields(&bringing.view, &bringing.passed);
-    send_chosen(&object.head.vary, &mut fields);
-    let range = match end {
-        Some(end) if end <= from => return Err(wrong_length()),
-        Some(end) => format!("bytes={from}-{}", end - 1),
-        None => format!("bytes={from}-"),
-    };
-    let made =
-        fields.append("range", range).and_then(|()| fields.append("if-range", tag.to_bytes()));
-    debug_assert!(made.is_ok(), "values made here are well-formed");
-    let service = &bringing.view.services()[bringing.service];
-    let request = Request {
-        method: Method::Get,
-        target: bringing.target.clone(),
-        authority: service.next_authority.clone(),
-        fields,
-        body: Bytes::new(),
-    };
-    let (core, view) = (&bringing.core, &bringing.view);
-    let deadline = now() + bringing.core.node.timeouts.total;
-    let question = Question {
-        request: &request,
-        key: bringing.place,
-        tries_max: 3,
-        avoid,
-        deadline,
-        hedge: false,
-        peers: false,
-    };
-    let (answer, _) = ask_any(core, view, service, &question).await?;
-    let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
-    let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
-        |range| {
-            range
-                .range
-                .is_some_and(|r| *r.start() == from && end.is_none_or(|end| r.end() + 1 == end))
-                && (object.total().is_none()
-                    || range.length.is_none()
-                    || range.length == object.total())
-        },
-    );
-    let same_tag = same_tag.is_some_and(|t| t.strong_eq(tag));
-    // It gives no parts (RFC 9110 §14.2), but it gives this version.
-    let is_whole = answer.head.status == 200
-        && object.head.status == 200
-        && from <= SKIPPED_BYTES_MAX
-        && (answer.body.length().is_none() || answer.body.length() == object.total());
-    if same_tag && is_whole {
-        return Ok(Rest { body: answer.body, skip: from, beyond: end != object.total() });
-    }
-    if answer.head.status != 206 || !covers || !same_tag {
-        // Another version is current there: this one cannot be completed, and must not be offered again.
-        bringing.core.node.table.forget(object);
-        return Err(changed());
-    }
-    Ok(answer.body.into())
-}
-
-/// Fetches the bytes that `fill` covers of an object of which other parts are here.
-pub fn fill_part(
-    core: &Rc<Core>,
-    view: &Arc<View>,
-    service: usize,
-    object: &Arc<Object>,
-    fill: Arc<Fill>,
-    target: String,
-    place: u64,
-) {
-    core.count(|c| &c.fills_total, 1);
-    core.counters.fills_open.increment();
-    let bringing = Bringing {
-        core: core.clone(),
-        view: view.clone(),
-        service,
-        object: object.clone(),
-        fill: fill.clone(),
-        target,
-        place,
-        passed: Passed::default(),
-        _busy: Busy::new(core),
-    };
-    core.spawn(async move {
-        let end = fill.end;
-        let outcome = match ask_rest(&bringing, end, None).await {
-            Ok(rest) => bringing.bring(rest, end).await,
-            Err(error) => Err(error),
-        };
-        if outcome.is_ok() && is_head_gone(&bringing.core, &bringing.object) {
-            bringing.keep_head(None); // without it this part would be of no use after a restart
-        }
-        bringing.end_part(outcome, false);
-    });
 }

@@ -1,0 +1,322 @@
+//! The body of a fill: brought in for everybody who reads it, for the RAM tier and for the store, and resumed when it breaks off.
+//!
+//! Must stay true: a body that breaks off is resumed only with bytes of the same strong validator, and fails for its readers
+//! otherwise; nothing of a failed fill is marked whole.
+
+use crate::fill::Fill;
+use crate::next_hop::{Question, ask_any};
+use crate::node::Core;
+use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::session::Busy;
+use crate::steps::fill::{Passed, fill_fields, send_chosen};
+use crate::steps::keep::{is_head_gone, keep, stream_of};
+use crate::view::View;
+use bytes::{Buf, Bytes};
+use std::rc::Rc;
+use std::sync::Arc;
+use tidegate_fill::{Body, FillError, Request};
+use tidegate_http::{ContentRange, Method};
+use tidegate_ring::now;
+use tidegate_store::{ExtentKey, Stream};
+use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX};
+
+/// How often a body that broke off is resumed.
+const RESUMES_MAX: u32 = 3;
+
+/// Brings a body in: to the readers at once, to the RAM tier and the store block by block.
+pub struct Bringing {
+    pub core: Rc<Core>,
+    pub view: Arc<View>,
+    pub service: usize,
+    pub object: Arc<Object>,
+    pub fill: Arc<Fill>,
+    pub target: String,
+    pub place: u64,
+    pub passed: Passed,
+    /// A stop waits for it: clients of other cores may read along.
+    pub(crate) _busy: Busy,
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        // Harmless when it ended well; when the task was dropped, nobody may wait for it.
+        self.core.node.table.end_fill(self.object.key, &self.fill);
+        self.fill.abandon();
+        self.core.counters.fills_open.decrement();
+    }
+}
+
+impl Bringing {
+    /// The whole of it.
+    pub async fn run(self, body: Body) {
+        let total = self.object.total();
+        let inline = total.is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
+        if total.is_some() && !inline {
+            self.keep_head(None);
+        }
+        let outcome = self.bring(body, total).await;
+        match outcome {
+            Ok(()) => {
+                let last =
+                    self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
+                let end = self.fill.watermark();
+                self.object.set_total(end);
+                if total.is_none() || inline {
+                    let body = last.filter(|_| end <= INLINE_BODY_BYTES_MAX && end > 0);
+                    self.keep_head(body.as_deref());
+                }
+                self.core.node.table.end_fill(self.object.key, &self.fill);
+                self.fill.finish(Ok(()));
+            }
+            Err(_) => {
+                self.core.count(|c| &c.fill_errors_total, 1);
+                // Its end was never seen, or what is missing cannot be asked for: never offered again.
+                if total.is_none() || !has_strong_tag(&self.object) {
+                    self.core.node.table.forget(&self.object);
+                }
+                self.core.node.table.end_fill(self.object.key, &self.fill);
+                self.fill.finish(Err(()));
+            }
+        }
+    }
+
+    /// Brings the part that `fill` is about, of an object of which nothing was here yet.
+    /// A part of an object that is known.
+    pub async fn run_part(self, body: Body) {
+        let inline = self.object.total().is_some_and(|total| total <= INLINE_BODY_BYTES_MAX);
+        if !inline {
+            self.keep_head(None);
+        }
+        let outcome = self.bring(body, self.fill.end).await;
+        self.end_part(outcome, inline);
+    }
+
+    /// What there is of a part is settled, and its readers are told.
+    fn end_part(&self, outcome: Result<(), FillError>, inline: bool) {
+        if outcome.is_ok() {
+            let last = self.fill.rest().map(|(block, pieces)| self.settle(block, pieces, inline));
+            if inline {
+                self.keep_head(last.as_deref()); // it is all of the object
+            }
+        } else {
+            self.core.count(|c| &c.fill_errors_total, 1);
+        }
+        self.core.node.table.end_fill(self.object.key, &self.fill);
+        self.fill.finish(outcome.map_err(|_| ()));
+    }
+
+    /// All heads go to one stream: across streams an older head could outlive a newer one over a restart.
+    fn keep_head(&self, body: Option<&[u8]>) {
+        if self.fill.is_purged() || !self.object.is_kept() {
+            return;
+        }
+        let payload = self.object.encode(body);
+        let key = ExtentKey::head_of(self.object.key, self.object.version());
+        keep(&self.core, Stream::Small, key, payload.into(), Some(self.object.clone()));
+    }
+
+    /// Reads the body, resuming it where it breaks off.
+    async fn bring(&self, body: impl Into<Rest>, end: Option<u64>) -> Result<(), FillError> {
+        let Rest { mut body, mut skip, mut beyond } = body.into();
+        let end = self.fill.end.or(end);
+        let mut resumes = 0;
+        loop {
+            match body.next().await {
+                Ok(Some(mut bytes)) => {
+                    let before = skip.min(bytes.len() as u64);
+                    skip -= before;
+                    bytes.advance(before as usize);
+                    if let Some(end) = end.filter(|_| beyond) {
+                        let left = end.saturating_sub(self.fill.watermark());
+                        bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                    }
+                    self.take(bytes, end)?;
+                    if beyond && Some(self.fill.watermark()) == end {
+                        return Ok(());
+                    }
+                }
+                Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
+                Ok(None) => return Err(wrong_length()),
+                Err(error) => {
+                    self.core.count(|c| &c.fill_errors_total, 1);
+                    resumes += 1;
+                    // The first one asks for what nobody has sent yet, and a parent that dies breaks many bodies at
+                    // once: it is free. Later ones come out of the budget.
+                    if resumes > RESUMES_MAX || (resumes > 1 && !self.core.node.hops.may_retry()) {
+                        return Err(error);
+                    }
+                    self.core.count(|c| &c.resumes_total, 1);
+                    let broken = body.hop().to_owned();
+                    Rest { body, skip, beyond } = ask_rest(self, end, Some(&broken)).await?;
+                }
+            }
+        }
+    }
+
+    fn take(&self, mut bytes: Bytes, end: Option<u64>) -> Result<(), FillError> {
+        self.core.count(|c| &c.bytes_filled_total, bytes.len() as u64);
+        if self.fill.watermark() + bytes.len() as u64 > end.unwrap_or(OBJECT_BYTES_MAX) {
+            return Err(wrong_length());
+        }
+        while !bytes.is_empty() {
+            let room = BLOCK_BYTES - (self.fill.watermark() % BLOCK_BYTES as u64) as usize;
+            let piece = bytes.split_to(room.min(bytes.len()));
+            if let Some((block, pieces)) = self.fill.push(piece) {
+                self.settle(block, pieces, false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a block together, for the RAM tier and the store.
+    fn settle(&self, block: u32, pieces: Vec<Bytes>, inline: bool) -> Bytes {
+        let bytes = self.core.stow(&pieces);
+        let version = self.object.version();
+        self.core.remember((self.object.key, version, block), bytes.clone());
+        self.fill.settle_block(block, bytes.clone());
+        if !inline && self.object.is_kept() {
+            let key = ExtentKey::block(self.object.key, version, block);
+            let object = Some(self.object.clone());
+            keep(&self.core, stream_of(&self.object), key, bytes.clone(), object);
+        }
+        bytes
+    }
+}
+
+fn has_strong_tag(object: &Object) -> bool {
+    object.head.validators.etag.as_ref().is_some_and(|tag| !tag.weak)
+}
+
+fn wrong_length() -> FillError {
+    FillError::BadResponse { hop: String::new(), what: "its body is not as long as announced" }
+}
+
+/// A body that brings what is missing, and perhaps more.
+struct Rest {
+    body: Body,
+    /// Bytes at its start that are here already.
+    skip: u64,
+    /// It does not end where the missing part ends.
+    beyond: bool,
+}
+
+impl From<Body> for Rest {
+    fn from(body: Body) -> Rest {
+        Rest { body, skip: 0, beyond: false }
+    }
+}
+
+/// Of a next hop that gives no parts, so much is read away to get at a part; more is asked for anew, as a whole.
+const SKIPPED_BYTES_MAX: u64 = 64 << 20;
+
+/// Asks for the bytes from the fill's watermark on, of the same version or not at all.
+/// A next hop to `avoid` has just broken off.
+async fn ask_rest(
+    bringing: &Bringing,
+    end: Option<u64>,
+    avoid: Option<&str>,
+) -> Result<Rest, FillError> {
+    let changed = || FillError::BadResponse {
+        hop: String::new(),
+        what: "the object changed while it was fetched",
+    };
+    let object = &bringing.object;
+    let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak);
+    let Some(tag) = tag else {
+        bringing.core.node.table.forget(object);
+        return Err(changed());
+    };
+    let from = bringing.fill.watermark();
+    let mut fields = fill_fields(&bringing.view, &bringing.passed);
+    send_chosen(&object.head.vary, &mut fields);
+    let range = match end {
+        Some(end) if end <= from => return Err(wrong_length()),
+        Some(end) => format!("bytes={from}-{}", end - 1),
+        None => format!("bytes={from}-"),
+    };
+    let made =
+        fields.append("range", range).and_then(|()| fields.append("if-range", tag.to_bytes()));
+    debug_assert!(made.is_ok(), "values made here are well-formed");
+    let service = &bringing.view.services()[bringing.service];
+    let request = Request {
+        method: Method::Get,
+        target: bringing.target.clone(),
+        authority: service.next_authority.clone(),
+        fields,
+        body: Bytes::new(),
+    };
+    let (core, view) = (&bringing.core, &bringing.view);
+    let deadline = now() + bringing.core.node.timeouts.total;
+    let question = Question {
+        request: &request,
+        key: bringing.place,
+        tries_max: 3,
+        avoid,
+        deadline,
+        hedge: false,
+        peers: false,
+    };
+    let (answer, _) = ask_any(core, view, service, &question).await?;
+    let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
+    let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
+        |range| {
+            range
+                .range
+                .is_some_and(|r| *r.start() == from && end.is_none_or(|end| r.end() + 1 == end))
+                && (object.total().is_none()
+                    || range.length.is_none()
+                    || range.length == object.total())
+        },
+    );
+    let same_tag = same_tag.is_some_and(|t| t.strong_eq(tag));
+    // It gives no parts (RFC 9110 §14.2), but it gives this version.
+    let is_whole = answer.head.status == 200
+        && object.head.status == 200
+        && from <= SKIPPED_BYTES_MAX
+        && (answer.body.length().is_none() || answer.body.length() == object.total());
+    if same_tag && is_whole {
+        return Ok(Rest { body: answer.body, skip: from, beyond: end != object.total() });
+    }
+    if answer.head.status != 206 || !covers || !same_tag {
+        // Another version is current there: this one cannot be completed, and must not be offered again.
+        bringing.core.node.table.forget(object);
+        return Err(changed());
+    }
+    Ok(answer.body.into())
+}
+
+/// Fetches the bytes that `fill` covers of an object of which other parts are here.
+pub fn fill_part(
+    core: &Rc<Core>,
+    view: &Arc<View>,
+    service: usize,
+    object: &Arc<Object>,
+    fill: Arc<Fill>,
+    target: String,
+    place: u64,
+) {
+    core.count(|c| &c.fills_total, 1);
+    core.counters.fills_open.increment();
+    let bringing = Bringing {
+        core: core.clone(),
+        view: view.clone(),
+        service,
+        object: object.clone(),
+        fill: fill.clone(),
+        target,
+        place,
+        passed: Passed::default(),
+        _busy: Busy::new(core),
+    };
+    core.spawn(async move {
+        let end = fill.end;
+        let outcome = match ask_rest(&bringing, end, None).await {
+            Ok(rest) => bringing.bring(rest, end).await,
+            Err(error) => Err(error),
+        };
+        if outcome.is_ok() && is_head_gone(&bringing.core, &bringing.object) {
+            bringing.keep_head(None); // without it this part would be of no use after a restart
+        }
+        bringing.end_part(outcome, false);
+    });
+}
