@@ -1,4 +1,5 @@
-//! Each source file by itself: its header, marks that must not stay, paths of somebody's machine.
+//! Each source file by itself: its header, marks that must not stay, paths of somebody's machine, clocks where time is an
+//! input (invariant 7 of ARCHITECTURE.md).
 
 use super::{File, Finding};
 
@@ -20,6 +21,10 @@ pub fn judge(file: &File) -> Vec<Finding> {
     if file.name.ends_with("Cargo.lock") || file.name.starts_with("LICENSE") {
         return findings;
     }
+    let timeless = TIMELESS.iter().any(|folder| file.name.starts_with(folder))
+        && file.name.contains("/src/")
+        && !file.name.ends_with("tests.rs");
+    let tests = file.text.lines().position(|line| line.trim() == "#[cfg(test)]");
     for (index, line) in file.text.lines().enumerate() {
         let place = || format!("{}:{}", file.name, index + 1);
         if rust || SCRIPTS.iter().any(|s| file.name.ends_with(s)) {
@@ -27,6 +32,13 @@ pub fn judge(file: &File) -> Vec<Finding> {
                 if marked(line, mark) {
                     findings.push(Finding::new(place(), format!("`{mark}` must not stay")));
                 }
+            }
+        }
+        if timeless && tests.is_none_or(|tests| index < tests) {
+            for clock in CLOCKS.iter().filter(|clock| line.contains(**clock)) {
+                let what =
+                    format!("`{clock}` asks a clock where time is an input; the ring has one");
+                findings.push(Finding::new(place(), what));
             }
         }
         for path in MACHINE_PATHS {
@@ -59,6 +71,18 @@ fn names_path(line: &str, path: &str) -> bool {
         !before.is_some_and(|c| c.is_ascii_alphanumeric() || "/.-_}*)>".contains(c))
     })
 }
+
+/// What runs in simulated time, too.
+const TIMELESS: [&str; 7] = [
+    "base/",
+    "protocols/",
+    "dataplane/cache/",
+    "dataplane/engine/",
+    "dataplane/fill/",
+    "dataplane/store/",
+    "controlplane/steer/",
+];
+const CLOCKS: [&str; 2] = [concat!("Instant::n", "ow()"), concat!("SystemTime::n", "ow()")];
 
 const SCRIPTS: [&str; 6] = [".mjs", ".js", ".toml", ".sh", ".css", ".html"];
 /// Written in pieces, so that this file passes its own judge.

@@ -68,6 +68,21 @@ fn canary_a_source_file_that_is_not_tidy_is_found() {
 }
 
 #[test]
+fn clocks_are_asked_where_time_is_no_input_and_in_tests() {
+    let asks = "//! Good.\nfn f() { Instant::now(); }\n";
+    let in_tests = "//! Good.\n#[cfg(test)]\nmod tests {\n    fn f() { Instant::now(); }\n}\n";
+    for (name, text, findings) in [
+        ("dataplane/engine/src/a.rs", asks, 1),
+        ("dataplane/engine/src/a.rs", in_tests, 0),
+        ("dataplane/engine/src/a_tests.rs", asks, 0),
+        ("dataplane/engine/tests/a.rs", asks, 0),
+        ("dataplane/edge/src/a.rs", asks, 0),
+    ] {
+        assert_eq!(sources::judge(&file(name, text)).len(), findings, "{name}");
+    }
+}
+
+#[test]
 fn a_tidy_source_file_is_left_alone() {
     let text =
         "//! Owns nothing.\n// https://example.net/home/page and dbgx and a/work/b\nfn main() {}\n";
