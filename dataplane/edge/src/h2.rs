@@ -31,6 +31,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::memory::CLIENT_H2_BYTES;
 use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_stream};
 use tidegate_engine::{Core, Face, HeadFields, Outlet};
 use tidegate_fill::{Duplex, TlsStream};
@@ -70,16 +71,33 @@ pub async fn serve(
     peer: SocketAddr,
     face: Face,
 ) {
-    core.count(|c| &c.connections_total, 1);
-    core.counters.connections_open.increment();
     let wire = Rc::new(Wire {
         duplex: RefCell::new(Duplex::new(stream, SEND_STALL_MAX)),
         meter: RefCell::new(FrameMeter::default()),
         turns: Turns::default(),
     });
+    let _open = Open::count(&core);
     // In a box of its own, as large as it is.
     Box::pin(converse(&core, &drain, &wire, peer, face)).await;
-    core.counters.connections_open.decrement();
+}
+
+/// Counts a connection, and what HTTP/2 takes for it.
+struct Open(Rc<Core>);
+
+impl Open {
+    fn count(core: &Rc<Core>) -> Open {
+        core.count(|c| &c.connections_total, 1);
+        core.counters.connections_open.increment();
+        core.node.memory.client_came(CLIENT_H2_BYTES);
+        Open(core.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters.connections_open.decrement();
+        self.0.node.memory.client_went(CLIENT_H2_BYTES);
+    }
 }
 
 async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketAddr, face: Face) {
@@ -192,11 +210,13 @@ impl AsyncRead for Io {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let wire = &self.0;
-        let room = into.initialize_unfilled();
-        let n = ready!(wire.duplex.borrow_mut().poll_read(cx, room))?;
+        let mut duplex = wire.duplex.borrow_mut();
+        let come = ready!(duplex.poll_read(cx))?;
+        let n = come.len().min(into.remaining());
         let elapsed = now().saturating_duration_since(started().0);
-        wire.meter.borrow_mut().take(elapsed, &room[..n]);
-        into.advance(n);
+        wire.meter.borrow_mut().take(elapsed, &come[..n]);
+        into.put_slice(&come[..n]);
+        duplex.take(n);
         Poll::Ready(Ok(()))
     }
 }

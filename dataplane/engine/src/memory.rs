@@ -21,6 +21,8 @@ use tidegate_types::memory::MemoryPlan;
 pub const CLIENT_BYTES: u64 = 16 << 10;
 /// What TLS adds to it.
 pub const CLIENT_TLS_BYTES: u64 = 8 << 10;
+/// What HTTP/2 adds to that (measured: `tests/e2e/tests/h2/main.rs`).
+pub const CLIENT_H2_BYTES: u64 = 16 << 10;
 
 /// How full the flexible part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -59,25 +59,27 @@ impl<S: Side> Duplex<S> {
         }
     }
 
-    /// Copies what has come into `into`; zero: the peer has ended its side in order.
+    /// What has come and was not taken; nothing: the peer has ended its side in order.
     ///
     /// # Errors
     /// Of the connection or the session; `UnexpectedEof`: the connection ended and the session did not.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        ready!(self.poll_more(cx))?;
+        Poll::Ready(Ok(&self.plain.0[self.plain.1..]))
+    }
+
+    /// The first `bytes` of what has come are done with.
+    pub fn take(&mut self, bytes: usize) {
+        self.plain.1 += bytes;
+        if self.plain.1 >= self.plain.0.len() {
+            self.plain = (Vec::new(), 0); // an idle connection keeps nothing
+        }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let (plain, taken) = &mut self.plain;
-            let left = &plain[*taken..];
-            if !left.is_empty() {
-                let n = left.len().min(into.len());
-                into[..n].copy_from_slice(&left[..n]);
-                *taken += n;
-                if *taken == plain.len() {
-                    self.plain = (Vec::new(), 0); // an idle connection keeps nothing
-                }
-                return Poll::Ready(Ok(n));
-            }
-            if self.session.has_ended() {
-                return Poll::Ready(Ok(0));
+            if !self.plain.0.is_empty() || self.session.has_ended() {
+                return Poll::Ready(Ok(()));
             }
             let tcp = &self.tcp;
             let receiving = self.receiving.get_or_insert_with(|| {

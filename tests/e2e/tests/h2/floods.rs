@@ -10,7 +10,8 @@ use tidegate_e2e::Fleet;
 /// Enough for every limit to be passed, and little enough for a test.
 const FRAMES: u32 = 60_000;
 
-fn resident(fleet: &Fleet) -> u64 {
+/// Bytes of the edge that are in memory.
+pub fn resident(fleet: &Fleet) -> u64 {
     let pid = fleet.member("edge-1").pid();
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with("VmRSS")).unwrap();

@@ -234,6 +234,36 @@ fn what_is_more_urgent_comes_first() {
 }
 
 #[test]
+fn an_idle_connection_costs_what_it_is_counted_with() {
+    const CLIENTS: u64 = 400;
+    for size in [100, 400_000] {
+        let fleet = Fleet::start("idle", &options());
+        let path = format!("/i{size}.m4s");
+        fleet.put(&path[1..], size);
+        let open = || {
+            let mut raw = Raw::open(&fleet);
+            let window = (1u32 << 20).to_be_bytes();
+            let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window].concat());
+            raw.send(&[settings, frame(WINDOW_UPDATE, 0, 0, &window)].concat()).unwrap();
+            raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get(&path))).unwrap();
+            let mut left = size;
+            while left > 0 {
+                left -= raw.until(DATA).unwrap().payload.len();
+            }
+            raw
+        };
+        let counted = || fleet.counter("edge-1", "memory_flexible_used_bytes");
+        let _warm: Vec<_> = (0..50).map(|_| open()).collect();
+        let before = (floods::resident(&fleet), counted());
+        let _more: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
+        let resident = floods::resident(&fleet).saturating_sub(before.0) / CLIENTS;
+        let counted = (counted() - before.1) / CLIENTS;
+        println!("idle after {size} bytes: {resident} bytes resident, {counted} counted");
+        assert!(resident <= counted, "{size}: {resident} bytes each, {counted} counted");
+    }
+}
+
+#[test]
 fn a_stopping_edge_says_so_and_finishes_what_it_has_begun() {
     let gate = Arc::new(Gate::default());
     let held = gate.clone();
