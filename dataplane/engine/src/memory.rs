@@ -21,6 +21,8 @@ use tidegate_types::memory::MemoryPlan;
 pub const CLIENT_BYTES: u64 = 16 << 10;
 /// What TLS adds to it.
 pub const CLIENT_TLS_BYTES: u64 = 8 << 10;
+/// What QUIC adds to it instead, with room for requests that come in.
+pub const CLIENT_QUIC_BYTES: u64 = 48 << 10;
 
 /// How full the flexible part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
