@@ -172,7 +172,10 @@ fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
         ("cache", "parent_group" | "peering") => ("edges", Uptake::Live),
         ("cache", _) => ("routers", Uptake::Live),
         ("server", "weight" | "status") => ("routers, monitors, edges", Uptake::Live),
-        ("server", "" | "addresses" | "http_port" | "https_port" | "role" | "cache_group") => {
+        (
+            "server",
+            "" | "addresses" | "http_port" | "https_port" | "http3" | "role" | "cache_group",
+        ) => {
             ("the server itself after a restart; routers, monitors, edges at once", Uptake::Restart)
         }
         ("server", field) if field.starts_with("origin_") => ("parents", Uptake::Live),

@@ -210,6 +210,9 @@ pub struct Server {
     pub http_port: Option<u16>,
     /// HTTPS port; `None`: not offered.
     pub https_port: Option<u16>,
+    /// An edge speaks HTTP/3 too, on the UDP port of the same number.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub http3: bool,
     /// Admin port (health, metrics, explain); listens on the first address.
     pub admin_port: u16,
     /// UDP port for heartbeats (routers and monitors).
@@ -234,6 +237,22 @@ pub struct Server {
     /// Share of keys relative to the others of its group.
     pub weight: f64,
     pub machine: Machine,
+}
+
+impl Server {
+    /// UDP port by which viewers reach it over HTTP/3, if they do.
+    pub fn http3_port(&self) -> Option<u16> {
+        let serves = self.role == Role::Edge && self.http3 && !self.machine.certificates.is_empty();
+        self.https_port.filter(|_| serves)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(truth: &bool) -> bool {
+    *truth
 }
 
 /// How an origin proves who it is.

@@ -436,6 +436,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         },
         http_port: table.take("http_port"),
         https_port: table.take("https_port"),
+        http3: table.take("http3").unwrap_or(true),
         admin_port: table.need("admin_port", "admin_port = 9090"),
         heartbeat_port: table.take("heartbeat_port"),
         dns_port: table.take("dns_port"),

@@ -113,7 +113,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             SERVERS,
             "id = \"edge-b2\"",
             "id = \"edge-b1\"",
-            &["a second server called `edge-b1`", "servers.toml:56:6"],
+            &["a second server called `edge-b1`", "servers.toml:58:6"],
         ),
         (SERVERS, "id = \"lisbon\"", "id = \"berlin\"", &["a second cache group called `berlin`"]),
         (

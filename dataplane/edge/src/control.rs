@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use tidegate_contract::{Heartbeat, HeartbeatKey, Load, Role, ServingState, Snapshot, Stamp};
+use tidegate_contract::{
+    Heartbeat, HeartbeatKey, Load, Role, Server, ServingState, Snapshot, Stamp,
+};
 use tidegate_engine::clock::wall_ms;
 use tidegate_engine::{Node, View};
 use tidegate_ring::signal::{self, Signal};
@@ -178,9 +180,10 @@ fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
     if old.role != new.role {
         what.push("role");
     }
-    if (&old.addresses, old.http_port, old.https_port, old.admin_port)
-        != (&new.addresses, new.http_port, new.https_port, new.admin_port)
-    {
+    let reached = |me: &Server| {
+        (me.addresses.clone(), me.http_port, me.https_port, me.http3_port(), me.admin_port)
+    };
+    if reached(old) != reached(new) {
         what.push("addresses or ports");
     }
     let sizes = |m: &tidegate_contract::Machine| {

@@ -2,6 +2,7 @@
 
 use crate::drain::Drain;
 use crate::h2;
+use crate::h3::{Endpoint, EndpointParts};
 use crate::tls::{Tls, TlsClient};
 use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -21,7 +22,7 @@ use tidegate_fill::Pool;
 use tidegate_ring::{TcpListener, TcpStream, sleep, spawn, timeout};
 
 /// Connections that one core serves at once; more wait in the backlog.
-const CLIENTS_MAX: usize = 50_000;
+pub const CLIENTS_MAX: usize = 50_000;
 /// How often a core shows that it is alive and hands over its log lines.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -73,6 +74,8 @@ pub enum Speaks {
 pub struct CoreParts {
     pub index: usize,
     pub listeners: Vec<(StdListener, Speaks)>,
+    /// Sockets for HTTP/3.
+    pub datagrams: Vec<EndpointParts>,
     pub tls: Arc<ArcSwapOption<Tls>>,
     pub stop: Arc<Stop>,
     /// Rises while the core is alive.
@@ -111,6 +114,12 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
             Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
         }
     }
+    for socket in parts.datagrams {
+        if let Err(error) = Endpoint::start(core.clone(), drain.clone(), parts.tls.clone(), socket)
+        {
+            eprintln!("tidegated: core {}: a socket for HTTP/3 is lost: {error}", parts.index);
+        }
+    }
     if core.index == 0 {
         spawn(next_hop::probe(core.clone()));
     }
@@ -131,8 +140,12 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     open.set(false);
     drain.begin();
     let quiet = async {
-        while core.busy.get() > 0 {
+        loop {
+            // Connections that say goodbye have begun to when it is looked at first.
             sleep(STOP_LOOK).await;
+            if core.busy.get() == 0 {
+                break;
+            }
         }
         // Clients of other cores may read from this core's fills, and have their extents kept by the first core.
         parts.stop.quiet.fetch_add(1, Ordering::SeqCst);
@@ -198,10 +211,10 @@ async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open,
 }
 
 /// Counts a connection from its first moment, handshake included.
-struct Seat(Rc<Core>, u64);
+pub struct Seat(Rc<Core>, u64);
 
 impl Seat {
-    fn take(core: &Rc<Core>, bytes: u64) -> Seat {
+    pub fn take(core: &Rc<Core>, bytes: u64) -> Seat {
         core.clients.set(core.clients.get() + 1);
         core.node.memory.client_came(bytes);
         Seat(core.clone(), bytes)

@@ -20,6 +20,11 @@ impl Drain {
         self.waiting.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
     }
 
+    /// Whether it has begun.
+    pub fn is_begun(&self) -> bool {
+        self.begun.get()
+    }
+
     /// Waits until it begins.
     pub async fn begun(&self) {
         let place = Place(self, self.given.get());

@@ -16,6 +16,8 @@ mod meter;
 mod turns;
 
 use crate::drain::Drain;
+use crate::head::{HeadText, Refused, each_field};
+use crate::urgency::Urgency;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -36,11 +38,10 @@ use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_strea
 use tidegate_engine::{Core, Face, HeadFields, Outlet};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
-use tidegate_http1::{Limits, parse_request};
 use tidegate_ring::{now, started, timeout};
 use tidegate_tls::Server;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use turns::{Turns, Urgency};
+use turns::Turns;
 
 /// Streams of one connection at once.
 const STREAMS_MAX: u32 = 100;
@@ -290,10 +291,8 @@ fn spawn_stream(
     });
 }
 
-/// The request's head, judged as one of HTTP/1.1: what it says is put into that form first (RFC 9113 §8.3).
-fn read_head(
-    parts: &http::request::Parts,
-) -> Result<tidegate_http::RequestHead, (u16, &'static str)> {
+/// The request's head, judged as one of HTTP/1.1 (RFC 9113 §8.3).
+fn read_head(parts: &http::request::Parts) -> Result<tidegate_http::RequestHead, Refused> {
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     let mut hosts = parts.headers.get_all("host").iter().map(HeaderValue::as_bytes);
     let (host, None) = (hosts.next(), hosts.next()) else {
@@ -311,48 +310,16 @@ fn read_head(
     if !target.starts_with('/') && (target != "*" || parts.method != http::Method::OPTIONS) {
         return Err((400, ":path does not begin with a slash"));
     }
-    let mut text = Vec::with_capacity(512);
-    for piece in [parts.method.as_str().as_bytes(), b" ", target.as_bytes()] {
-        text.extend_from_slice(piece);
-    }
-    text.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-    text.extend_from_slice(authority);
-    text.extend_from_slice(b"\r\n");
+    let mut text = HeadText::new(parts.method.as_str().as_bytes(), target.as_bytes(), authority);
     for name in parts.headers.keys() {
-        // What is for one hop only is malformed here, and h2 has refused it; a body's length is what came.
-        if ["host", "cookie", "content-length", "expect", "te", "transfer-encoding", "connection"]
-            .contains(&name.as_str())
-        {
+        let values = parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        if name == http::header::COOKIE {
+            text.field(name.as_str(), &values.collect::<Vec<_>>());
             continue;
         }
-        for value in parts.headers.get_all(name) {
-            push_line(&mut text, name.as_str(), &[value.as_bytes()]);
-        }
+        values.for_each(|value| text.field(name.as_str(), &[value]));
     }
-    let crumbs: Vec<&[u8]> =
-        parts.headers.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
-    if !crumbs.is_empty() {
-        push_line(&mut text, "cookie", &crumbs);
-    }
-    text.extend_from_slice(b"\r\n");
-    match parse_request(&text, &Limits::REQUEST) {
-        Ok(Some(parsed)) if parsed.head_bytes == text.len() => Ok(parsed.head),
-        Ok(_) => Err((400, "the request's fields do not make one head")),
-        Err(error) => Err((error.status, error.what)),
-    }
-}
-
-/// One field line; cookies come in crumbs (RFC 9113 §8.2.3).
-fn push_line(text: &mut Vec<u8>, name: &str, values: &[&[u8]]) {
-    text.extend_from_slice(name.as_bytes());
-    text.extend_from_slice(b": ");
-    for (index, value) in values.iter().enumerate() {
-        if index > 0 {
-            text.extend_from_slice(b"; ");
-        }
-        text.extend_from_slice(value);
-    }
-    text.extend_from_slice(b"\r\n");
+    text.judge()
 }
 
 /// The request's body: needed for methods that pass one on, dropped for the others.
@@ -410,27 +377,13 @@ impl Outlet for Answer {
         // Statuses come from parsed answers and from our own: three digits.
         *head.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
         let headers = head.headers_mut();
-        let mut put = |name: &[u8], value: &[u8]| {
+        each_field(fields, |name, value| {
             let name = HeaderName::from_bytes(name);
             // Both were good fields of HTTP/1.1; what is not one of HTTP/2 is left out.
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }
-        };
-        match fields {
-            HeadFields::Made(fields) => {
-                fields.iter().for_each(|(name, value)| put(name.as_bytes(), value));
-            }
-            HeadFields::Lines(lines, more) => {
-                for line in lines.split(|byte| *byte == b'\n').filter(|line| line.len() > 1) {
-                    let line = line.strip_suffix(b"\r").unwrap_or(line);
-                    if let Some(colon) = line.iter().position(|byte| *byte == b':') {
-                        put(&line[..colon], line[colon + 1..].trim_ascii());
-                    }
-                }
-                more.iter().for_each(|(name, value)| put(name.as_bytes(), value));
-            }
-        }
+        });
         if let BodyLength::Known(length) = length {
             headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         }

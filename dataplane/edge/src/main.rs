@@ -10,6 +10,8 @@ mod control;
 mod core;
 mod drain;
 mod h2;
+mod h3;
+mod head;
 mod log;
 mod names;
 mod origins;
@@ -19,6 +21,7 @@ mod start;
 mod store;
 mod tickets;
 mod tls;
+mod urgency;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -6,6 +6,7 @@
 use crate::args::Args;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
+use crate::h3::{self, EndpointParts, Post};
 use crate::log;
 use crate::names;
 use crate::origins;
@@ -14,6 +15,7 @@ use crate::snapshot::Source;
 use crate::store::{self, Refusal};
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
+use quinn_proto::crypto::rustls::QuicServerConfig;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -21,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use tidegate_contract::{Role, Server};
 use tidegate_engine::Node;
 use tidegate_engine::admission::AdmissionState;
@@ -29,7 +31,9 @@ use tidegate_engine::keeper;
 use tidegate_engine::stores::{StoreFace, Stores};
 use tidegate_fill::Hops;
 use tidegate_fill::node_name;
-use tidegate_ring::{Arena, ArenaOptions, Options, Runtime, bound_listener, signal};
+use tidegate_ring::{
+    Arena, ArenaOptions, Options, Runtime, bound_datagrams, bound_listener, signal,
+};
 use tidegate_store::Roll;
 use tidegate_telemetry::Counters;
 use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
@@ -92,6 +96,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         true => None,
         false => Some(RollFile::open(me.machine.state_dir.as_ref(), &me.id)?),
     };
+    let mut datagrams =
+        match (me.http3_port(), certificate.load().as_ref().and_then(|tls| tls.quic())) {
+            (Some(port), Some(crypto)) => datagrams(&me, port, cores, crypto)?,
+            _ => (0..cores).map(|_| Vec::new()).collect(),
+        };
     let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
     let plan = me
         .machine
@@ -126,6 +135,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let parts = CoreParts {
             index,
             listeners: std::mem::take(&mut listeners[index]),
+            datagrams: std::mem::take(&mut datagrams[index]),
             tls: certificate.clone(),
             stop: stop.clone(),
             ticks: ticks[index].clone(),
@@ -190,6 +200,32 @@ fn listen(me: &Server, core: usize) -> Result<Vec<(TcpListener, Speaks)>, String
             )),
         })
         .collect()
+}
+
+/// Sockets for HTTP/3 of all cores, on all addresses.
+fn datagrams(
+    me: &Server,
+    port: u16,
+    cores: usize,
+    crypto: &Arc<QuicServerConfig>,
+) -> Result<Vec<Vec<EndpointParts>>, String> {
+    let template = Arc::new(h3::template(crypto.clone()));
+    // Processes that follow each other on one port differ in it.
+    let began = tidegate_ring::started().1.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut all: Vec<Vec<EndpointParts>> = (0..cores).map(|_| Vec::new()).collect();
+    for address in me.addresses.iter().map(|ip| SocketAddr::new(*ip, port)) {
+        let post = Arc::new(Post::new(cores, began.as_secs() as u8));
+        for parts in &mut all {
+            let socket = bound_datagrams(address).map_err(|e| {
+                format!(
+                    "cannot bind UDP {address}: {e}\n    mend: see who has it by `ss -lunp`, or give server {} http3 = false",
+                    me.id
+                )
+            })?;
+            parts.push(EndpointParts { socket, post: post.clone(), template: template.clone() });
+        }
+    }
+    Ok(all)
 }
 
 fn start_core(

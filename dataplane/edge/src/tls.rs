@@ -8,6 +8,7 @@
 //! sessions are not resumed at all); files that cannot be used leave the old ones in use.
 
 use crate::tickets::Tickets;
+use quinn_proto::crypto::rustls::QuicServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -40,6 +41,8 @@ const TLS13: Versions = &[&rustls::version::TLS13];
 pub struct Tls {
     /// `None`: viewers are not served.
     viewers: Option<Arc<ServerConfig>>,
+    /// And by HTTP/3.
+    quic: Option<Arc<QuicServerConfig>>,
     /// And the name under which it is used where there are viewers too.
     fleet: Option<(String, Arc<ServerConfig>)>,
 }
@@ -52,8 +55,8 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let machine = &me.machine;
-        let viewers = if machine.certificates.is_empty() {
-            None
+        let (viewers, quic) = if machine.certificates.is_empty() {
+            (None, None)
         } else {
             let shown = Certificates::read(&machine.certificates, &provider)?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
@@ -63,9 +66,13 @@ impl Tls {
                 .with_cert_resolver(Arc::new(shown));
             config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
             config.session_storage = Arc::new(NoServerSessionStorage {});
+            let mut over_quic = config.clone();
+            over_quic.alpn_protocols = vec![b"h3".to_vec()];
+            let over_quic = QuicServerConfig::try_from(over_quic)
+                .map_err(|e| format!("QUIC is not available: {e}"))?;
             let mut config = finish(config);
             config.alpn_protocols.insert(0, b"h2".to_vec());
-            Some(Arc::new(config))
+            (Some(Arc::new(config)), Some(Arc::new(over_quic)))
         };
         let fleet = match &machine.fleet_tls {
             None => None,
@@ -88,7 +95,13 @@ impl Tls {
         };
         // A parent that knows its fleet is asked by nobody else.
         let alone = me.role == Role::Parent && fleet.is_some();
-        Ok(Tls { viewers: viewers.filter(|_| !alone), fleet })
+        let (viewers, quic) = if alone { (None, None) } else { (viewers, quic) };
+        Ok(Tls { viewers, quic, fleet })
+    }
+
+    /// For viewers by HTTP/3, to whom the node's own name means nothing.
+    pub fn quic(&self) -> Option<&Arc<QuicServerConfig>> {
+        self.quic.as_ref()
     }
 
     /// The configuration for a client that asks for `name`, and whether that is one for the fleet.

@@ -23,6 +23,8 @@ pub const CLIENT_BYTES: u64 = 16 << 10;
 pub const CLIENT_TLS_BYTES: u64 = 8 << 10;
 /// What HTTP/2 adds to that (measured: `tests/e2e/tests/h2/main.rs`).
 pub const CLIENT_H2_BYTES: u64 = 16 << 10;
+/// What QUIC adds to it instead, with room for requests that come in.
+pub const CLIENT_QUIC_BYTES: u64 = 48 << 10;
 
 /// How full the flexible part is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -630,7 +630,8 @@ async fn send_object<O: Outlet>(
         {
             encode::mark_coded(&mut fields, coding);
         }
-        deliver::client_fields(&mut fields, wanted.rules(), me, secure);
+        let http3_port = wanted.http3_port();
+        deliver::client_fields(&mut fields, wanted.rules(), me, secure, http3_port);
         fields
     };
     // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
@@ -668,7 +669,7 @@ fn dress(
 ) {
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
-    deliver::client_fields(fields, wanted.rules(), me, secure);
+    deliver::client_fields(fields, wanted.rules(), me, secure, wanted.http3_port());
     // Members of servers' ids and fixed words: always a field value.
     let _left_out = fields.set("cache-status", deliver::cache_status(upstream, &own));
     notes.cache_status = Some(own);

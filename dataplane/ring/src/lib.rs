@@ -27,6 +27,7 @@ pub mod signal;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod time;
+mod udp;
 
 pub use buffer::{Arena, ArenaOptions, Buf, give_back_large_pieces};
 pub use driver::{Options, Stats};
@@ -40,4 +41,5 @@ pub use net::{TcpListener, TcpStream, empty_message};
 pub use probe::RingError;
 #[cfg(feature = "sim")]
 pub use sim::{File, TcpListener, TcpStream, empty_message};
-pub use time::{Elapsed, now, sleep, sleep_until, started, timeout, wall_now};
+pub use time::{Elapsed, Sleep, now, sleep, sleep_until, started, timeout, wall_now};
+pub use udp::{UdpSocket, bound_datagrams};

@@ -29,31 +29,49 @@ const MESSAGE_BYTES_KEPT_MAX: usize = 2 * COPIED_BYTES_MAX;
 /// A listening socket, made before the cores start: one per core and address, all with SO_REUSEPORT, so that the
 /// kernel spreads connections and a successor can listen beside its predecessor.
 pub fn bound_listener(address: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = socket(address, libc::SOCK_STREAM)?;
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    bind(&socket, address)?;
+    // SAFETY: listen takes no pointers.
+    if unsafe { libc::listen(socket.as_raw_fd(), backlog) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(std::net::TcpListener::from(socket))
+}
+
+/// A new socket of this kind, for an address of this family.
+pub(crate) fn socket(address: SocketAddr, kind: i32) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // SAFETY: socket takes no pointers.
-    let fd = unsafe {
-        libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
-    };
+    let fd = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor was just made and has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds beside others of this process and of its successor.
+pub(crate) fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
     if address.is_ipv6() {
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
     }
     let (storage, len) = socket_address(address);
     // SAFETY: storage holds `len` bytes of a socket address of this family.
-    if unsafe { libc::bind(fd, (&raw const *storage).cast(), len) } < 0 {
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const *storage).cast(), len) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: listen takes no pointers.
-    if unsafe { libc::listen(fd, backlog) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(std::net::TcpListener::from(socket))
+    Ok(())
+}
+
+/// Waits until the socket is ready for `events`.
+pub(crate) async fn ready(socket: &Rc<impl AsRawFd + 'static>, events: i16) -> io::Result<()> {
+    let driver = current().driver.clone();
+    let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), events as u16 as u32).build();
+    // SAFETY: the entry names no memory; the socket travels in the payload.
+    let (result, _, _socket) = unsafe { driver.start(entry, socket.clone()) }.await;
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
 fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
@@ -165,18 +183,11 @@ impl TcpStream {
     /// Connects; dropping the future gives up.
     pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         let driver = current().driver.clone();
-        let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        // SAFETY: socket takes no pointers.
-        let fd = unsafe {
-            libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made and has no other owner.
-        let socket = Rc::new(std::net::TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        let fd = socket(address, libc::SOCK_STREAM)?;
+        let socket = Rc::new(std::net::TcpStream::from(fd));
         let (storage, len) = socket_address(address);
-        let entry = opcode::Connect::new(types::Fd(fd), (&raw const *storage).cast(), len).build();
+        let fd = types::Fd(socket.as_raw_fd());
+        let entry = opcode::Connect::new(fd, (&raw const *storage).cast(), len).build();
         // SAFETY: address and socket travel in the payload; a box's contents do not move with it.
         let (result, _, _payload) = unsafe { driver.start(entry, (storage, socket.clone())) }.await;
         if result < 0 {
@@ -232,7 +243,7 @@ impl TcpStream {
                 }
                 e if e == -libc::ENOBUFS => {
                     driver.stats.borrow_mut().receive_buffers_exhausted += 1;
-                    self.ready(libc::POLLIN).await?;
+                    ready(&self.socket, libc::POLLIN).await?;
                     if let Some(n) = self.receive_inline(into)? {
                         return Ok(n);
                     }
@@ -257,16 +268,6 @@ impl TcpStream {
             }
             Err(e) => Err(e),
         }
-    }
-
-    /// Waits until the socket is ready for `events`.
-    async fn ready(&self, events: i16) -> io::Result<()> {
-        let driver = current().driver.clone();
-        let entry =
-            opcode::PollAdd::new(types::Fd(self.socket.as_raw_fd()), events as u16 as u32).build();
-        // SAFETY: the entry names no memory; the socket travels in the payload.
-        let (result, _, _socket) = unsafe { driver.start(entry, self.socket.clone()) }.await;
-        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
     }
 
     /// Sends all of the pieces, in order, waiting while the socket is full: no longer than `stall` for the other end to
@@ -298,7 +299,9 @@ impl TcpStream {
                         }
                     }
                 }
-                None => timeout(stall, self.ready(libc::POLLOUT)).await.unwrap_or_else(late)?,
+                None => {
+                    timeout(stall, ready(&self.socket, libc::POLLOUT)).await.unwrap_or_else(late)?
+                }
             }
         }
     }

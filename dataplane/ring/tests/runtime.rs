@@ -296,3 +296,28 @@ fn files_write_and_read_back_through_registered_memory() {
     });
     std::fs::remove_file(path).unwrap();
 }
+
+#[test]
+fn datagrams_are_waited_for() {
+    let bound = tidegate_ring::bound_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = bound.local_addr().unwrap();
+    // A second one beside it, as another core has.
+    tidegate_ring::bound_datagrams(address).unwrap();
+    let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (receiver, taken) = (bound.try_clone().unwrap(), Rc::new(Cell::new(0)));
+    Runtime::new(Options::default()).unwrap().block_on(async move {
+        let socket = Rc::new(tidegate_ring::UdpSocket::from_std(bound).unwrap());
+        assert_eq!(socket.local_addr().unwrap(), address);
+        socket.writable().await.unwrap();
+        let (waiting, count) = (socket.clone(), taken.clone());
+        let task = spawn(async move {
+            waiting.readable().await.unwrap();
+            count.set(receiver.recv(&mut [0; 16]).unwrap());
+        });
+        tidegate_ring::yield_now().await;
+        assert_eq!(taken.get(), 0);
+        peer.send_to(b"seven b", address).unwrap();
+        task.await.unwrap();
+        assert_eq!(taken.get(), 7);
+    });
+}

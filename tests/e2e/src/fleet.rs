@@ -493,6 +493,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 _ => role == Role::Parent && options.fleet_tls,
             }
             .then(|| free_port(ip)),
+            http3: true,
             admin_port: free_port(ip),
             heartbeat_port: None,
             dns_port: None,

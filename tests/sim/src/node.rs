@@ -94,6 +94,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
         addresses: vec![ip(id)],
         http_port: Some(80),
         https_port: None,
+        http3: false,
         admin_port: 8081,
         heartbeat_port: None,
         dns_port: None,

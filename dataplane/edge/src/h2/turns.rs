@@ -5,6 +5,7 @@
 //! true: a stream that cannot write (its window is full) does not wait here, and so holds up nobody; when all is written,
 //! there is room, whatever was counted wrongly before (frames of a stream that was reset are never written).
 
+use crate::urgency::Urgency;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -12,30 +13,6 @@ use std::task::{Poll, Waker};
 
 /// Bytes of bodies given to h2 and not yet written.
 const UNDER_WAY_BYTES: usize = 128 << 10;
-
-/// What a client says of an answer's priority (RFC 9218 §4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Urgency {
-    /// 0 to 7; lower is sooner.
-    level: u8,
-    incremental: bool,
-}
-
-impl Urgency {
-    /// Of a `Priority` field; what is not understood is as if it were not there.
-    pub fn parse(value: &[u8]) -> Urgency {
-        let mut urgency = Urgency { level: 3, incremental: false };
-        for member in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-            match member {
-                [b'u', b'=', digit @ b'0'..=b'7'] => urgency.level = digit - b'0',
-                b"i" | b"i=?1" => urgency.incremental = true,
-                b"i=?0" => urgency.incremental = false,
-                _ => {}
-            }
-        }
-        urgency
-    }
-}
 
 /// Sorts as the streams shall write.
 type Place = (u8, bool, u64, u32);
@@ -106,25 +83,6 @@ mod tests {
     use std::future::Future;
     use std::pin::pin;
     use std::task::Context;
-
-    #[test]
-    fn priorities_are_read_as_far_as_they_are_understood() {
-        let parsed = |text: &str| {
-            let urgency = Urgency::parse(text.as_bytes());
-            (urgency.level, urgency.incremental)
-        };
-        for (text, expected) in [
-            ("", (3, false)),
-            ("u=0", (0, false)),
-            ("u=5, i", (5, true)),
-            ("i=?1,u=7", (7, true)),
-            ("i, i=?0", (3, false)),
-            ("u=8, i=1, x=3", (3, false)),
-            ("u=1;q, u=22", (3, false)),
-        ] {
-            assert_eq!(parsed(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn streams_write_by_urgency_then_in_order_or_by_turns() {

@@ -78,7 +78,13 @@ pub fn first_missing_block(
 }
 
 /// Fields that every answer of this node to a client gets, by the behaviour's rules.
-pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &str, secure: bool) {
+pub fn client_fields(
+    fields: &mut Fields,
+    behaviour: Option<&Behaviour>,
+    via: &str,
+    secure: bool,
+    http3_port: Option<u16>,
+) {
     let mut all = fields.combined("via").map(|v| v.into_owned()).unwrap_or_default();
     if !all.is_empty() {
         all.extend_from_slice(b", ");
@@ -86,6 +92,11 @@ pub fn client_fields(fields: &mut Fields, behaviour: Option<&Behaviour>, via: &s
     all.extend_from_slice(format!("1.1 {via}").as_bytes());
     // Values were checked when they were parsed, or when the snapshot was built: a refusal leaves a field out.
     let _left_out = fields.set("via", all);
+    // Another server's says where that one is (RFC 7838 §3).
+    fields.remove("alt-svc");
+    if let Some(port) = http3_port.filter(|_| secure) {
+        let _left_out = fields.set("alt-svc", format!("h3=\":{port}\"; ma=86400"));
+    }
     let Some(behaviour) = behaviour else { return };
     // For caches that purge by them, not for viewers.
     fields.remove("surrogate-key");

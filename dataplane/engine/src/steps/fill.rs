@@ -100,6 +100,11 @@ impl Wanted<'_> {
     pub fn rules(&self) -> Option<&Behaviour> {
         self.for_viewer.then_some(self.behaviour)
     }
+
+    /// Where viewers could come by HTTP/3.
+    pub fn http3_port(&self) -> Option<u16> {
+        self.view.me.http3_port().filter(|_| self.for_viewer)
+    }
 }
 
 /// What the next hop's answer came to, for the request that asked.

@@ -1,0 +1,481 @@
+//! HTTP/3 to viewers (RFC 9114): QUIC by `quinn-proto` on our own sockets, frames and fields by `tidegate_http3`. Each request
+//! stream becomes one transaction, the same as on HTTP/1.1.
+//!
+//! ```text
+//! UDP socket <-> h3/endpoint.rs <-> h3/connection.rs <-> one task for each stream: head -> transaction -> h3/answer.rs
+//! h3/post.rs      connection ids that name their core, and datagrams handed from core to core
+//! ```
+//!
+//! Must stay true: what a client can make us hold is bounded by the limits here, and counted against the memory budget; what
+//! it can make us do without asking for anything, by the streams that it gave up; an answer that breaks off is a reset,
+//! never a short body that looks whole; a client that breaks a rule ends its stream or its connection and no other.
+
+mod answer;
+mod connection;
+mod endpoint;
+mod post;
+
+pub use endpoint::{Endpoint, EndpointParts};
+pub use post::Post;
+
+use crate::head::{HeadText, Refused};
+use crate::urgency::Urgency;
+use answer::Answer;
+use bytes::Bytes;
+use connection::{Connection, Ended, Opened};
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{IdleTimeout, ServerConfig, StreamId, TransportConfig, VarInt};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+use tidegate_engine::client::SEND_STALL_MAX;
+use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_stream};
+use tidegate_engine::{Core, Face};
+use tidegate_http::{Fields, Method, RequestHead};
+use tidegate_http3::{
+    Code, Connection as Rules, Error, Limits, ParsedRequest, RequestEvent, RequestReader, Side,
+    Uni, UniStream, encode_response,
+};
+use tidegate_ring::{sleep, timeout};
+
+/// Requests of one connection at once.
+const STREAMS_MAX: u32 = 100;
+/// Unidirectional streams of a client at once: control, two of QPACK, and some that mean nothing.
+const UNI_STREAMS_MAX: u32 = 8;
+/// Bytes of one request that wait to be read; of all of a connection.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes of answers that a connection holds until they have come over.
+const SEND_WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes of TLS messages that came out of order.
+const CRYPTO_BYTES_MAX: usize = 16 << 10;
+/// Of one UDP datagram from a client.
+const DATAGRAM_BYTES_MAX: usize = 1472;
+/// Handshakes of one socket under way: from the first of these on, clients prove their address (RFC 9000 §8.1.2) ...
+const RETRY_FROM: usize = 64;
+/// ... and from this on they are turned away.
+const HANDSHAKES_MAX: usize = 1024;
+/// Streams that a client may give up, or open for nothing, beyond as many as were answered.
+const CANCELLED_MAX: u32 = 200;
+/// Without a packet.
+const SILENT_SPAN_MAX: Duration = Duration::from_secs(30);
+/// Without a request.
+const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
+const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
+/// From a request stream's begin to the end of its head.
+const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
+/// After GOAWAY, for requests that were sent before it came over: so many round trips, but no longer.
+const GOODBYE_TRIPS: u32 = 2;
+const GOODBYE_SPAN_MAX: Duration = Duration::from_secs(1);
+/// How often a connection that ends looks whether its last packet is out.
+const CLOSE_LOOK: Duration = Duration::from_millis(5);
+const CLOSE_SPAN_MAX: Duration = Duration::from_secs(1);
+
+/// What all connections have in common, with a new key for Retry tokens.
+pub fn template(crypto: Arc<QuicServerConfig>) -> ServerConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(SEND_WINDOW_BYTES)
+        .crypto_buffer_size(CRYPTO_BYTES_MAX)
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
+            SILENT_SPAN_MAX.as_millis() as u32
+        ))));
+    let mut config = ServerConfig::with_crypto(crypto);
+    config.transport_config(Arc::new(transport)).max_incoming(HANDSHAKES_MAX);
+    config
+}
+
+/// Serves one connection to its end.
+async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
+    let core = endpoint.core.clone();
+    let begun = timeout(HANDSHAKE_SPAN_MAX, connected(&connection)).await;
+    endpoint.handshake_ended();
+    if !matches!(begun, Ok(true)) {
+        core.count(|c| &c.tls_errors_total, 1);
+        return connection.close(Code::NO_ERROR, "the handshake took too long");
+    }
+    core.count(|c| &c.tls_handshakes_total, 1);
+    core.count(|c| &c.connections_total, 1);
+    core.counters.connections_open.increment();
+    let session = Session {
+        core: core.clone(),
+        connection,
+        rules: Rc::new(RefCell::new(Rules::new(Side::Server, Limits::REQUEST))),
+        answered: Rc::default(),
+        live: Rc::new(()),
+    };
+    Box::pin(session.converse(&endpoint)).await;
+    core.counters.connections_open.decrement();
+}
+
+async fn connected(connection: &Connection) -> bool {
+    poll_fn(|cx| {
+        if !connection.is_handshaking() {
+            return Poll::Ready(!connection.is_over());
+        }
+        connection.watch(cx);
+        Poll::Pending
+    })
+    .await
+}
+
+/// One connection's conversation.
+struct Session {
+    core: Rc<Core>,
+    connection: Rc<Connection>,
+    rules: Rc<RefCell<Rules>>,
+    answered: Rc<Cell<u32>>,
+    /// Shared by the streams under way.
+    live: Rc<()>,
+}
+
+enum Next {
+    Stream(Opened),
+    Drain,
+    Flood,
+    Over,
+}
+
+impl Session {
+    async fn converse(&self, endpoint: &Endpoint) {
+        let connection = &self.connection;
+        let mut preamble = Vec::new();
+        self.rules.borrow().preamble(&mut preamble);
+        let Some(control) = connection.open() else {
+            let what = "a server needs a control stream";
+            return connection.close(Code::STREAM_CREATION_ERROR, what);
+        };
+        if !write_all(connection, control, preamble).await {
+            return;
+        }
+        let mut draining = pin!(endpoint.drain.begun());
+        let mut requests = 0;
+        loop {
+            let next = poll_fn(|cx| {
+                connection.watch(cx);
+                if draining.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Next::Drain);
+                }
+                self.poll_next()
+            });
+            match timeout(IDLE_SPAN_MAX, next).await {
+                Ok(Next::Stream(Opened::Request(id))) => {
+                    requests += 1;
+                    self.spawn_request(id);
+                }
+                Ok(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
+                Ok(Next::Drain) => return self.part(control, requests).await,
+                Ok(Next::Flood) => {
+                    self.core.count(|c| &c.floods_total, 1);
+                    return connection.close(Code::EXCESSIVE_LOAD, "too many streams for nothing");
+                }
+                Ok(Next::Over) => return,
+                Err(_) if Rc::strong_count(&self.live) > 1 => {}
+                Err(_) => return connection.close(Code::NO_ERROR, "nothing was asked for"),
+            }
+        }
+    }
+
+    fn poll_next(&self) -> Poll<Next> {
+        let connection = &self.connection;
+        if connection.is_over() {
+            return Poll::Ready(Next::Over);
+        }
+        if connection.cancelled() > CANCELLED_MAX.saturating_add(self.answered.get()) {
+            return Poll::Ready(Next::Flood);
+        }
+        connection.accept().map_or(Poll::Pending, |opened| Poll::Ready(Next::Stream(opened)))
+    }
+
+    /// The client is told which requests are still answered; they are, and then the connection ends.
+    async fn part(&self, control: StreamId, requests: u64) {
+        let _busy = Under::way(&self.core);
+        let connection = &self.connection;
+        let mut goaway = Vec::new();
+        // Request streams have each fourth number (RFC 9000 §2.1).
+        self.rules.borrow_mut().goaway(requests * 4, &mut goaway);
+        if !write_all(connection, control, goaway).await {
+            return;
+        }
+        let rejecting = async {
+            loop {
+                let next = poll_fn(|cx| {
+                    connection.watch(cx);
+                    self.poll_next()
+                });
+                match next.await {
+                    Next::Stream(Opened::Request(id)) => {
+                        connection.stop(id, Code::REQUEST_REJECTED);
+                        let code = connection::number(Code::REQUEST_REJECTED);
+                        let _ended = connection.sender(id, |stream| stream.reset(code));
+                    }
+                    Next::Stream(Opened::Unidirectional(id)) => self.spawn_uni(id),
+                    Next::Drain => {}
+                    Next::Flood | Next::Over => return,
+                }
+            }
+        };
+        let ending = async {
+            let trip = connection.quic.borrow().rtt();
+            sleep((trip * GOODBYE_TRIPS).min(GOODBYE_SPAN_MAX)).await;
+            while Rc::strong_count(&self.live) > 1 {
+                sleep(CLOSE_LOOK).await;
+            }
+        };
+        let (mut rejecting, mut ending) = (pin!(rejecting), pin!(ending));
+        poll_fn(|cx| {
+            if rejecting.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            ending.as_mut().poll(cx)
+        })
+        .await;
+        connection.close(Code::NO_ERROR, "");
+        let sent = async {
+            while connection.queued.get() {
+                sleep(CLOSE_LOOK).await;
+            }
+        };
+        let _sent_or_late = timeout(CLOSE_SPAN_MAX, sent).await;
+    }
+
+    /// Reads a unidirectional stream as long as it is.
+    fn spawn_uni(&self, id: StreamId) {
+        let (connection, rules) = (self.connection.clone(), self.rules.clone());
+        self.core.spawn(async move {
+            let mut stream = UniStream::default();
+            loop {
+                let outcome = match connection.read(id).await {
+                    Ok(Some(bytes)) => rules.borrow_mut().receive(&mut stream, bytes),
+                    Ok(None) | Err(Ended::Reset) => match rules.borrow().ended(&stream) {
+                        Ok(()) => return connection.was_cancelled(),
+                        Err(error) => Err(error),
+                    },
+                    Err(Ended::Over) => return,
+                };
+                match outcome {
+                    Ok(Uni::Open) => {}
+                    Ok(Uni::Unwanted(code)) => {
+                        connection.stop(id, code);
+                        return connection.was_cancelled();
+                    }
+                    Err(error) => return connection.close(error.code(), error.what()),
+                }
+            }
+        });
+    }
+
+    fn spawn_request(&self, id: StreamId) {
+        let (core, connection) = (self.core.clone(), self.connection.clone());
+        let (answered, live) = (self.answered.clone(), self.live.clone());
+        self.core.spawn(async move {
+            let (_live, _busy) = (live, Under::way(&core));
+            serve_request(&core, &connection, id, &answered).await;
+            connection.forget(id);
+        });
+    }
+}
+
+async fn write_all(connection: &Connection, id: StreamId, bytes: Vec<u8>) -> bool {
+    let mut pieces = [Bytes::from(bytes)];
+    while !pieces[0].is_empty() {
+        let written = timeout(SEND_STALL_MAX, connection.write(id, &mut pieces)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Counts as under way for a core that stops.
+struct Under(Rc<Core>);
+
+impl Under {
+    fn way(core: &Rc<Core>) -> Under {
+        core.busy.set(core.busy.get() + 1);
+        Under(core.clone())
+    }
+}
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+/// Why a request is not served.
+enum Refusal {
+    /// It is answered with a status, and the client is asked to send no more.
+    Answer(Refused, Code),
+    Connection(Error),
+    /// The client gave it up.
+    Gone,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        match error {
+            Error::Stream { code, status, what } => Refusal::Answer((status, what), code),
+            Error::Connection { .. } => Refusal::Connection(error),
+        }
+    }
+}
+
+async fn serve_request(
+    core: &Rc<Core>,
+    connection: &Rc<Connection>,
+    id: StreamId,
+    answered: &Cell<u32>,
+) {
+    let mut reading = Reading {
+        connection,
+        id,
+        reader: RequestReader::new(Limits::REQUEST),
+        input: Bytes::new(),
+        ended: false,
+    };
+    let mut answer = Answer::new(connection.clone(), id);
+    let parsed = match timeout(HEAD_SPAN_MAX, reading.head()).await {
+        Ok(parsed) => parsed,
+        Err(_) => {
+            let late = (408, "the request head did not come in time");
+            Err(Refusal::Answer(late, Code::REQUEST_INCOMPLETE))
+        }
+    };
+    let mut head_only = false;
+    let exchange = match parsed {
+        Ok(parsed) => {
+            head_only = parsed.head.method == Method::Head;
+            let urgency = parsed.head.fields.get("priority").unwrap_or_default();
+            answer.prioritize(Urgency::parse(urgency));
+            reading.body(&parsed).await.and_then(|body| {
+                let head = judge(&parsed.head)
+                    .map_err(|refused| Refusal::Answer(refused, Code::MESSAGE_ERROR))?;
+                Ok((head, body))
+            })
+        }
+        Err(refusal) => Err(refusal),
+    };
+    let (exchange, code) = match exchange {
+        Ok(exchange) => (Ok(exchange), Code::NO_ERROR),
+        Err(Refusal::Answer(refused, code)) => (Err(refused), code),
+        Err(Refusal::Connection(error)) => {
+            core.count(|c| &c.requests_refused_total, 1);
+            return connection.close(error.code(), error.what());
+        }
+        Err(Refusal::Gone) => {
+            connection.was_cancelled();
+            return answer.give_up();
+        }
+    };
+    let peer = connection.remote();
+    serve_stream(core, &mut answer, peer, Face::Traffic, head_only, exchange).await;
+    if !reading.ended {
+        connection.stop(id, code);
+    }
+    if answer.is_whole() {
+        answered.set(answered.get().saturating_add(1));
+        let _delivered_or_late = timeout(SEND_STALL_MAX, connection.delivered(id)).await;
+    }
+}
+
+/// The request's head, judged as one of HTTP/1.1.
+fn judge(head: &RequestHead) -> Result<RequestHead, Refused> {
+    let target = match &head.query {
+        Some(query) => format!("{}?{query}", head.path),
+        None => head.path.clone(),
+    };
+    let authority = head.authority.as_ref().map(ToString::to_string).unwrap_or_default();
+    let method = head.method.as_str();
+    let mut text = HeadText::new(method.as_bytes(), target.as_bytes(), authority.as_bytes());
+    for (name, value) in head.fields.iter() {
+        text.field(name, &[value]);
+    }
+    text.judge()
+}
+
+/// A request that is being read.
+struct Reading<'a> {
+    connection: &'a Connection,
+    id: StreamId,
+    reader: RequestReader,
+    input: Bytes,
+    ended: bool,
+}
+
+impl Reading<'_> {
+    async fn next(&mut self) -> Result<Option<RequestEvent>, Refusal> {
+        loop {
+            if let Some(event) = self.reader.read(&mut self.input)? {
+                return Ok(Some(event));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.connection.read(self.id).await {
+                Ok(Some(bytes)) => self.input = bytes,
+                Ok(None) => {
+                    self.ended = true;
+                    self.reader.end()?;
+                }
+                Err(_) => return Err(Refusal::Gone),
+            }
+        }
+    }
+
+    async fn head(&mut self) -> Result<Box<ParsedRequest>, Refusal> {
+        match self.next().await? {
+            Some(RequestEvent::Head(parsed)) => Ok(parsed),
+            // Its reader gives the head first.
+            _ => Err(Refusal::Answer((400, "a request without a head"), Code::MESSAGE_ERROR)),
+        }
+    }
+
+    /// The body: needed for methods that pass one on, dropped for the others.
+    async fn body(&mut self, parsed: &ParsedRequest) -> Result<Vec<u8>, Refusal> {
+        const TOO_LARGE: Refused = (413, "the request body is too large");
+        if parsed.length.is_some_and(|length| length > PASSED_BODY_BYTES_MAX as u64) {
+            return Err(Refusal::Answer(TOO_LARGE, Code::NO_ERROR));
+        }
+        let method = &parsed.head.method;
+        let wanted = !matches!(method, Method::Get | Method::Head | Method::Options);
+        if parsed.expect_continue && self.input.is_empty() {
+            let mut interim = Vec::new();
+            encode_response(100, &Fields::new(), &mut interim);
+            if !write_all(self.connection, self.id, interim).await {
+                return Err(Refusal::Gone);
+            }
+        }
+        let reading = async {
+            let (mut whole, mut came) = (Vec::new(), 0);
+            while let Some(event) = self.next().await? {
+                // Trailers mean nothing here.
+                let RequestEvent::Data(data) = event else { continue };
+                came += data.len();
+                if came > PASSED_BODY_BYTES_MAX {
+                    return Err(Refusal::Answer(TOO_LARGE, Code::NO_ERROR));
+                }
+                if wanted {
+                    whole.extend_from_slice(&data);
+                }
+            }
+            Ok(whole)
+        };
+        match timeout(BODY_SPAN_MAX, reading).await {
+            Ok(body) => body,
+            Err(_) => {
+                let late = (408, "the request body did not come in time");
+                Err(Refusal::Answer(late, Code::REQUEST_INCOMPLETE))
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The answer on one request stream.
+//!
+//! Must stay true: each body piece goes to QUIC as it is, without a copy, and no more of it than the connection's window
+//! takes; a stream that is not finished in order is reset.
+
+use super::connection::{Connection, number};
+use crate::head::each_field;
+use crate::urgency::Urgency;
+use bytes::Bytes;
+use quinn_proto::StreamId;
+use std::io;
+use std::rc::Rc;
+use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::{HeadFields, Outlet};
+use tidegate_http::Fields;
+use tidegate_http3::{Code, encode_data_head, encode_response};
+use tidegate_ring::timeout;
+
+/// Streams of one urgency that are told apart; later ones stand behind all of them.
+const ORDERED_MAX: u64 = 1 << 24;
+
+/// One answer.
+pub struct Answer {
+    connection: Rc<Connection>,
+    id: StreamId,
+    /// What goes before the next bytes: the head, until it is sent.
+    pending: Vec<u8>,
+    whole: bool,
+    /// The stream has its end, of whatever kind.
+    over: bool,
+}
+
+impl Answer {
+    pub fn new(connection: Rc<Connection>, id: StreamId) -> Answer {
+        Answer { connection, id, pending: Vec::new(), whole: false, over: false }
+    }
+
+    /// RFC 9218: by urgency; of the same urgency in the order of the requests, behind them by turns those that said `i`.
+    pub fn prioritize(&self, urgency: Urgency) {
+        let priority = rank(urgency, self.id.index());
+        let _ended_already =
+            self.connection.sender(self.id, |stream| stream.set_priority(priority));
+    }
+
+    /// Whether all of it was given to QUIC.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The client wants no answer any more.
+    pub fn give_up(&mut self) {
+        self.reset(Code::REQUEST_CANCELLED);
+    }
+
+    fn reset(&mut self, code: Code) {
+        if !std::mem::replace(&mut self.over, true) {
+            let code = number(code);
+            let _ended = self.connection.sender(self.id, |stream| stream.reset(code));
+        }
+    }
+
+    async fn write(&mut self, pieces: &mut [Bytes]) -> io::Result<()> {
+        let mut at = 0;
+        loop {
+            while at < pieces.len() && pieces[at].is_empty() {
+                at += 1;
+            }
+            if at == pieces.len() {
+                return Ok(());
+            }
+            let writing = self.connection.write(self.id, &mut pieces[at..]);
+            match timeout(SEND_STALL_MAX, writing).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+}
+
+/// What QUIC sorts by: the highest first, equals by turns.
+fn rank(urgency: Urgency, index: u64) -> i32 {
+    let class = i32::from(7 - urgency.level.min(7)) * (ORDERED_MAX as i32 + 1);
+    match urgency.incremental {
+        true => class,
+        false => class + (ORDERED_MAX - index.min(ORDERED_MAX - 1)) as i32,
+    }
+}
+
+impl Outlet for Answer {
+    fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
+        let mut all = Fields::with_capacity(24);
+        each_field(fields, |name, value| {
+            // A good field of HTTP/1.1 is one here.
+            let _left_out = all.append_parsed(name, Bytes::copy_from_slice(value));
+        });
+        if let BodyLength::Known(length) = length {
+            let _left_out = all.set("content-length", length.to_string());
+        }
+        encode_response(status, &all, &mut self.pending);
+    }
+
+    async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
+        let mut head = std::mem::take(&mut self.pending);
+        encode_data_head(bytes.len() as u64, &mut head);
+        self.write(&mut [Bytes::from(head), bytes.clone()]).await
+    }
+
+    async fn finish(&mut self, complete: bool) -> io::Result<()> {
+        if !complete {
+            self.abort();
+            return Ok(());
+        }
+        let head = std::mem::take(&mut self.pending);
+        if !head.is_empty() {
+            self.write(&mut [Bytes::from(head)]).await?;
+        }
+        if !std::mem::replace(&mut self.over, true) {
+            let finished = self.connection.sender(self.id, |stream| stream.finish());
+            finished.map_err(io::Error::other)?;
+            self.whole = true;
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self) {
+        self.reset(Code::INTERNAL_ERROR);
+    }
+
+    fn is_secure(&self) -> bool {
+        true
+    }
+
+    fn protocol(&self) -> &'static str {
+        "HTTP/3"
+    }
+}
+
+impl Drop for Answer {
+    /// A transaction that ended without an answer (it panicked) is no answer.
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_follow_urgency_then_the_order_of_requests() {
+        let rank = |text: &str, index| rank(Urgency::parse(text.as_bytes()), index);
+        assert!(rank("u=0", 900) > rank("u=1", 0));
+        assert!(rank("", 3) > rank("", 4));
+        assert!(rank("", u64::MAX) > rank("i", 0));
+        assert_eq!(rank("i", 0), rank("i", 77));
+        assert!(rank("i", 0) > rank("u=4", 0));
+        assert!(rank("u=7,i", 5) >= 0);
+    }
+}

@@ -1,0 +1,273 @@
+//! One QUIC connection as tasks see it: streams to wait on. The endpoint moves its packets.
+//!
+//! Must stay true: whoever waits on a stream is woken when it can go on, and when the connection is over; what changed here is
+//! told to the endpoint, which else would send nothing of it.
+
+use super::endpoint::Endpoint;
+use crate::core::Seat;
+use bytes::Bytes;
+use quinn_proto::{
+    ConnectionHandle, Dir, Event, ReadError, SendStream, StreamEvent, StreamId, VarInt, WriteError,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Weak;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+use tidegate_http3::Code;
+use tidegate_ring::now;
+
+/// Bytes taken off a stream at once.
+const READ_BYTES_MAX: usize = 16 << 10;
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The client reset this stream.
+    Reset,
+    /// The connection is over, or the stream was ended from this side.
+    Over,
+}
+
+/// A connection of an endpoint.
+pub struct Connection {
+    /// Which holds this.
+    endpoint: Weak<Endpoint>,
+    pub(super) handle: ConnectionHandle,
+    pub(super) quic: RefCell<quinn_proto::Connection>,
+    /// It waits for its turn at the endpoint.
+    pub(super) queued: Cell<bool>,
+    /// Its place among the endpoint's timers.
+    pub(super) timer: Cell<Option<Instant>>,
+    connected: Cell<bool>,
+    over: Cell<bool>,
+    /// Streams that the client gave up.
+    cancelled: Cell<u32>,
+    task: RefCell<Option<Waker>>,
+    readers: RefCell<HashMap<StreamId, Waker>>,
+    writers: RefCell<HashMap<StreamId, Waker>>,
+    _seat: Seat,
+}
+
+/// What the client opened.
+pub enum Opened {
+    Request(StreamId),
+    Unidirectional(StreamId),
+}
+
+impl Connection {
+    pub(super) fn new(
+        endpoint: Weak<Endpoint>,
+        handle: ConnectionHandle,
+        quic: quinn_proto::Connection,
+        seat: Seat,
+    ) -> Connection {
+        Connection {
+            endpoint,
+            handle,
+            quic: RefCell::new(quic),
+            queued: Cell::new(false),
+            timer: Cell::new(None),
+            connected: Cell::new(false),
+            over: Cell::new(false),
+            cancelled: Cell::new(0),
+            task: RefCell::new(None),
+            readers: RefCell::default(),
+            writers: RefCell::default(),
+            _seat: seat,
+        }
+    }
+
+    /// Something happened in it.
+    pub(super) fn heard(&self, event: Event) {
+        let wake = |waiting: &RefCell<HashMap<StreamId, Waker>>, id| {
+            if let Some(waker) = waiting.borrow_mut().remove(&id) {
+                waker.wake();
+            }
+        };
+        match event {
+            Event::Connected => {
+                self.connected.set(true);
+                self.wake_task();
+            }
+            Event::ConnectionLost { .. } => self.end(),
+            Event::Stream(StreamEvent::Opened { .. }) => self.wake_task(),
+            Event::Stream(StreamEvent::Readable { id }) => wake(&self.readers, id),
+            Event::Stream(StreamEvent::Stopped { id, .. }) => {
+                self.was_cancelled();
+                wake(&self.writers, id);
+            }
+            Event::Stream(StreamEvent::Writable { id } | StreamEvent::Finished { id }) => {
+                wake(&self.writers, id);
+            }
+            Event::HandshakeDataReady
+            | Event::Stream(StreamEvent::Available { .. })
+            | Event::DatagramReceived
+            | Event::DatagramsUnblocked => {}
+        }
+    }
+
+    fn wake_task(&self) {
+        if let Some(waker) = self.task.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    fn end(&self) {
+        self.over.set(true);
+        self.wake_task();
+        self.readers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
+        self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Has the endpoint look at it.
+    pub fn touch(&self) {
+        if let Some(endpoint) = self.endpoint.upgrade() {
+            endpoint.enqueue(self);
+        }
+    }
+
+    /// Where the client is now.
+    pub fn remote(&self) -> SocketAddr {
+        self.quic.borrow().remote_address()
+    }
+
+    pub fn is_handshaking(&self) -> bool {
+        !self.connected.get() && !self.over.get()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Streams that the client gave up so far.
+    pub fn cancelled(&self) -> u32 {
+        self.cancelled.get()
+    }
+
+    /// The client gave a stream up, or opened one for nothing.
+    pub fn was_cancelled(&self) {
+        self.cancelled.set(self.cancelled.get().saturating_add(1));
+        self.wake_task();
+    }
+
+    /// The connection's own task is woken when anything of it changes.
+    pub fn watch(&self, cx: &Context<'_>) {
+        *self.task.borrow_mut() = Some(cx.waker().clone());
+    }
+
+    /// The next stream that the client opened.
+    pub fn accept(&self) -> Option<Opened> {
+        let mut quic = self.quic.borrow_mut();
+        let mut streams = quic.streams();
+        let request = streams.accept(Dir::Bi).map(Opened::Request);
+        request.or_else(|| streams.accept(Dir::Uni).map(Opened::Unidirectional))
+    }
+
+    /// Opens a unidirectional stream; `None`: the client allows none.
+    pub fn open(&self) -> Option<StreamId> {
+        self.quic.borrow_mut().streams().open(Dir::Uni)
+    }
+
+    /// Ends the connection with a code; what was not delivered is lost.
+    pub fn close(&self, code: Code, what: &'static str) {
+        if !self.over.get() {
+            let reason = Bytes::from_static(what.as_bytes());
+            self.quic.borrow_mut().close(now(), number(code), reason);
+            self.end();
+            self.touch();
+        }
+    }
+
+    /// The next bytes of a stream; `None`: that was all.
+    pub async fn read(&self, id: StreamId) -> Result<Option<Bytes>, Ended> {
+        poll_fn(|cx| {
+            if self.over.get() {
+                return Poll::Ready(Err(Ended::Over));
+            }
+            let mut quic = self.quic.borrow_mut();
+            let mut stream = quic.recv_stream(id);
+            let Ok(mut chunks) = stream.read(true) else { return Poll::Ready(Err(Ended::Over)) };
+            let outcome = chunks.next(READ_BYTES_MAX);
+            let tell = chunks.finalize().should_transmit();
+            drop(quic);
+            if tell {
+                self.touch();
+            }
+            Poll::Ready(match outcome {
+                Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+                Err(ReadError::Blocked) => {
+                    self.readers.borrow_mut().insert(id, cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Err(ReadError::Reset(_)) => Err(Ended::Reset),
+            })
+        })
+        .await
+    }
+
+    /// Writes what the stream takes at once of the pieces; waits until it takes something.
+    pub async fn write(&self, id: StreamId, pieces: &mut [Bytes]) -> io::Result<()> {
+        poll_fn(|cx| {
+            if self.over.get() {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            }
+            let outcome = self.quic.borrow_mut().send_stream(id).write_chunks(pieces);
+            Poll::Ready(match outcome {
+                Ok(_) => {
+                    self.touch();
+                    Ok(())
+                }
+                Err(WriteError::Blocked) => {
+                    self.writers.borrow_mut().insert(id, cx.waker().clone());
+                    // What it is blocked by may have to be told.
+                    self.touch();
+                    return Poll::Pending;
+                }
+                Err(WriteError::Stopped(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+                Err(WriteError::ClosedStream) => Err(io::ErrorKind::NotConnected.into()),
+            })
+        })
+        .await
+    }
+
+    /// Waits until all of a finished stream has come over, or nobody wants it.
+    pub async fn delivered(&self, id: StreamId) {
+        poll_fn(|cx| {
+            let mut quic = self.quic.borrow_mut();
+            if self.over.get() || !matches!(quic.send_stream(id).stopped(), Ok(None)) {
+                return Poll::Ready(());
+            }
+            self.writers.borrow_mut().insert(id, cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Does something to the sending side of a stream; what cannot be done any more is left.
+    pub fn sender<T>(&self, id: StreamId, act: impl FnOnce(&mut SendStream<'_>) -> T) -> T {
+        let outcome = act(&mut self.quic.borrow_mut().send_stream(id));
+        self.touch();
+        outcome
+    }
+
+    /// Asks the client to send no more on a stream.
+    pub fn stop(&self, id: StreamId, code: Code) {
+        let _ended_already = self.quic.borrow_mut().recv_stream(id).stop(number(code));
+        self.touch();
+    }
+
+    /// Nobody waits on this stream any more.
+    pub fn forget(&self, id: StreamId) {
+        self.readers.borrow_mut().remove(&id);
+        self.writers.borrow_mut().remove(&id);
+    }
+}
+
+/// A code as QUIC carries it.
+pub fn number(code: Code) -> VarInt {
+    VarInt::from_u64(code.0).unwrap_or(VarInt::MAX)
+}

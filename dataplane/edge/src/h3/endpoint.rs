@@ -1,0 +1,433 @@
+//! QUIC on one socket of one core: datagrams in, `quinn-proto`'s machines, datagrams out.
+//!
+//! ```text
+//! receive():  socket, in batches --> Post: ours? --> Endpoint::handle --> connections that have work
+//! drive():    letters of other cores, timers, then each connection that has work: its events, one batch of packets
+//! ```
+//! A batch is one system call (GSO), and a connection that has more to send goes to the end of the queue, so that one
+//! that sends much takes nobody's turn.
+//!
+//! Must stay true: a client that has not proved its address costs a bounded number of handshakes, and beyond them no memory
+//! at all (Retry); while the socket is full one batch waits, and all connections with it.
+
+use super::connection::Connection;
+use super::post::{Datagram, Ids, Post};
+use super::{DATAGRAM_BYTES_MAX, HANDSHAKES_MAX, RETRY_FROM};
+use crate::core::{CLIENTS_MAX, Seat};
+use crate::drain::Drain;
+use crate::tls::Tls;
+use arc_swap::ArcSwapOption;
+use bytes::BytesMut;
+use quinn_proto::crypto::rustls::QuicServerConfig;
+use quinn_proto::{
+    DatagramEvent, EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit,
+};
+use quinn_udp::{RecvMeta, UdpSocketState};
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSliceMut};
+use std::net::UdpSocket as StdUdpSocket;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tidegate_engine::Core;
+use tidegate_engine::isolate::isolated;
+use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_QUIC_BYTES, Pressure};
+use tidegate_ring::{Sleep, UdpSocket, now, sleep, sleep_until, spawn, yield_now};
+
+/// Datagrams of one batch out: 64 KiB of them (runtime.md 6: a fifth of the cost of one by one).
+const SEGMENTS_MAX: usize = 44;
+/// Messages received at once, each of up to 64 KiB of datagrams (GRO).
+const RECEIVE_MESSAGES: usize = 8;
+const RECEIVE_BYTES: usize = 64 << 10;
+/// Batches received before other tasks get their turn.
+const RECEIVE_ROUNDS: usize = 8;
+/// Connections that send before other tasks get their turn.
+const TURNS_MAX: usize = 32;
+/// Letters of other cores taken at once.
+const LETTERS_ROUND: usize = 64;
+/// Asked of the kernel for the socket, in each direction.
+const SOCKET_BYTES: usize = 4 << 20;
+/// After a socket said something that it should not.
+const ERROR_PAUSE: Duration = Duration::from_millis(20);
+
+/// One socket's QUIC.
+pub struct Endpoint {
+    pub(super) core: Rc<Core>,
+    pub(super) drain: Rc<Drain>,
+    tls: Arc<ArcSwapOption<Tls>>,
+    socket: UdpSocket,
+    state: UdpSocketState,
+    post: Arc<Post>,
+    template: Arc<ServerConfig>,
+    /// Of the certificates in use.
+    crypto: RefCell<Option<Arc<QuicServerConfig>>>,
+    quic: RefCell<quinn_proto::Endpoint>,
+    connections: RefCell<HashMap<usize, Rc<Connection>>>,
+    /// Connections that have work.
+    due: RefCell<VecDeque<usize>>,
+    timers: RefCell<BTreeSet<(Instant, usize)>>,
+    driver: RefCell<Option<Waker>>,
+    handshakes: Cell<usize>,
+}
+
+/// What one core is given for one address.
+pub struct EndpointParts {
+    pub socket: StdUdpSocket,
+    pub post: Arc<Post>,
+    /// With the key of its Retry tokens.
+    pub template: Arc<ServerConfig>,
+}
+
+impl Endpoint {
+    /// Starts it on this core.
+    ///
+    /// # Errors
+    /// The socket is of no use.
+    pub fn start(
+        core: Rc<Core>,
+        drain: Rc<Drain>,
+        tls: Arc<ArcSwapOption<Tls>>,
+        EndpointParts { socket, post, template }: EndpointParts,
+    ) -> io::Result<()> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // As much of it as the system allows.
+        let _less = state.set_recv_buffer_size((&socket).into(), SOCKET_BYTES);
+        let _less = state.set_send_buffer_size((&socket).into(), SOCKET_BYTES);
+        let (ids, index) = (post.clone(), core.index);
+        let mut config = EndpointConfig::default();
+        config.cid_generator(move || Box::new(Ids::new(ids.clone(), index)));
+        config.max_udp_payload_size(DATAGRAM_BYTES_MAX as u16).map_err(io::Error::other)?;
+        let probes_mtu = !state.may_fragment();
+        let endpoint = Rc::new(Endpoint {
+            core,
+            drain,
+            tls,
+            socket: UdpSocket::from_std(socket)?,
+            state,
+            post,
+            template,
+            crypto: RefCell::new(None),
+            quic: RefCell::new(quinn_proto::Endpoint::new(
+                Arc::new(config),
+                None,
+                probes_mtu,
+                None,
+            )),
+            connections: RefCell::default(),
+            due: RefCell::default(),
+            timers: RefCell::default(),
+            driver: RefCell::new(None),
+            handshakes: Cell::new(0),
+        });
+        spawn(endpoint.clone().keep(Endpoint::receive));
+        spawn(endpoint.keep(Endpoint::drive));
+        Ok(())
+    }
+
+    /// A broken invariant ends what it was about, not the socket's work.
+    async fn keep<F: Future<Output = ()> + 'static>(self: Rc<Self>, work: fn(Rc<Self>) -> F) {
+        loop {
+            isolated(Box::pin(work(self.clone())), || self.core.counters.panics_total.increment())
+                .await;
+            yield_now().await;
+        }
+    }
+
+    /// Has this connection's work done.
+    pub(super) fn enqueue(&self, connection: &Connection) {
+        if !connection.queued.replace(true) {
+            self.due.borrow_mut().push_back(connection.handle.0);
+            if let Some(driver) = &*self.driver.borrow() {
+                driver.wake_by_ref();
+            }
+        }
+    }
+
+    pub(super) fn handshake_ended(&self) {
+        self.handshakes.set(self.handshakes.get() - 1);
+    }
+
+    async fn receive(self: Rc<Self>) {
+        let mut buffer = vec![0; RECEIVE_MESSAGES * RECEIVE_BYTES];
+        let mut answer = Vec::new();
+        loop {
+            if self.socket.readable().await.is_err() {
+                sleep(ERROR_PAUSE).await;
+                continue;
+            }
+            self.look_at_certificates();
+            for _ in 0..RECEIVE_ROUNDS {
+                let mut metas = [RecvMeta::default(); RECEIVE_MESSAGES];
+                let mut messages = buffer.chunks_mut(RECEIVE_BYTES).map(IoSliceMut::new);
+                let mut messages: [IoSliceMut<'_>; RECEIVE_MESSAGES] =
+                    std::array::from_fn(|_| messages.next().unwrap_or(IoSliceMut::new(&mut [])));
+                let count = match self.state.recv((&self.socket).into(), &mut messages, &mut metas)
+                {
+                    Ok(count) => count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(_) => break, // nothing more, or an error that the next wait finds again
+                };
+                for (message, meta) in messages.iter().zip(&metas[..count]) {
+                    for bytes in message[..meta.len].chunks(meta.stride.max(1)) {
+                        self.sort(bytes, meta, &mut answer);
+                    }
+                }
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Takes a datagram, or hands it to the core that it is for.
+    fn sort(self: &Rc<Self>, bytes: &[u8], meta: &RecvMeta, answer: &mut Vec<u8>) {
+        if bytes.len() > DATAGRAM_BYTES_MAX {
+            return;
+        }
+        let datagram = Datagram {
+            remote: meta.addr,
+            local_ip: meta.dst_ip,
+            ecn: meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8)),
+            bytes: BytesMut::from(bytes),
+        };
+        match self.post.core_for(bytes) {
+            Some(core) if core != self.core.index => {
+                let counter = match self.post.send(core, datagram) {
+                    true => &self.core.counters.quic_forwarded_total,
+                    false => &self.core.counters.quic_dropped_total,
+                };
+                counter.increment();
+            }
+            _ => self.handle(datagram, answer),
+        }
+    }
+
+    fn handle(self: &Rc<Self>, datagram: Datagram, answer: &mut Vec<u8>) {
+        answer.clear();
+        let Datagram { remote, local_ip, ecn, bytes } = datagram;
+        let event = self.quic.borrow_mut().handle(now(), remote, local_ip, ecn, bytes, answer);
+        match event {
+            None => {}
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let connection = self.connections.borrow().get(&handle.0).cloned();
+                if let Some(connection) = connection {
+                    connection.quic.borrow_mut().handle_event(event);
+                    self.enqueue(&connection);
+                }
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, answer),
+            Some(DatagramEvent::Response(transmit)) => self.respond(&transmit, answer),
+        }
+    }
+
+    /// Somebody new.
+    fn meet(self: &Rc<Self>, incoming: Incoming, answer: &mut Vec<u8>) {
+        answer.clear();
+        let core = &self.core;
+        let full = core.clients.get() >= CLIENTS_MAX
+            || core.node.memory.pressure() >= Pressure::Scarce
+            || self.handshakes.get() >= HANDSHAKES_MAX
+            || self.drain.is_begun();
+        if full {
+            core.counters.quic_refused_total.increment();
+            let transmit = self.quic.borrow_mut().refuse(incoming, answer);
+            return self.respond(&transmit, answer);
+        }
+        if self.handshakes.get() >= RETRY_FROM
+            && !incoming.remote_address_validated()
+            && incoming.may_retry()
+        {
+            core.counters.quic_retries_total.increment();
+            if let Ok(transmit) = self.quic.borrow_mut().retry(incoming, answer) {
+                self.respond(&transmit, answer);
+            }
+            return;
+        }
+        let accepted = self.quic.borrow_mut().accept(incoming, now(), answer, None);
+        let (handle, quic) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                core.count(|c| &c.tls_errors_total, 1);
+                if let Some(transmit) = error.response {
+                    self.respond(&transmit, answer);
+                }
+                return;
+            }
+        };
+        let seat = Seat::take(core, CLIENT_BYTES + CLIENT_QUIC_BYTES);
+        let connection = Rc::new(Connection::new(Rc::downgrade(self), handle, quic, seat));
+        self.connections.borrow_mut().insert(handle.0, connection.clone());
+        self.handshakes.set(self.handshakes.get() + 1);
+        self.enqueue(&connection);
+        core.spawn(super::serve(self.clone(), connection));
+    }
+
+    /// Sends a datagram that belongs to no connection; when the socket is full it is lost, as on the network.
+    fn respond(&self, transmit: &Transmit, bytes: &[u8]) {
+        let _lost = self.state.send((&self.socket).into(), &outgoing(transmit, bytes));
+    }
+
+    /// New certificates are for new clients.
+    fn look_at_certificates(&self) {
+        let tls = self.tls.load();
+        let crypto = tls.as_ref().and_then(|tls| tls.quic());
+        let mut known = self.crypto.borrow_mut();
+        if crypto.map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
+            *known = crypto.cloned();
+            let config = known.as_ref().map(|crypto| {
+                let mut config = ServerConfig::clone(&self.template);
+                config.crypto = crypto.clone();
+                Arc::new(config)
+            });
+            self.quic.borrow_mut().set_server_config(config);
+        }
+    }
+
+    async fn drive(self: Rc<Self>) {
+        let mut timer = None;
+        let (mut packets, mut answer) = (Vec::new(), Vec::new());
+        loop {
+            let first = poll_fn(|cx| self.poll_work(cx, &mut timer)).await;
+            let index = self.core.index;
+            let mut letter = first.or_else(|| self.post.take(index, None));
+            for _ in 0..LETTERS_ROUND {
+                let Some(datagram) = letter.take() else { break };
+                self.handle(datagram, &mut answer);
+                letter = self.post.take(index, None);
+            }
+            if let Some(datagram) = letter {
+                self.handle(datagram, &mut answer);
+            }
+            self.expire();
+            let turns = self.due.borrow().len().min(TURNS_MAX);
+            for _ in 0..turns {
+                let Some(handle) = self.due.borrow_mut().pop_front() else { break };
+                let connection = self.connections.borrow().get(&handle).cloned();
+                if let Some(connection) = connection {
+                    self.turn(&connection, &mut packets).await;
+                }
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Ready when there is something to do; the letter that came, if it is one.
+    fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        timer: &mut Option<(Instant, Sleep)>,
+    ) -> Poll<Option<Datagram>> {
+        *self.driver.borrow_mut() = Some(cx.waker().clone());
+        if let Some(letter) = self.post.take(self.core.index, Some(cx.waker())) {
+            return Poll::Ready(Some(letter));
+        }
+        if !self.due.borrow().is_empty() {
+            return Poll::Ready(None);
+        }
+        let Some(at) = self.timers.borrow().first().map(|(at, _)| *at) else {
+            *timer = None;
+            return Poll::Pending;
+        };
+        let (_, sleep) = match timer {
+            // One that rings too early does no harm.
+            Some(armed) if armed.0 <= at && armed.0 > now() => armed,
+            _ => timer.insert((at, sleep_until(at))),
+        };
+        Pin::new(sleep).poll(cx).map(|()| None)
+    }
+
+    /// Tells connections that their time has come.
+    fn expire(&self) {
+        let now = now();
+        loop {
+            let mut timers = self.timers.borrow_mut();
+            let Some((at, handle)) = timers.first().copied().filter(|(at, _)| *at <= now) else {
+                return;
+            };
+            timers.remove(&(at, handle));
+            let connection = self.connections.borrow().get(&handle).cloned();
+            if let Some(connection) = connection.filter(|c| c.timer.get() == Some(at)) {
+                connection.timer.set(None);
+                connection.quic.borrow_mut().handle_timeout(now);
+                self.enqueue(&connection);
+            }
+        }
+    }
+
+    /// One connection's turn: what happened in it, and one batch of what it has to send.
+    async fn turn(&self, connection: &Rc<Connection>, packets: &mut Vec<u8>) {
+        connection.queued.set(false);
+        let mut drained = self.hear(connection);
+        packets.clear();
+        let segments = self.state.max_gso_segments().min(SEGMENTS_MAX);
+        let transmit = connection.quic.borrow_mut().poll_transmit(now(), segments, packets);
+        drained |= self.hear(connection);
+        self.arm(connection);
+        if drained {
+            self.connections.borrow_mut().remove(&connection.handle.0);
+        }
+        let Some(transmit) = transmit else { return };
+        let outgoing = outgoing(&transmit, packets);
+        while self.state.send((&self.socket).into(), &outgoing).is_err() {
+            if self.socket.writable().await.is_err() {
+                sleep(ERROR_PAUSE).await;
+            }
+        }
+        // It may have more.
+        self.enqueue(connection);
+    }
+
+    /// Passes on what a connection has to tell. `true`: it is gone.
+    fn hear(&self, connection: &Connection) -> bool {
+        let mut drained = false;
+        let mut quic = connection.quic.borrow_mut();
+        while let Some(event) = quic.poll_endpoint_events() {
+            drained |= event.is_drained();
+            let back = self.quic.borrow_mut().handle_event(connection.handle, event);
+            if let Some(back) = back {
+                quic.handle_event(back);
+            }
+        }
+        let mut writable = Vec::new();
+        while let Some(event) = quic.poll() {
+            match event {
+                Event::Stream(StreamEvent::Writable { id }) => writable.push(id),
+                event => connection.heard(event),
+            }
+        }
+        // The first to run takes what room there is: the most urgent one; equals come by turns as they are.
+        writable.sort_by_key(|id| Reverse(quic.send_stream(*id).priority().unwrap_or(0)));
+        for id in writable {
+            connection.heard(Event::Stream(StreamEvent::Writable { id }));
+        }
+        drained
+    }
+
+    /// Has its timer ring when it wants.
+    fn arm(&self, connection: &Connection) {
+        let wanted = connection.quic.borrow_mut().poll_timeout();
+        let armed = connection.timer.replace(wanted);
+        if armed != wanted {
+            let mut timers = self.timers.borrow_mut();
+            if let Some(at) = armed {
+                timers.remove(&(at, connection.handle.0));
+            }
+            if let Some(at) = wanted {
+                timers.insert((at, connection.handle.0));
+            }
+        }
+    }
+}
+
+fn outgoing<'a>(transmit: &Transmit, bytes: &'a [u8]) -> quinn_udp::Transmit<'a> {
+    quinn_udp::Transmit {
+        destination: transmit.destination,
+        ecn: transmit.ecn.and_then(|ecn| quinn_udp::EcnCodepoint::from_bits(ecn as u8)),
+        contents: &bytes[..transmit.size],
+        segment_size: transmit.segment_size,
+        src_ip: transmit.src_ip,
+    }
+}
