@@ -32,6 +32,10 @@ pub fn look_at_hello(mut bytes: &[u8]) -> Hello {
             let mut out = Vec::new();
             // Into memory; what it holds is a few bytes.
             while let Ok(1..) = alert.write(&mut out) {}
+            if out.is_empty() {
+                // A record of its own: alert, TLS 1.2 (RFC 8446 §5.1), fatal, unexpected_message.
+                out.extend([21, 3, 3, 0, 2, 2, 10]);
+            }
             Hello::Refused(error.into(), out)
         }
     }

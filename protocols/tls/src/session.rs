@@ -213,14 +213,8 @@ impl<S: Side> Session<S> {
                     Ok(Step::PeerEnded) => self.ended = true,
                     Ok(Step::Open) => break,
                     Err(error) => {
-                        // The alert that says why lies ready.
-                        let mut alert = Ok(Step::On);
-                        while let Ok(Step::On) = alert {
-                            let discard;
-                            (alert, discard) =
-                                step::<S>(connection, &mut self.incoming, plain, out);
-                            self.incoming.drain(..discard);
-                        }
+                        // The alert that says why lies ready. Once: rustls would read on, and find the same again.
+                        let _told = step::<S>(connection, &mut self.incoming, plain, out);
                         return Err(error);
                     }
                 }

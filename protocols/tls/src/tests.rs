@@ -251,7 +251,7 @@ fn the_name_that_a_client_asks_for_is_seen_however_its_hello_is_cut() {
     assert_eq!(look_at_hello(&more), Hello::Asks(Some("cdn.example".to_owned())));
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0x16, 3, 1, 0, 4, 9, 0, 0, 0]] {
         let Hello::Refused(_, alert) = look_at_hello(bytes) else { panic!("{bytes:?}") };
-        assert_eq!(alert.first(), Some(&21));
+        assert_eq!(alert.first(), Some(&21), "{bytes:?}");
     }
 }
 
