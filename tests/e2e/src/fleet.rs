@@ -1,13 +1,14 @@
 //! A fleet of `tidegated` processes on one snapshot.
 
 use crate::client::{Connection, Response, get};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
@@ -117,11 +118,18 @@ fn subnet() -> [u8; 3] {
     [127, 100 + (mixed / 251 % 100) as u8, 1 + (mixed % 251) as u8]
 }
 
+/// A port that nobody has on this address, and that was not given before: the kernel may choose one twice.
 fn free_port(ip: IpAddr) -> u16 {
-    TcpListener::bind((ip, 0))
-        .and_then(|l| l.local_addr())
-        .expect("a loopback address can be bound")
-        .port()
+    static GIVEN: Mutex<BTreeSet<(IpAddr, u16)>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind((ip, 0))
+            .and_then(|l| l.local_addr())
+            .expect("a loopback address can be bound")
+            .port();
+        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert((ip, port)) {
+            return port;
+        }
+    }
 }
 
 /// The binary under test, beside the test's own.
