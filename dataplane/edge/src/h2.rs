@@ -117,14 +117,16 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
     };
     let live = Rc::new(());
     let mut draining = pin!(drain.begun());
+    // After the goodbye, what the client asked for before it heard of it is answered still (RFC 9113 §6.8).
+    let mut is_leaving = false;
     loop {
         let next = wire.drive(|cx| {
             if !wire.is_bearable() {
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 return Poll::Ready(Next::Over);
             }
-            if draining.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Next::Drain);
+            if !is_leaving && draining.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Next::Leave);
             }
             connection.poll_accept(cx).map(|accepted| match accepted {
                 Some(Ok((request, respond))) => Next::Stream(Box::new((request, respond))),
@@ -136,18 +138,13 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
                 let (request, respond) = *stream;
                 spawn_stream(core, wire, peer, face, request, respond, live.clone());
             }
-            // The client is told which streams are still answered; they are.
-            Ok(Ok(Next::Drain)) => {
-                connection.graceful_shutdown();
-                let end = wire.drive(|cx| connection.poll_closed(cx));
-                let _closed_or_late = timeout(SEND_STALL_MAX, end).await;
-                break;
-            }
             Ok(Ok(Next::Over)) | Ok(Err(_)) => break,
             Err(_) if Rc::strong_count(&live) > 1 => {}
-            Err(_) => {
+            Err(_) if is_leaving => break,
+            // It stops, or the client has been idle for too long.
+            Ok(Ok(Next::Leave)) | Err(_) => {
+                is_leaving = true;
                 connection.graceful_shutdown();
-                break;
             }
         }
     }
@@ -159,7 +156,7 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
 
 enum Next {
     Stream(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
-    Drain,
+    Leave,
     Over,
 }
 
@@ -279,8 +276,16 @@ fn spawn_stream(
         let priority = parts.headers.get("priority").map(HeaderValue::as_bytes);
         let urgency = Urgency::parse(priority.unwrap_or_default());
         let id = respond.stream_id().into();
-        let mut answer =
-            Answer { respond, stream: None, head: None, wire, urgency, id, over: false };
+        let mut answer = Answer {
+            respond,
+            stream: None,
+            head: None,
+            left: None,
+            wire,
+            urgency,
+            id,
+            over: false,
+        };
         let head = read_head(&parts);
         let body = match &head {
             Ok(head) => read_body(&head.method, &mut body).await,
@@ -353,6 +358,8 @@ struct Answer {
     respond: SendResponse<Bytes>,
     stream: Option<SendStream<Bytes>>,
     head: Option<Response<()>>,
+    /// Body bytes still to come, if the head says how many: the last of them end the stream.
+    left: Option<u64>,
     wire: Rc<Wire>,
     urgency: Urgency,
     id: u32,
@@ -385,6 +392,7 @@ impl Outlet for Answer {
             }
         });
         if let BodyLength::Known(length) = length {
+            self.left = Some(length);
             headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         self.head = Some(head);
@@ -408,7 +416,9 @@ impl Outlet for Answer {
                 continue;
             }
             self.wire.turns.wait(self.urgency, self.id, piece.len()).await;
-            stream.send_data(piece, false).map_err(io::Error::other)?;
+            self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
+            self.over = self.left == Some(0);
+            stream.send_data(piece, self.over).map_err(io::Error::other)?;
         }
         Ok(())
     }

@@ -264,6 +264,38 @@ fn an_idle_connection_costs_what_it_is_counted_with() {
 }
 
 #[test]
+fn what_was_asked_before_the_goodbye_was_heard_is_answered() {
+    // Goal: a stop loses no request. Method: a client that has read the first GOAWAY, which leaves all streams open, asks for
+    // one more before it answers the PING behind it: as if both had crossed on their way.
+    let gate = Arc::new(Gate::default());
+    let held = gate.clone();
+    let origin = HandOrigin::start(LOCAL, move |asked, stream| {
+        if asked.target() == "/held.m4s" {
+            held.wait();
+        }
+        reply(stream, 200, "Cache-Control: max-age=60\r\n", b"content");
+    });
+    let options = FleetOptions { drain_seconds: 60, ..with_origin(&origin) };
+    let mut fleet = Fleet::start("crossing", &options);
+    let mut raw = Raw::open(&fleet);
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/held.m4s"))).unwrap();
+    fleet.until("it is under way", |_| origin.count() == 1);
+    fleet.signal("edge-1", "TERM");
+    let goaway = raw.until(GOAWAY).unwrap();
+    assert_eq!(goaway.payload[..4], [0x7f, 0xff, 0xff, 0xff], "none is refused yet");
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &get("/late.m4s"))).unwrap();
+    let ping = raw.until(PING).unwrap();
+    raw.send(&frame(PING, 1, 0, &ping.payload)).unwrap();
+    let answer = raw.until(DATA).unwrap();
+    assert_eq!((answer.stream, &answer.payload[..]), (3, &b"content"[..]));
+    gate.open();
+    let answer = raw.until(DATA).unwrap();
+    assert_eq!(answer.stream, 1, "and no frame for the end alone");
+    assert!(raw.end().is_none_or(|code| code == 0));
+    assert_eq!(fleet.wait_end("edge-1"), Some(0));
+}
+
+#[test]
 fn a_stopping_edge_says_so_and_finishes_what_it_has_begun() {
     let gate = Arc::new(Gate::default());
     let held = gate.clone();
