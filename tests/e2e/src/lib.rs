@@ -4,6 +4,7 @@
 //! slept for; every process is ended and its directory removed when the fleet is dropped, also by a failed test.
 #![forbid(unsafe_code)]
 
+pub mod alike;
 pub mod client;
 pub mod fleet;
 pub mod hand_origin;

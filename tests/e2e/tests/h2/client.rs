@@ -8,23 +8,10 @@ use rustls::pki_types::ServerName;
 use std::future::Future;
 use std::sync::Arc;
 use tidegate_e2e::Fleet;
+use tidegate_e2e::alike::Answer;
 use tidegate_e2e::fleet::HOST;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-
-/// An answer, whole.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub fields: Vec<(String, String)>,
-    pub body: Bytes,
-}
-
-impl Answer {
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-}
 
 /// One connection.
 #[derive(Clone)]
@@ -98,7 +85,7 @@ impl Client {
             while let Some(data) = begun.some().await? {
                 body.extend_from_slice(&data);
             }
-            Ok(Answer { status: begun.status, fields: begun.fields, body: body.into() })
+            Ok(Answer { status: begun.status, fields: begun.fields, body })
         }
     }
 

@@ -7,26 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use tidegate_e2e::Fleet;
+use tidegate_e2e::alike::Answer;
 use tidegate_e2e::fleet::HOST;
 use tidegate_http::{Fields, Method, Scheme};
 use tidegate_http3::{
     Connection as Rules, Limits, ResponseEvent, ResponseReader, Side, UniStream, encode_data_head,
     encode_request,
 };
-
-/// An answer, whole.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub fields: Vec<(String, String)>,
-    pub body: Bytes,
-}
-
-impl Answer {
-    pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-}
 
 /// One connection; copies are the same one.
 #[derive(Clone)]
@@ -114,7 +101,7 @@ impl Client {
         while let Some(data) = begun.some().await? {
             body.extend_from_slice(&data);
         }
-        Ok(Answer { status: begun.status, fields: begun.fields, body: body.into() })
+        Ok(Answer { status: begun.status, fields: begun.fields, body })
     }
 
     /// Up to the answer's head.
