@@ -34,7 +34,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
 use tidegate_engine::memory::CLIENT_H2_BYTES;
-use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_stream};
+use tidegate_engine::session::{
+    BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
+};
 use tidegate_engine::{Core, Face, HeadFields, Outlet};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
@@ -77,28 +79,9 @@ pub async fn serve(
         meter: RefCell::new(FrameMeter::default()),
         turns: Turns::default(),
     });
-    let _open = Open::count(&core);
+    let _open = OpenConnection::count(&core, CLIENT_H2_BYTES);
     // In a box of its own, as large as it is.
     Box::pin(converse(&core, &drain, &wire, peer, face)).await;
-}
-
-/// Counts a connection, and what HTTP/2 takes for it.
-struct Open(Rc<Core>);
-
-impl Open {
-    fn count(core: &Rc<Core>) -> Open {
-        core.count(|c| &c.connections_total, 1);
-        core.counters.connections_open.increment();
-        core.node.memory.client_came(CLIENT_H2_BYTES);
-        Open(core.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.counters.connections_open.decrement();
-        self.0.node.memory.client_went(CLIENT_H2_BYTES);
-    }
 }
 
 async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketAddr, face: Face) {

@@ -33,7 +33,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX, serve_stream};
+use tidegate_engine::session::{
+    BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
+};
 use tidegate_engine::{Core, Face};
 use tidegate_http::{Fields, Method, RequestHead};
 use tidegate_http3::{
@@ -104,8 +106,7 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         return connection.close(Code::NO_ERROR, "the handshake took too long");
     }
     core.count(|c| &c.tls_handshakes_total, 1);
-    core.count(|c| &c.connections_total, 1);
-    core.counters.connections_open.increment();
+    let _open = OpenConnection::count(&core, 0);
     let session = Session {
         core: core.clone(),
         connection,
@@ -114,7 +115,6 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         live: Rc::new(()),
     };
     Box::pin(session.converse(&endpoint)).await;
-    core.counters.connections_open.decrement();
 }
 
 async fn connected(connection: &Connection) -> bool {

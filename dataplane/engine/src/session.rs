@@ -41,9 +41,7 @@ pub enum Face {
 
 /// Serves one connection to its end.
 pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketAddr, face: Face) {
-    core.count(|c| &c.connections_total, 1);
-    core.counters.connections_open.increment();
-    let _open = OpenConnection(core.clone());
+    let _open = OpenConnection::count(&core, 0);
     let mut buffer = Vec::new();
     let mut parser = RequestParser::new(Limits::REQUEST);
     loop {
@@ -126,11 +124,23 @@ pub async fn serve_stream<O: Outlet>(
     }
 }
 
-struct OpenConnection(Rc<Core>);
+/// Counts a connection for as long as it is served, and what its protocol takes beside what was counted when it was accepted.
+pub struct OpenConnection(Rc<Core>, u64);
+
+impl OpenConnection {
+    /// From now on.
+    pub fn count(core: &Rc<Core>, bytes: u64) -> OpenConnection {
+        core.count(|c| &c.connections_total, 1);
+        core.counters.connections_open.increment();
+        core.node.memory.client_came(bytes);
+        OpenConnection(core.clone(), bytes)
+    }
+}
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.counters.connections_open.decrement();
+        self.0.node.memory.client_went(self.1);
     }
 }
 
