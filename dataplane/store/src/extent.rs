@@ -188,7 +188,7 @@ impl ExtentHeader {
             return Err(BadExtent::Length);
         }
         let payload = bytes.slice(EXTENT_HEADER_BYTES..end);
-        if crc32c::crc32c_append(seed, &payload) != self.payload_crc {
+        if crate::checksum::crc32c_append(seed, &payload) != self.payload_crc {
             return Err(BadExtent::Payload);
         }
         Ok(payload)
@@ -197,7 +197,7 @@ impl ExtentHeader {
 
 /// CRC-32C of a payload given in pieces.
 pub(crate) fn payload_crc(seed: u32, payload: &[&[u8]]) -> u32 {
-    payload.iter().fold(seed, |crc, piece| crc32c::crc32c_append(crc, piece))
+    payload.iter().fold(seed, |crc, piece| crate::checksum::crc32c_append(crc, piece))
 }
 
 /// An extent that was read and verified.

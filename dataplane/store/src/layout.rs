@@ -156,14 +156,14 @@ impl Geometry {
 
 /// The start value of every checksum on a device: ties each record to the device it was written on.
 pub fn device_seed(uuid: u128) -> u32 {
-    crc32c::crc32c(&uuid.to_le_bytes())
+    crate::checksum::crc32c(&uuid.to_le_bytes())
 }
 
 /// CRC-32C of `bytes`, with the four bytes at `hole` taken as zeros (there the checksum itself is kept).
 pub(crate) fn checksum(seed: u32, bytes: &[u8], hole: usize) -> u32 {
-    let crc = crc32c::crc32c_append(seed, &bytes[..hole]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &bytes[hole + 4..])
+    let crc = crate::checksum::crc32c_append(seed, &bytes[..hole]);
+    let crc = crate::checksum::crc32c_append(crc, &[0; 4]);
+    crate::checksum::crc32c_append(crc, &bytes[hole + 4..])
 }
 
 pub(crate) fn put<const N: usize>(bytes: &mut [u8], at: usize, value: [u8; N]) {

@@ -18,6 +18,7 @@
 //! (the argument why a lock-free read is never wrong), `recover.rs`.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 mod device;
 mod error;
 mod extent;

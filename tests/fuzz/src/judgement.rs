@@ -141,7 +141,7 @@ pub fn purge(input: &[u8]) {
     let length = input.len().min(page.len());
     page[..length].copy_from_slice(&input[..length]);
     page[20..24].fill(0);
-    let crc = crc32c::crc32c_append(SEED, &page);
+    let crc = tidegate_store::checksum::crc32c_append(SEED, &page);
     page[20..24].copy_from_slice(&crc.to_le_bytes());
     if let Ok((_, records)) = tidegate_store::decode_page(&page, SEED) {
         for record in records {

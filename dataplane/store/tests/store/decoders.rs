@@ -126,10 +126,10 @@ proptest! {
     fn sealed_nonsense_does_not_panic(changes in changes(), rows in 0usize..60) {
         let reseal = |bytes: &mut [u8], at: usize, seed: u32| {
             bytes[at..at + 4].fill(0);
-            let crc = crc32c::crc32c_append(seed, bytes);
+            let crc = tidegate_store::checksum::crc32c_append(seed, bytes);
             bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
         };
-        let device_seed = crc32c::crc32c(&UUID.to_le_bytes());
+        let device_seed = tidegate_store::checksum::crc32c(&UUID.to_le_bytes());
         let mut bytes = superblock().encode();
         change(&mut bytes, &changes);
         reseal(&mut bytes, 4092, 0);
@@ -156,7 +156,7 @@ proptest! {
         let mut header = extent_header(3);
         header.key = key;
         header.payload_bytes = len as u32;
-        header.payload_crc = crc32c::crc32c_append(SEED, &payload);
+        header.payload_crc = tidegate_store::checksum::crc32c_append(SEED, &payload);
         let mut bytes = header.encode(SEED).to_vec();
         bytes.extend_from_slice(&payload);
         bytes.resize((header.slots() * SLOT_BYTES) as usize, 0);

@@ -103,7 +103,7 @@ fn a_newer_format_is_named() {
         let mut bytes = device.peek(offset, 4096);
         bytes[8..12].copy_from_slice(&7u32.to_le_bytes());
         bytes[4092..].fill(0);
-        let crc = crc32c::crc32c(&bytes);
+        let crc = tidegate_store::checksum::crc32c(&bytes);
         bytes[4092..].copy_from_slice(&crc.to_le_bytes());
         device.poke(offset, &bytes);
     }
