@@ -1,5 +1,8 @@
 //! A client that means well: the `h2` crate over TLS.
 
+use crate::Fleet;
+use crate::alike::Answer;
+use crate::fleet::HOST;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::SendRequest;
@@ -7,9 +10,6 @@ use http::{Method, Request, Uri};
 use rustls::pki_types::ServerName;
 use std::future::Future;
 use std::sync::Arc;
-use tidegate_e2e::Fleet;
-use tidegate_e2e::alike::Answer;
-use tidegate_e2e::fleet::HOST;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 

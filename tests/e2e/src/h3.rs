@@ -1,14 +1,14 @@
 //! A client that means well: `quinn` and our own frames, one endpoint for each connection.
 
+use crate::Fleet;
+use crate::alike::Answer;
+use crate::fleet::HOST;
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream, VarInt};
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
-use tidegate_e2e::Fleet;
-use tidegate_e2e::alike::Answer;
-use tidegate_e2e::fleet::HOST;
 use tidegate_http::{Fields, Method, Scheme};
 use tidegate_http3::{
     Connection as Rules, Limits, ResponseEvent, ResponseReader, Side, UniStream, encode_data_head,

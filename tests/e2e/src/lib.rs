@@ -7,11 +7,19 @@
 pub mod alike;
 pub mod client;
 pub mod fleet;
+pub mod h2;
+pub mod h3;
 pub mod hand_origin;
 
 pub use client::{Connection, Response, get};
 pub use fleet::{Fleet, FleetOptions, Member};
 pub use hand_origin::{Asked, Gate, HandOrigin, range_of, reply};
+
+/// Runs the side of a client that does several things at once.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    tokio::task::LocalSet::new().block_on(&runtime.expect("a thread can wait"), work)
+}
 
 /// Bytes that depend on name and position, so that any byte anywhere can be checked.
 pub fn content(name: &str, len: usize) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Conformance: a table of cases, each with the section of the standard that it comes from, what the origin answers, what
 //! clients ask, and what both must see. Method: one edge, one parent and one origin for all; each case has a path of
-//! its own. Time passes by what answers say (`Age`, `Date`, short lifetimes), never by waiting.
+//! its own. Time passes by what answers say (`Age`, `Date`, short lifetimes), never by waiting. All of it is run over each
+//! version of HTTP.
 //!
 //! The table is printed to docs/reference/conformance.md, and a test holds the page against it.
 
@@ -15,6 +16,7 @@ mod storing;
 mod targeted;
 mod validation;
 
+use bytes::Bytes;
 use case::{Answer, Case, Expected, Step, TOTAL};
 use std::collections::HashMap;
 use std::io::Write;
@@ -24,7 +26,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_contract::Snapshot;
 use tidegate_e2e::fleet::{HOST, behaviour};
 use tidegate_e2e::{
-    Asked, Connection, Fleet, FleetOptions, HandOrigin, Response, content, range_of, reply,
+    Asked, Connection, Fleet, FleetOptions, HandOrigin, Response, alike, block_on, content, h2, h3,
+    range_of, reply,
 };
 
 /// All cases, in the order of the page.
@@ -136,6 +139,36 @@ fn dates(text: &str) -> String {
     out + rest
 }
 
+/// The version of HTTP that clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Http1,
+    Http2,
+    Http3,
+}
+
+impl Way {
+    /// Whether the case can be put in this version's words: there is no absolute form and no field of the connection but in
+    /// HTTP/1.1 (RFC 9113 §8.2.2, RFC 9114 §4.2).
+    fn can_say(self, case: &Case) -> bool {
+        let own = |line: &str| {
+            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            ["connection", "te", "transfer-encoding", "upgrade", "keep-alive"].contains(&&*name)
+        };
+        let is_own = |step: &Step| step.absolute || step.fields.lines().any(own);
+        self == Way::Http1 || !case.steps.iter().any(is_own)
+    }
+}
+
+/// Field lines as names and values.
+fn pairs(lines: &str) -> Vec<(&str, &str)> {
+    lines.lines().filter_map(|line| line.split_once(':')).map(|(n, v)| (n, v.trim())).collect()
+}
+
+fn response_of(answer: alike::Answer) -> Response {
+    Response { status: answer.status, fields: answer.fields, body: answer.body }
+}
+
 struct World {
     fleet: Fleet,
     scripts: Scripts,
@@ -153,6 +186,7 @@ impl World {
         let options = FleetOptions {
             edges: 1,
             parents: 1,
+            https: true,
             store_bytes: None,
             origin: Some(origin.address),
             adjust: rules,
@@ -163,7 +197,7 @@ impl World {
     }
 
     /// What is wrong, if anything.
-    fn run(&self, number: usize, case: &Case) -> Result<(), String> {
+    fn run(&self, way: Way, number: usize, case: &Case) -> Result<(), String> {
         let path = format!("/{}/{number}", case.under.segment());
         let script = Script { answers: case.answers.clone(), asked: Vec::new() };
         self.scripts.lock().unwrap().insert(path.clone(), script);
@@ -171,10 +205,10 @@ impl World {
             let wrong = |what| format!("step {}: {what}", n + 1);
             if step.eventually {
                 self.fleet.until("what goes on behind an answer has ended", |_| {
-                    self.step(&path, step).is_ok()
+                    self.step(way, &path, step).is_ok()
                 });
             } else {
-                self.step(&path, step).map_err(wrong)?;
+                self.step(way, &path, step).map_err(wrong)?;
             }
             // A later step joins no fill of this one.
             self.fleet.settle("edge-1");
@@ -196,19 +230,15 @@ impl World {
         Ok(())
     }
 
-    fn step(&self, path: &str, step: &Step) -> Result<(), String> {
-        let mut client = Connection::open(self.fleet.member("edge-1").http()).unwrap();
-        let mut fields = lines(&step.fields);
-        if !step.body.is_empty() {
-            fields.push_str(&format!("Content-Length: {}\r\n", step.body.len()));
-        }
-        let (method, more, body) = (step.method, step.more_path, step.body);
-        let origin = if step.absolute { format!("http://{HOST}") } else { String::new() };
-        let request =
-            format!("{method} {origin}{path}{more} HTTP/1.1\r\nHost: {HOST}\r\n{fields}\r\n{body}");
-        client.send(request.as_bytes()).unwrap();
+    fn step(&self, way: Way, path: &str, step: &Step) -> Result<(), String> {
+        let fields = lines(&step.fields);
+        let response = match way {
+            Way::Http1 => self.ask_http1(path, step, &fields),
+            Way::Http2 => self.ask_http2(path, step, &fields),
+            Way::Http3 => self.ask_http3(path, step, &fields),
+        };
         let broken = step.expected.iter().any(|expected| matches!(expected, Expected::Broken));
-        let response = match client.response(method == "HEAD") {
+        let response = match response {
             Ok(_) if broken => return Err("it came whole".to_owned()),
             Err(_) if broken => return Ok(()),
             Ok(response) => response,
@@ -221,6 +251,43 @@ impl World {
             })?;
         }
         Ok(())
+    }
+
+    fn ask_http1(&self, path: &str, step: &Step, fields: &str) -> Result<Response, String> {
+        let mut client = Connection::open(self.fleet.member("edge-1").http()).unwrap();
+        let length = match step.body.len() {
+            0 => String::new(),
+            length => format!("Content-Length: {length}\r\n"),
+        };
+        let (method, more, body) = (step.method, step.more_path, step.body);
+        let origin = if step.absolute { format!("http://{HOST}") } else { String::new() };
+        let request = format!(
+            "{method} {origin}{path}{more} HTTP/1.1\r\nHost: {HOST}\r\n{fields}{length}\r\n{body}"
+        );
+        client.send(request.as_bytes()).unwrap();
+        client.response(method == "HEAD").map_err(|error| error.to_string())
+    }
+
+    fn ask_http2(&self, path: &str, step: &Step, fields: &str) -> Result<Response, String> {
+        let method = http::Method::from_bytes(step.method.as_bytes()).unwrap();
+        let path = format!("{path}{}", step.more_path);
+        block_on(async {
+            let client = h2::Client::connect(&self.fleet, "edge-1").await;
+            client
+                .ask(method, &path, &pairs(fields), Bytes::from_static(step.body.as_bytes()))
+                .await
+        })
+        .map(response_of)
+    }
+
+    fn ask_http3(&self, path: &str, step: &Step, fields: &str) -> Result<Response, String> {
+        let path = format!("{path}{}", step.more_path);
+        block_on(async {
+            let client = h3::Client::connect(&self.fleet).await;
+            let body = Bytes::from_static(step.body.as_bytes());
+            client.ask(step.method, &path, &pairs(fields), body).await
+        })
+        .map(response_of)
     }
 
     fn judge(&self, response: &Response, expected: &Expected) -> Result<(), String> {
@@ -319,19 +386,35 @@ fn has(asked: &Asked, line: &str) -> bool {
     }
 }
 
-#[test]
-fn every_case_of_the_table_holds() {
+fn every_case_holds(way: Way) {
     let world = World::start();
     let cases: Vec<Case> = table().into_iter().flat_map(|(_, cases)| cases).collect();
-    assert!(cases.len() >= 80);
+    let count = cases.iter().filter(|case| way.can_say(case)).count();
+    assert!(count >= 80, "{count}");
     let wrong: Vec<String> = cases
         .iter()
         .enumerate()
+        .filter(|(_, case)| way.can_say(case))
         .filter_map(|(number, case)| {
-            let what = world.run(number, case).err()?;
+            let what = world.run(way, number, case).err()?;
             Some(format!("{} ({}): {what}", case.place, case.rule))
         })
         .collect();
-    println!("{} cases, {} wrong", cases.len(), wrong.len());
+    println!("{way:?}: {count} cases of {}, {} wrong", cases.len(), wrong.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn every_case_of_the_table_holds() {
+    every_case_holds(Way::Http1);
+}
+
+#[test]
+fn every_case_holds_over_http2() {
+    every_case_holds(Way::Http2);
+}
+
+#[test]
+fn every_case_holds_over_http3() {
+    every_case_holds(Way::Http3);
 }

@@ -9,7 +9,8 @@ const HEAD: &str = "\
 
 Rendered from the table of `tests/e2e/tests/conformance`; do not edit. Each row is a case that runs through an edge and
 a parent in every test run: what the origin answers, what clients ask, what both see. A row holds, or the verdict says
-what this cache does instead on purpose: then the case asserts that.
+what this cache does instead on purpose: then the case asserts that. All are run over HTTP/1.1, HTTP/2 and HTTP/3 (but those
+that speak of what HTTP/1.1 alone has).
 
 To render it again: `TIDEGATE_WRITE=1 cargo test -p tidegate-e2e --test conformance page`.
 ";

@@ -1,11 +1,11 @@
 //! Clients that cost and ask for nothing (reliability.md 2.1): each is shown the door, and who is beside it does not notice.
 //! What an attack cost the edge is printed; nothing hangs on how much.
 
-use crate::client::Client;
 use crate::frames::*;
 use crate::{block_on, options};
 use std::time::Instant;
 use tidegate_e2e::Fleet;
+use tidegate_e2e::h2::Client;
 
 /// Enough for every limit to be passed, and little enough for a test.
 const FRAMES: u32 = 60_000;

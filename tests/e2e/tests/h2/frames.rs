@@ -1,11 +1,11 @@
 //! Frames by hand (RFC 9113 §4), for clients that do what no library lets them do.
 
-use crate::client::tls;
 use rustls::pki_types::ServerName;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 use tidegate_e2e::Fleet;
+use tidegate_e2e::h2::tls;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;

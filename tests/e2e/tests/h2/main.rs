@@ -1,19 +1,18 @@
 //! HTTP/2 (RFC 9113): what viewers get by it, and what hostile clients do not.
 //! Method: the `h2` crate as a client that means well, and frames written by hand for those that do not; real edges.
 
-mod client;
 mod floods;
 mod frames;
 mod translation;
 
 use bytes::Bytes;
-use client::Client;
 use frames::*;
 use http::Method;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_e2e::{Fleet, FleetOptions, Gate, HandOrigin, alike, reply};
+use tidegate_e2e::h2::Client;
+use tidegate_e2e::{Fleet, FleetOptions, Gate, HandOrigin, alike, block_on, reply};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -23,13 +22,6 @@ fn options() -> FleetOptions {
 
 fn with_origin(origin: &HandOrigin) -> FleetOptions {
     FleetOptions { origin: Some(origin.address), ..options() }
-}
-
-/// Runs a client's side.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, work)
 }
 
 #[test]

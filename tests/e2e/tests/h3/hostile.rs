@@ -1,12 +1,12 @@
 //! Clients that do what they may not (reliability.md 2.4): each ends its own stream or connection, and who is beside it does
 //! not notice.
 
-use crate::client::{self, Client, request};
 use crate::{block_on, options, relay};
 use quinn::{Connection, ConnectionError};
 use std::future::Future;
 use std::net::UdpSocket;
 use std::pin::Pin;
+use tidegate_e2e::h3::{self, Client, request};
 use tidegate_e2e::{Fleet, FleetOptions};
 use tidegate_http::Method;
 use tidegate_http3::varint;
@@ -87,7 +87,7 @@ fn who_breaks_a_rule_ends_only_its_own_connection() {
         ];
         for (name, code, attack) in cases {
             let address = fleet.member("edge-1").https();
-            let (_endpoint, quic) = client::quic(&fleet, address, 1 << 16).await.unwrap();
+            let (_endpoint, quic) = h3::quic(&fleet, address, 1 << 16).await.unwrap();
             tokio::task::spawn_local(attack(quic.clone()));
             match quic.closed().await {
                 ConnectionError::ApplicationClosed(why) => {
@@ -136,7 +136,7 @@ fn who_gives_up_all_that_it_asks_for_is_shown_the_door() {
         let well = Client::connect(&fleet).await;
         assert!(well.get("/a.m4s", &[]).await.unwrap().body == body);
         let address = fleet.member("edge-1").https();
-        let (_endpoint, quic) = client::quic(&fleet, address, 1 << 16).await.unwrap();
+        let (_endpoint, quic) = h3::quic(&fleet, address, 1 << 16).await.unwrap();
         let mut streams = 0;
         let why = loop {
             let opened = tokio::select! {
@@ -199,7 +199,7 @@ fn when_many_begin_and_do_not_go_on_clients_prove_their_address() {
         assert_eq!(retries(), 0);
         let silent = relay::one_way(fleet.member("edge-1").https()).await;
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = client::configuration(&fleet, 1 << 16);
+        let config = h3::configuration(&fleet, 1 << 16);
         let begun: Vec<_> = (0..200)
             .map(|_| endpoint.connect_with(config.clone(), silent.address, "127.0.0.1").unwrap())
             .collect();

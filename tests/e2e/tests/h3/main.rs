@@ -1,12 +1,10 @@
 //! HTTP/3 (RFC 9114): what viewers get by it, over networks that lose, and what hostile clients do not.
 //! Method: `quinn` with our own frames as the client, a relay as the network; real edges.
 
-mod client;
 mod hostile;
 mod relay;
 
 use bytes::Bytes;
-use client::Client;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -14,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_contract::Snapshot;
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, alike, reply};
+use tidegate_e2e::h3::Client;
+use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, alike, block_on, reply};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -24,13 +23,6 @@ fn options() -> FleetOptions {
 
 fn with_origin(origin: &HandOrigin) -> FleetOptions {
     FleetOptions { origin: Some(origin.address), ..options() }
-}
-
-/// Runs a client's side.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, work)
 }
 
 #[test]
