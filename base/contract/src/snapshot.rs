@@ -357,9 +357,30 @@ pub struct Machine {
     /// `None`: a secret of the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket_secret_file: Option<String>,
+    /// What one client address may have and do.
+    #[serde(default)]
+    pub client_limits: ClientLimits,
     /// How servers of the fleet know each other: certificates both ways. A parent that has it is asked by nobody else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_tls: Option<FleetTls>,
+}
+
+/// What one client address may have and do (an address of IPv4, a /64 network of IPv6). 0: without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientLimits {
+    /// Connections at once.
+    pub connections: u32,
+    /// New connections in a second; twice as many may come at once.
+    pub per_second: u32,
+    /// Connections that had to be ended as floods, before no more are taken for a while.
+    pub floods_per_minute: u32,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        ClientLimits { connections: 0, per_second: 0, floods_per_minute: 10 }
+    }
 }
 
 /// PEM files of a certificate.

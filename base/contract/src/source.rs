@@ -404,6 +404,18 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
         fleet.finish();
         found
     });
+    let client_limits = table.table("client_limits").map(|(offset, inner)| {
+        let mut limits = Table::new(table.compiler(), object, file, offset, inner);
+        let usual = ClientLimits::default();
+        let found = ClientLimits {
+            connections: limits.take("connections").unwrap_or(usual.connections),
+            per_second: limits.take("per_second").unwrap_or(usual.per_second),
+            floods_per_minute: limits.take("floods_per_minute").unwrap_or(usual.floods_per_minute),
+        };
+        limits.finish();
+        found
+    });
+    let client_limits = client_limits.unwrap_or_default();
     let mut stores = Vec::new();
     for (offset, inner) in table.tables("stores") {
         let mut store = Table::new(table.compiler(), object, file, offset, inner);
@@ -457,6 +469,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             origin_root: table.take("origin_root"),
             certificates,
             ticket_secret_file: table.take("ticket_secret_file"),
+            client_limits,
             fleet_tls,
         },
     };

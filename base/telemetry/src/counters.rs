@@ -274,6 +274,7 @@ counters! {
     bodies_coded_total Counter "bodies" "Bodies of text that were put into a content coding."
     coded_answers_total Counter "answers" "Answers given in a content coding of ours."
     floods_total Counter "connections" "HTTP/2 and HTTP/3 connections ended for frames or streams that bring nothing."
+    clients_turned_away_total Counter "connections" "Connections refused since their client address had too many, opened them too fast, or flooded."
     quic_retries_total Counter "handshakes" "QUIC clients that had to prove their address, many handshakes being under way."
     quic_refused_total Counter "handshakes" "QUIC clients turned away: no room, or the node stops."
     quic_forwarded_total Counter "datagrams" "Datagrams handed to the core of their connection."

@@ -1,5 +1,6 @@
 //! One core's life: accept on its listeners, serve, stop in order.
 
+use crate::callers::{Call, Callers, TurnedAway};
 use crate::drain::Drain;
 use crate::h2;
 use crate::h3::{Endpoint, EndpointParts};
@@ -7,7 +8,7 @@ use crate::tls::{Tls, TlsClient};
 use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
 use tidegate_engine::{Core, Node};
 use tidegate_fill::Pool;
-use tidegate_ring::{TcpListener, TcpStream, sleep, spawn, timeout};
+use tidegate_ring::{TcpListener, TcpStream, now, sleep, spawn, timeout};
 
 /// Connections that one core serves at once; more wait in the backlog.
 pub const CLIENTS_MAX: usize = 50_000;
@@ -77,6 +78,8 @@ pub struct CoreParts {
     /// Sockets for HTTP/3.
     pub datagrams: Vec<EndpointParts>,
     pub tls: Arc<ArcSwapOption<Tls>>,
+    /// Who has called, on any core.
+    pub callers: Arc<Callers>,
     pub stop: Arc<Stop>,
     /// Rises while the core is alive.
     pub ticks: Arc<AtomicU64>,
@@ -106,6 +109,7 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
                 let gate = Gate {
                     speaks,
                     tls: parts.tls.clone(),
+                    callers: parts.callers.clone(),
                     open: open.clone(),
                     drain: drain.clone(),
                 };
@@ -115,8 +119,8 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         }
     }
     for socket in parts.datagrams {
-        if let Err(error) = Endpoint::start(core.clone(), drain.clone(), parts.tls.clone(), socket)
-        {
+        let (core, tls, callers) = (core.clone(), parts.tls.clone(), parts.callers.clone());
+        if let Err(error) = Endpoint::start(core, drain.clone(), tls, callers, socket) {
             eprintln!("tidegated: core {}: a socket for HTTP/3 is lost: {error}", parts.index);
         }
     }
@@ -172,11 +176,13 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
 struct Gate {
     speaks: Speaks,
     tls: Arc<ArcSwapOption<Tls>>,
+    callers: Arc<Callers>,
     open: Rc<Cell<bool>>,
     drain: Rc<Drain>,
 }
 
-async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open, drain }: Gate) {
+async fn accept(core: Rc<Core>, listener: TcpListener, gate: Gate) {
+    let Gate { speaks, tls, callers, open, drain } = gate;
     loop {
         // An operator is let in whatever happens.
         while speaks != Speaks::Admin
@@ -192,22 +198,37 @@ async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open,
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);
-        let drain = drain.clone();
+        let (drain, callers) = (drain.clone(), callers.clone());
         core.spawn(async move {
             let core = seat.0.clone();
             let Ok(peer) = stream.peer_addr() else { return }; // gone already
+            let call = match speaks {
+                Speaks::Admin => Ok(Call::unlimited()),
+                Speaks::Http | Speaks::Https => let_in(&core, &callers, peer),
+            };
+            let Ok(call) = call else { return };
             let _slow = stream.set_nodelay();
             match speaks {
                 Speaks::Http => serve(core, stream, peer, Face::Traffic).await,
                 Speaks::Admin => serve(core, stream, peer, Face::Admin).await,
                 Speaks::Https => {
                     if let Some(tls) = tls {
-                        serve_tls(core, drain, stream, tls, peer).await;
+                        serve_tls(core, drain, stream, tls, peer, call).await;
                     }
                 }
             }
         });
     }
+}
+
+/// Lets a client in whose address is known to be his, if his address may have one more connection.
+pub fn let_in(core: &Core, callers: &Arc<Callers>, peer: SocketAddr) -> Result<Call, TurnedAway> {
+    let view = core.node.view.load();
+    if view.is_of_fleet(peer.ip()) {
+        return Ok(Call::unlimited());
+    }
+    let call = callers.admit(peer, &view.me.machine.client_limits, now());
+    call.inspect_err(|_| core.count(|c| &c.clients_turned_away_total, 1))
 }
 
 /// Counts a connection from its first moment, handshake included.
@@ -233,14 +254,15 @@ async fn serve_tls(
     drain: Rc<Drain>,
     stream: TcpStream,
     tls: Arc<Tls>,
-    peer: std::net::SocketAddr,
+    peer: SocketAddr,
+    call: Call,
 ) {
     match TlsClient::accept(stream, &tls).await {
         Ok((stream, face)) => {
             drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
             match stream.speaks_h2() {
-                true => h2::serve(core, drain, stream.into_inner(), peer, face).await,
+                true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,
             }
         }

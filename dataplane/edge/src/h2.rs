@@ -15,6 +15,7 @@
 mod meter;
 mod turns;
 
+use crate::callers::Call;
 use crate::drain::Drain;
 use crate::head::{HeadText, Refused, each_field};
 use crate::urgency::Urgency;
@@ -73,6 +74,7 @@ pub async fn serve(
     stream: TlsStream<Server>,
     peer: SocketAddr,
     face: Face,
+    call: Call,
 ) {
     let wire = Rc::new(Wire {
         duplex: RefCell::new(Duplex::new(stream, SEND_STALL_MAX)),
@@ -81,10 +83,21 @@ pub async fn serve(
     });
     let _open = OpenConnection::count(&core, CLIENT_H2_BYTES);
     // In a box of its own, as large as it is.
-    Box::pin(converse(&core, &drain, &wire, peer, face)).await;
+    let flooded = Box::pin(converse(&core, &drain, &wire, peer, face)).await;
+    if flooded {
+        core.count(|c| &c.floods_total, 1);
+        call.was_flood(&core.node.view.load().me.machine.client_limits, now());
+    }
 }
 
-async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketAddr, face: Face) {
+/// `true`: it had to be ended as a flood.
+async fn converse(
+    core: &Rc<Core>,
+    drain: &Drain,
+    wire: &Rc<Wire>,
+    peer: SocketAddr,
+    face: Face,
+) -> bool {
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -96,12 +109,13 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
     let begun = timeout(BEGIN_SPAN_MAX, wire.drive(|cx| begin.as_mut().poll(cx))).await;
     let Ok(Ok(Ok(mut connection))) = begun else {
         core.count(|c| &c.requests_refused_total, 1);
-        return;
+        return false;
     };
     let live = Rc::new(());
     let mut draining = pin!(drain.begun());
     // After the goodbye, what the client asked for before it heard of it is answered still (RFC 9113 §6.8).
     let mut is_leaving = false;
+    let mut flooded = false;
     loop {
         let next = wire.drive(|cx| {
             if !wire.is_bearable() {
@@ -113,6 +127,7 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
             }
             connection.poll_accept(cx).map(|accepted| match accepted {
                 Some(Ok((request, respond))) => Next::Stream(Box::new((request, respond))),
+                Some(Err(error)) if is_flood(&error) => Next::Flood,
                 Some(Err(_)) | None => Next::Over,
             })
         });
@@ -120,6 +135,10 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
             Ok(Ok(Next::Stream(stream))) => {
                 let (request, respond) = *stream;
                 spawn_stream(core, wire, peer, face, request, respond, live.clone());
+            }
+            Ok(Ok(Next::Flood)) => {
+                flooded = true;
+                break;
             }
             Ok(Ok(Next::Over)) | Ok(Err(_)) => break,
             Err(_) if Rc::strong_count(&live) > 1 => {}
@@ -131,15 +150,19 @@ async fn converse(core: &Rc<Core>, drain: &Drain, wire: &Rc<Wire>, peer: SocketA
             }
         }
     }
-    if !wire.is_bearable() {
-        core.count(|c| &c.floods_total, 1);
-    }
     goodbye(wire, connection).await;
+    flooded || !wire.is_bearable()
+}
+
+/// Whether h2 had enough of resets, CONTINUATION frames and the like.
+fn is_flood(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
 }
 
 enum Next {
     Stream(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
     Leave,
+    Flood,
     Over,
 }
 

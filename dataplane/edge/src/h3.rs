@@ -18,6 +18,8 @@ mod post;
 pub use endpoint::{Endpoint, EndpointParts};
 pub use post::Post;
 
+use crate::callers::Call;
+use crate::core::let_in;
 use crate::head::{HeadText, Refused};
 use crate::urgency::Urgency;
 use answer::Answer;
@@ -42,7 +44,7 @@ use tidegate_http3::{
     Code, Connection as Rules, Error, Limits, ParsedRequest, RequestEvent, RequestReader, Side,
     Uni, UniStream, encode_response,
 };
-use tidegate_ring::{sleep, timeout};
+use tidegate_ring::{now, sleep, timeout};
 
 /// Requests of one connection at once.
 const STREAMS_MAX: u32 = 100;
@@ -106,6 +108,9 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         return connection.close(Code::NO_ERROR, "the handshake took too long");
     }
     core.count(|c| &c.tls_handshakes_total, 1);
+    let Ok(call) = let_in(&core, &endpoint.callers, connection.remote()) else {
+        return connection.close(Code::EXCESSIVE_LOAD, "too many connections from this address");
+    };
     let _open = OpenConnection::count(&core, 0);
     let session = Session {
         core: core.clone(),
@@ -113,6 +118,7 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         rules: Rc::new(RefCell::new(Rules::new(Side::Server, Limits::REQUEST))),
         answered: Rc::default(),
         live: Rc::new(()),
+        call,
     };
     Box::pin(session.converse(&endpoint)).await;
 }
@@ -136,6 +142,7 @@ struct Session {
     answered: Rc<Cell<u32>>,
     /// Shared by the streams under way.
     live: Rc<()>,
+    call: Call,
 }
 
 enum Next {
@@ -176,6 +183,8 @@ impl Session {
                 Ok(Next::Drain) => return self.part(control, requests).await,
                 Ok(Next::Flood) => {
                     self.core.count(|c| &c.floods_total, 1);
+                    let limits = self.core.node.view.load().me.machine.client_limits;
+                    self.call.was_flood(&limits, now());
                     return connection.close(Code::EXCESSIVE_LOAD, "too many streams for nothing");
                 }
                 Ok(Next::Over) => return,

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod callers;
 mod control;
 mod core;
 mod drain;

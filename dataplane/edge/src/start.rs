@@ -4,6 +4,7 @@
 //! store, kernel. Each error names its place and the mend.
 
 use crate::args::Args;
+use crate::callers::Callers;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
 use crate::h3::{self, EndpointParts, Post};
@@ -125,6 +126,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         )
     })?;
     let stop = Arc::new(Stop::default());
+    let callers = Arc::new(Callers::default());
     let ticks: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
 
     let mut threads = Vec::new();
@@ -137,6 +139,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             listeners: std::mem::take(&mut listeners[index]),
             datagrams: std::mem::take(&mut datagrams[index]),
             tls: certificate.clone(),
+            callers: callers.clone(),
             stop: stop.clone(),
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,

@@ -1,6 +1,7 @@
 //! What this node derives from a snapshot once, so that a request only looks things up. Immutable; swapped whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
 use tidegate_fill::{HEALTH_PATH, Hop, HopAccess, Hops, candidates, node_name, owner, peers};
 use tidegate_http::{Authority, RequestHead};
@@ -39,6 +40,8 @@ pub struct View {
     services: Vec<ServiceView>,
     by_host: HashMap<String, usize>,
     by_address: Option<usize>,
+    /// Of all servers.
+    fleet: HashSet<IpAddr>,
 }
 
 /// The snapshot does not name this node.
@@ -101,7 +104,18 @@ impl View {
         let (generation, me) = (snapshot.generation, me.clone());
         let own_name = node_name(&me.id, &snapshot.zone);
         let identity = rendezvous::identity(me.id.as_bytes());
-        Ok(View { generation, me, identity, admin_key, own_name, services, by_host, by_address })
+        let fleet = snapshot.servers.iter().flat_map(|s| s.addresses.iter().copied()).collect();
+        Ok(View {
+            generation,
+            me,
+            identity,
+            admin_key,
+            own_name,
+            services,
+            by_host,
+            by_address,
+            fleet,
+        })
     }
 
     /// Whether a request that no delivery service answers to asks this node itself how it is.
@@ -128,6 +142,11 @@ impl View {
     /// The host name under which other servers know this node.
     pub fn own_name(&self) -> &str {
         &self.own_name
+    }
+
+    /// Whether a server of the fleet has this address.
+    pub fn is_of_fleet(&self, address: IpAddr) -> bool {
+        self.fleet.contains(&address.to_canonical())
     }
 
     /// All services.

@@ -1,7 +1,9 @@
 //! A small blocking HTTP/1.1 client: shows status, fields and body as they came, plain or over TLS.
 
+use nix::sys::socket::SockaddrStorage;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +57,17 @@ impl Connection {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
+        Ok(Connection { stream: Box::new(stream), buffer: Vec::new() })
+    }
+
+    /// Connects in plain text from another address of this machine than it would choose.
+    pub fn open_from(source: IpAddr, address: SocketAddr) -> io::Result<Connection> {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, bind, connect, socket};
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+        let stream = TcpStream::from(fd);
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Connection { stream: Box::new(stream), buffer: Vec::new() })
     }
 

@@ -488,6 +488,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 store_rated_bytes: None,
                 certificates: Vec::new(),
                 ticket_secret_file: None,
+                client_limits: Default::default(),
                 fleet_tls: None,
             },
             id,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+use tidegate_contract::Snapshot;
 use tidegate_e2e::fleet::HOST;
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, content, reply};
 use tidegate_types::limits::OBJECT_BYTES_MAX;
@@ -270,4 +271,45 @@ fn connections_that_end_in_junk_cost_a_core_nothing() {
     fleet.until("all are let go", |f| f.counter("edge-1", "connections_open") <= 1);
     let used = fleet.cpu_time("edge-1") - before;
     assert!(used < Duration::from_secs(3), "the edge worked for {used:?}");
+}
+
+#[test]
+fn one_address_has_so_many_connections_and_others_have_theirs() {
+    // Goal: the limit holds over all listeners and cores, what is freed can be had again, and neither other addresses
+    // nor operators are touched.
+    let four = |snapshot: &mut Snapshot| {
+        let edge = snapshot.servers.iter_mut().find(|s| s.id == "edge-1").unwrap();
+        edge.machine.client_limits.connections = 4;
+    };
+    let options =
+        FleetOptions { edges: 1, parents: 1, https: true, adjust: four, ..FleetOptions::default() };
+    let fleet = Fleet::start("callers", &options);
+    let bytes = fleet.put("c.m4s", 1000);
+    let edge = fleet.member("edge-1");
+    // What asked whether the fleet is up may still be there.
+    fleet.until("nobody else is there", |f| f.counter("edge-1", "connections_open") <= 1);
+    let mut open = Vec::new();
+    for n in 0..4 {
+        let mut client = match n % 2 {
+            0 => Connection::open(edge.http()).unwrap(),
+            _ => Connection::open_tls(edge.https(), fleet.tls.clone().unwrap()).unwrap(),
+        };
+        assert!(client.get(HOST, "/c.m4s", "").unwrap().body == bytes, "{n}");
+        open.push(client);
+    }
+    let mut fifth = Connection::open(edge.http()).unwrap();
+    assert!(fifth.get(HOST, "/c.m4s", "").is_err());
+    let over_tls = Connection::open_tls(edge.https(), fleet.tls.clone().unwrap());
+    assert!(over_tls.is_err());
+    assert_eq!(fleet.counter("edge-1", "clients_turned_away_total"), 2);
+    let mut other = Connection::open_from([127, 0, 0, 77].into(), edge.http()).unwrap();
+    assert!(other.get(HOST, "/c.m4s", "").unwrap().body == bytes, "another address");
+    for client in &mut open {
+        assert!(client.get(HOST, "/c.m4s", "").unwrap().body == bytes, "they go on");
+    }
+    open.pop();
+    fleet.until("there is room again", |_| {
+        let mut next = Connection::open(edge.http()).unwrap();
+        next.get(HOST, "/c.m4s", "").is_ok_and(|answer| answer.body == bytes)
+    });
 }

@@ -118,6 +118,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             origin_root: None,
             certificates: Vec::new(),
             ticket_secret_file: None,
+            client_limits: Default::default(),
             fleet_tls: None,
         },
     };

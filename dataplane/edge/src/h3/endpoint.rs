@@ -13,6 +13,7 @@
 use super::connection::Connection;
 use super::post::{Datagram, Ids, Post};
 use super::{DATAGRAM_BYTES_MAX, HANDSHAKES_MAX, RETRY_FROM};
+use crate::callers::Callers;
 use crate::core::{CLIENTS_MAX, Seat};
 use crate::drain::Drain;
 use crate::tls::Tls;
@@ -28,7 +29,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket as StdUdpSocket;
+use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ pub struct Endpoint {
     pub(super) core: Rc<Core>,
     pub(super) drain: Rc<Drain>,
     tls: Arc<ArcSwapOption<Tls>>,
+    pub(super) callers: Arc<Callers>,
     socket: UdpSocket,
     state: UdpSocketState,
     post: Arc<Post>,
@@ -92,6 +94,7 @@ impl Endpoint {
         core: Rc<Core>,
         drain: Rc<Drain>,
         tls: Arc<ArcSwapOption<Tls>>,
+        callers: Arc<Callers>,
         EndpointParts { socket, post, template }: EndpointParts,
     ) -> io::Result<()> {
         let state = UdpSocketState::new((&socket).into())?;
@@ -107,6 +110,7 @@ impl Endpoint {
             core,
             drain,
             tls,
+            callers,
             socket: UdpSocket::from_std(socket)?,
             state,
             post,
@@ -227,7 +231,14 @@ impl Endpoint {
     fn meet(self: &Rc<Self>, incoming: Incoming, answer: &mut Vec<u8>) {
         answer.clear();
         let core = &self.core;
-        let full = core.clients.get() >= CLIENTS_MAX
+        // Who may have forged his address is asked to prove it before it is held against anybody.
+        let unwelcome = self.is_unwelcome(incoming.remote_address());
+        let proven = incoming.remote_address_validated() || !incoming.may_retry();
+        if unwelcome && proven {
+            core.counters.clients_turned_away_total.increment();
+        }
+        let full = unwelcome && proven
+            || core.clients.get() >= CLIENTS_MAX
             || core.node.memory.pressure() >= Pressure::Scarce
             || self.handshakes.get() >= HANDSHAKES_MAX
             || self.drain.is_begun();
@@ -236,10 +247,7 @@ impl Endpoint {
             let transmit = self.quic.borrow_mut().refuse(incoming, answer);
             return self.respond(&transmit, answer);
         }
-        if self.handshakes.get() >= RETRY_FROM
-            && !incoming.remote_address_validated()
-            && incoming.may_retry()
-        {
+        if (unwelcome || self.handshakes.get() >= RETRY_FROM) && !proven {
             core.counters.quic_retries_total.increment();
             if let Ok(transmit) = self.quic.borrow_mut().retry(incoming, answer) {
                 self.respond(&transmit, answer);
@@ -263,6 +271,13 @@ impl Endpoint {
         self.handshakes.set(self.handshakes.get() + 1);
         self.enqueue(&connection);
         core.spawn(super::serve(self.clone(), connection));
+    }
+
+    /// Whether this address has as much as it may have.
+    fn is_unwelcome(&self, remote: SocketAddr) -> bool {
+        let view = self.core.node.view.load();
+        !view.is_of_fleet(remote.ip())
+            && self.callers.look(remote, &view.me.machine.client_limits, now()).is_err()
     }
 
     /// Sends a datagram that belongs to no connection; when the socket is full it is lost, as on the network.

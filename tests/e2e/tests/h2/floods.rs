@@ -4,8 +4,10 @@
 use crate::frames::*;
 use crate::{block_on, options};
 use std::time::Instant;
-use tidegate_e2e::Fleet;
+use tidegate_contract::Snapshot;
+use tidegate_e2e::fleet::HOST;
 use tidegate_e2e::h2::Client;
+use tidegate_e2e::{Connection, Fleet, FleetOptions};
 
 /// Enough for every limit to be passed, and little enough for a test.
 const FRAMES: u32 = 60_000;
@@ -41,7 +43,11 @@ fn flood(fleet: &Fleet, name: &str, mut one: impl FnMut(u32) -> Vec<u8>) -> Opti
 
 #[test]
 fn floods_are_ended_and_nobody_beside_them_notices() {
-    let fleet = Fleet::start("floods", &options());
+    // All of them, one after the other, from one address.
+    let all = |snapshot: &mut Snapshot| {
+        snapshot.servers.iter_mut().for_each(|s| s.machine.client_limits.floods_per_minute = 0);
+    };
+    let fleet = Fleet::start("floods", &FleetOptions { adjust: all, ..options() });
     let body = fleet.put("a.m4s", 100_000);
     let pid = fleet.member("edge-1").pid();
     block_on(async {
@@ -178,4 +184,34 @@ fn who_does_not_speak_http_2_is_let_go() {
     let mut good = Raw::open(&fleet);
     good.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/a.m4s"))).unwrap();
     assert!(good.until(DATA).is_some());
+}
+
+#[test]
+fn an_address_that_floods_again_and_again_is_let_in_no_more_for_a_while() {
+    let twice = |snapshot: &mut Snapshot| {
+        snapshot.servers.iter_mut().for_each(|s| s.machine.client_limits.floods_per_minute = 2);
+    };
+    let fleet = Fleet::start("again", &FleetOptions { adjust: twice, ..options() });
+    let body = fleet.put("a.m4s", 1000);
+    let edge = fleet.member("edge-1");
+    // One that came before stays.
+    let mut early = Connection::open(edge.http()).unwrap();
+    for (name, one) in [
+        ("PING", (|n| frame(PING, 0, 0, &u64::from(n).to_be_bytes())) as fn(u32) -> Vec<u8>),
+        ("rapid reset", |n| {
+            let stream = 2 * n + 1;
+            let open = frame(HEADERS, END_STREAM | END_HEADERS, stream, &get("/a.m4s"));
+            [open, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+        }),
+    ] {
+        flood(&fleet, name, one);
+    }
+    fleet.until("both are held against it", |f| f.counter("edge-1", "floods_total") == 2);
+    let before = fleet.counter("edge-1", "clients_turned_away_total");
+    let mut late = Connection::open(edge.http()).unwrap();
+    assert!(late.get(HOST, "/a.m4s", "").is_err(), "it is turned away");
+    assert!(fleet.counter("edge-1", "clients_turned_away_total") > before);
+    assert!(early.get(HOST, "/a.m4s", "").unwrap().body == body);
+    let mut other = Connection::open_from([127, 0, 0, 77].into(), edge.http()).unwrap();
+    assert!(other.get(HOST, "/a.m4s", "").unwrap().body == body, "another address");
 }

@@ -6,6 +6,7 @@ use quinn::{Connection, ConnectionError};
 use std::future::Future;
 use std::net::UdpSocket;
 use std::pin::Pin;
+use tidegate_contract::Snapshot;
 use tidegate_e2e::h3::{self, Client, request};
 use tidegate_e2e::{Fleet, FleetOptions};
 use tidegate_http::Method;
@@ -214,4 +215,29 @@ fn when_many_begin_and_do_not_go_on_clients_prove_their_address() {
     });
     assert!(retries() > 100, "{}", retries());
     assert_eq!(fleet.counter("edge-1", "tls_handshakes_total"), 2);
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_proves_that_it_is_its_own() {
+    let two = |snapshot: &mut Snapshot| {
+        let edge = snapshot.servers.iter_mut().find(|s| s.id == "edge-1").unwrap();
+        edge.machine.client_limits.connections = 2;
+    };
+    let fleet = Fleet::start("quic-callers", &FleetOptions { adjust: two, ..options() });
+    let body = fleet.put("a.m4s", 1000);
+    fleet.until("nobody else is there", |f| f.counter("edge-1", "connections_open") <= 1);
+    block_on(async {
+        let address = fleet.member("edge-1").https();
+        let first = Client::connect(&fleet).await;
+        let second = Client::connect(&fleet).await;
+        for client in [&first, &second] {
+            assert!(client.get("/a.m4s", &[]).await.unwrap().body == body);
+        }
+        let retries = fleet.counter("edge-1", "quic_retries_total");
+        let third = h3::quic(&fleet, address, 1 << 16).await;
+        assert!(third.is_err(), "it is turned away");
+        assert!(fleet.counter("edge-1", "quic_retries_total") > retries, "after a proof");
+        assert!(fleet.counter("edge-1", "clients_turned_away_total") > 0);
+        assert!(second.get("/a.m4s", &[]).await.unwrap().body == body);
+    });
 }
