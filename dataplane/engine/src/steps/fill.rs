@@ -109,7 +109,7 @@ impl Wanted<'_> {
 
 /// What the next hop's answer came to, for the request that asked.
 pub enum Filled {
-    /// The object is current; its body may still be coming by the fill.
+    /// The object is current; its body may still be coming by the fill, or by one of before (`Table::coming`).
     Object {
         object: Arc<Object>,
         fill: Option<Arc<Fill>>,
@@ -250,8 +250,9 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     let before = object;
-                    let object = Arc::new(Object::new(wanted.key, head));
+                    let mut object = Object::new(wanted.key, head);
                     object.take_over(before);
+                    let object = Arc::new(object);
                     core.count(|c| &c.revalidated_total, 1);
                     node.table.publish(object.clone());
                     keep_head_again(core, &object);
@@ -270,7 +271,10 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     head.total_length = object.total();
                     node.table.forget(object);
                     fill.set_head(Head::Refused);
-                    let object = Arc::new(Object::new(wanted.key, head));
+                    let before = object;
+                    let mut object = Object::new(wanted.key, head);
+                    object.take_over(before);
+                    let object = Arc::new(object);
                     return Filled::Object {
                         object,
                         fill: None,

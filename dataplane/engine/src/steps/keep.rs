@@ -104,7 +104,8 @@ const ADMITTED_BLOCKS_MAX: u32 = 1024;
 
 /// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
 pub fn keep_head_again(core: &Core, object: &Arc<Object>) {
-    if !object.is_kept() {
+    // One whose end is still to come is written then.
+    if !object.is_kept() || object.total().is_none() {
         return;
     }
     let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);
