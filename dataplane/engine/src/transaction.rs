@@ -654,7 +654,10 @@ async fn send_object<O: Outlet>(
     }
     match delivered? {
         Delivered::Complete => {}
-        Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
+        Delivered::Broken => {
+            core.count(|c| &c.answers_cut_total, 1);
+            notes.error = Some("the object's bytes could not be had".to_owned());
+        }
         Delivered::Unbegun => {
             notes.error = Some("the object's first bytes could not be had".to_owned());
             return Ok(false);
