@@ -6,6 +6,7 @@
 
 mod demo;
 mod failure;
+mod purge_log;
 mod source_dir;
 mod verbs;
 

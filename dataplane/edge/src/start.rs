@@ -10,6 +10,7 @@ use crate::h3::{self, EndpointParts, Post};
 use crate::log;
 use crate::names;
 use crate::origins;
+use crate::purge_file::PurgeFile;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
@@ -145,6 +146,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let (stores, keepers) = start_stores(args, &me, roll, &arena)?;
     threads.extend(keepers);
+    // Nobody is served yet: what was purged while this node was away is not given to anybody.
+    let mut purges = PurgeFile::beside(&args.snapshot);
+    purges.begin(&stores, &view);
     let lines = writer.lines.clone();
     let node = Arc::new(Node::new(view, hops, plan, stores, arena, counters, lines));
     for give_node in nodes {
@@ -160,6 +164,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let control = control::Control {
         node: node.clone(),
         source,
+        purges,
         certificate,
         ticks,
         stop,

@@ -9,6 +9,7 @@
 //! ```
 //! Must stay true: nothing is looked at before the signature fits; 200 is said only of what a restart cannot undo.
 
+use crate::catch_up;
 use crate::client::{Client, Outlet};
 use crate::clock::wall_ms;
 use crate::explain::plain_get;
@@ -62,6 +63,48 @@ enum What {
     Tag(String),
 }
 
+impl What {
+    fn target(&self) -> Target<'_> {
+        match self {
+            What::Service => Target::Service,
+            What::Url(key) => Target::Url(key),
+            What::Prefix(prefix) => Target::Prefix(prefix),
+            What::Tag(tag) => Target::Tag(tag),
+        }
+    }
+}
+
+impl Asked {
+    fn mode(&self) -> Mode {
+        match self.mode {
+            Soft::Soft => Mode::Soft,
+            Soft::Hard => Mode::Hard,
+        }
+    }
+}
+
+/// An order of the purge log.
+pub struct Logged {
+    pub id: String,
+    pub service: String,
+    pub handle: u64,
+    pub mode: Mode,
+}
+
+/// What an order of the purge log reaches. It was good when it was given: where what it names cannot be found any more, it
+/// reaches all of its delivery service. `None`: it is no order of this release, or names nothing.
+pub fn logged(view: &View, order: &str) -> Option<Logged> {
+    let asked: Asked = serde_json::from_str(order).ok()?;
+    let named = name(view, &asked).ok();
+    let service = match &named {
+        Some(named) => named.service.clone(),
+        None => asked.delivery_service.clone()?,
+    };
+    let target = named.as_ref().map_or(Target::Service, |named| named.what.target());
+    let handle = target.handle(&service).or_else(|_| Target::Service.handle(&service)).ok()?;
+    Some(Logged { handle, mode: asked.mode(), id: asked.id, service })
+}
+
 /// Follows a purge order, or says why not.
 pub async fn purge_order<O: Outlet>(
     core: &Rc<Core>,
@@ -96,18 +139,10 @@ pub async fn purge_order<O: Outlet>(
         Ok(named) => named,
         Err(text) => return synth::answer(client, 400, &text, Fields::new()).await,
     };
-    let mode = match asked.mode {
-        Soft::Soft => Mode::Soft,
-        Soft::Hard => Mode::Hard,
-    };
-    let what = match &named.what {
-        What::Service => Target::Service,
-        What::Url(key) => Target::Url(key),
-        What::Prefix(prefix) => Target::Prefix(prefix),
-        What::Tag(tag) => Target::Tag(tag),
-    };
-    match purge(core, &named.service, what, mode).await {
+    let mode = asked.mode();
+    match purge(core, &named.service, named.what.target(), mode).await {
         Ok(number) => {
+            catch_up::told(&core.node.stores, &asked.id).await;
             eprintln!(
                 "tidegated {}: purged ({}) {} of {}{}",
                 view.me.id,

@@ -20,6 +20,7 @@
 //! disk; no device that missed a purge is read.
 
 use crate::admission::AdmissionState;
+use crate::catch_up::CatchUp;
 use crate::clock::wall_ms;
 use crate::keeper::KeepQueue;
 use crate::purge::{Purges, Receipt};
@@ -295,6 +296,8 @@ fn first_version() -> u64 {
 pub struct Stores {
     devices: Vec<Arc<StoreFace>>,
     common: Arc<Common>,
+    /// Of purges that the node was not told of.
+    pub catch_up: CatchUp,
 }
 
 impl Stores {
@@ -332,7 +335,7 @@ impl Stores {
                 common: common.clone(),
             })
         });
-        Stores { devices: devices.collect(), common }
+        Stores { devices: devices.collect(), common, catch_up: CatchUp::default() }
     }
 
     /// RAM only.
@@ -483,6 +486,33 @@ impl Stores {
         if register.changes > asked {
             self.common.save(&register, Vec::new(), 0);
         }
+    }
+
+    /// How far the node has followed the purge log, as the roll has it.
+    pub fn purge_place(&self) -> Option<String> {
+        self.common.register().roll.purge_place().map(str::to_owned)
+    }
+
+    /// An order of a purge was done; the receipt is given when the roll has it.
+    pub fn note_told(&self, order: &str) -> Arc<Receipt> {
+        let mut register = self.common.register();
+        register.roll.add_told(order);
+        register.changes += 1;
+        let receipt = Arc::new(Receipt::of(ROLL_BIT));
+        self.common.save(&register, vec![receipt.clone()], ROLL_BIT);
+        receipt
+    }
+
+    /// An order of a purge was met in the log; `true`: it was done before. (What follows it there is written with the place.)
+    pub fn take_told(&self, order: &str) -> bool {
+        self.common.register().roll.take_told(order)
+    }
+
+    /// From now on it has followed the purge log so far; the roll is written by [`Stores::tend`].
+    pub fn note_purge_place(&self, place: &str) {
+        let mut register = self.common.register();
+        let is_news = register.roll.set_purge_place(place);
+        register.changes += u64::from(is_news);
     }
 
     /// The roll, when it has changed since it was written last; the caller writes it before the node serves.

@@ -1,9 +1,12 @@
 //! `tidegate purge`: takes something out of every cache of the fleet, and says of each node whether it is done.
 //!
-//! Parents first, then edges: an edge that fills again must not find the old content at its parent. Must stay true: the
-//! command succeeds only when every node has given its receipt; a receipt means that a restart cannot undo the purge.
+//! Parents first, then edges: an edge that fills again must not find the old content at its parent. Before anybody is asked
+//! the order is in the purge log (`<snapshot>.purges`), where nodes that cannot be reached find it when they are back.
+//! Must stay true: the command succeeds only when every node has given its receipt; a receipt means that a restart cannot
+//! undo the purge; of a node it is said that it will catch up only when the order is in the log, on disk.
 
 use crate::failure::Failure;
+use crate::purge_log;
 use crate::source_dir;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use clap::Args;
@@ -35,15 +38,18 @@ pub struct Purge {
     /// Gone at once, instead of stale: not even served when the next hop fails.
     #[arg(long)]
     hard: bool,
-    /// Only these nodes; left out: all edges and parents that are not OFFLINE.
+    /// Only these nodes, and not by the purge log; left out: all edges and parents that are not OFFLINE.
     #[arg(long)]
     node: Vec<String>,
-    /// The snapshot file; it holds the nodes' addresses and the admin key.
+    /// The snapshot file; it holds the nodes' addresses and the admin key. The purge log lies beside it.
     #[arg(long)]
     snapshot: PathBuf,
     /// The trust file.
     #[arg(long)]
     trust: PathBuf,
+    /// Leave the purge log as it is: nodes that are away never learn of this purge.
+    #[arg(long)]
+    unlogged: bool,
     /// How long to wait for a node, in seconds.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -56,8 +62,23 @@ pub struct Purge {
 struct Receipt {
     node: String,
     role: Role,
-    outcome: Result<Value, String>,
+    outcome: Result<Value, Missing>,
     took: Duration,
+}
+
+/// Why a node gave no receipt.
+enum Missing {
+    /// It could not be asked, or did not answer.
+    Away(String),
+    /// It said why not.
+    Refused(String),
+}
+
+impl Missing {
+    fn why(&self) -> &str {
+        let (Missing::Away(why) | Missing::Refused(why)) = self;
+        why
+    }
 }
 
 impl Purge {
@@ -85,23 +106,45 @@ impl Purge {
         let nodes = self.nodes(&snapshot)?;
         let id = format!("{:016x}", random()?);
         let order = self.order(&id).to_string();
+        let is_logged = !self.unlogged && self.node.is_empty();
+        if is_logged {
+            purge_log::add(&self.snapshot, &self.logged(&id, &snapshot), &key, random()?)?;
+        }
         let mut receipts = Vec::new();
         for role in [Role::Parent, Role::Edge] {
             let tier: Vec<&Server> = nodes.iter().copied().filter(|n| n.role == role).collect();
             receipts.extend(self.ask_all(&tier, &key, &order)?);
         }
-        self.report(&id, &receipts);
+        self.report(&id, &receipts, is_logged);
         let missing: Vec<&str> =
             receipts.iter().filter(|r| r.outcome.is_err()).map(|r| r.node.as_str()).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        Err(Failure::Input(format!(
-            "not purged on {} of {} nodes ({}); mend that and run it again, for these alone with --node",
+        let what = format!(
+            "not purged on {} of {} nodes ({})",
             missing.len(),
             receipts.len(),
             missing.join(", ")
-        )))
+        );
+        let are_away = receipts.iter().all(|r| !matches!(r.outcome, Err(Missing::Refused(_))));
+        Err(Failure::Input(match is_logged && are_away {
+            true => format!("{what}: they will, by the purge log, before they serve again"),
+            false => format!("{what}; mend that and run it again, for these alone with --node"),
+        }))
+    }
+
+    /// The order as the log has it: a URL with its delivery service, which a node falls back to.
+    fn logged(&self, id: &str, snapshot: &Snapshot) -> String {
+        let mut order = self.order(id);
+        let host = self.url.as_deref().and_then(host_of);
+        if let Some(host) = host.filter(|_| self.service.is_none())
+            && let Some(service) =
+                snapshot.delivery_services.iter().find(|service| service.hosts.contains(&host))
+        {
+            order["delivery_service"] = json!(service.id);
+        }
+        order.to_string()
     }
 
     fn nodes<'a>(&self, snapshot: &'a Snapshot) -> Result<Vec<&'a Server>, Failure> {
@@ -161,7 +204,9 @@ impl Purge {
                     thread.join().unwrap_or_else(|_| Receipt {
                         node: node.id.clone(),
                         role: node.role,
-                        outcome: Err("asking it ended by a broken invariant".to_owned()),
+                        outcome: Err(Missing::Away(
+                            "asking it ended by a broken invariant".to_owned(),
+                        )),
                         took: Duration::ZERO,
                     })
                 });
@@ -172,17 +217,25 @@ impl Purge {
         Ok(receipts)
     }
 
-    fn report(&self, id: &str, receipts: &[Receipt]) {
+    fn report(&self, id: &str, receipts: &[Receipt], is_logged: bool) {
+        let waits = |missing: &Missing| is_logged && matches!(missing, Missing::Away(_));
         if self.json {
             let nodes: Vec<Value> = receipts
                 .iter()
                 .map(|receipt| {
-                    let (done, said) = match &receipt.outcome {
-                        Ok(answer) => (true, answer.clone()),
-                        Err(why) => (false, json!(why)),
+                    let (done, said, waits) = match &receipt.outcome {
+                        Ok(answer) => (true, answer.clone(), false),
+                        Err(missing) => (false, json!(missing.why()), waits(missing)),
                     };
                     let took_ms = receipt.took.as_millis() as u64;
-                    json!({ "node": receipt.node, "role": receipt.role, "purged": done, "answer": said, "took_ms": took_ms })
+                    json!({
+                        "node": receipt.node,
+                        "role": receipt.role,
+                        "purged": done,
+                        "waits": waits,
+                        "answer": said,
+                        "took_ms": took_ms,
+                    })
                 })
                 .collect();
             println!("{:#}", json!({ "id": id, "nodes": nodes }));
@@ -199,7 +252,14 @@ impl Purge {
                     plain(&answer["purged"]),
                     receipt.took.as_millis()
                 ),
-                Err(why) => println!("  {:<16} {role:<7} NOT purged: {why}", receipt.node),
+                Err(missing) if waits(missing) => println!(
+                    "  {:<16} {role:<7} waits: purged when it is back, by the purge log ({})",
+                    receipt.node,
+                    missing.why()
+                ),
+                Err(missing) => {
+                    println!("  {:<16} {role:<7} NOT purged: {}", receipt.node, missing.why());
+                }
             }
         }
     }
@@ -223,10 +283,13 @@ fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -
     let outcome = match node.addresses.first() {
         Some(address) => {
             let address = SocketAddr::new(*address, node.admin_port);
-            post(address, &node.id, key, nonce, order, span)
-                .map_err(|why| format!("admin port {address}: {why}"))
+            let at = |why: &str| format!("admin port {address}: {why}");
+            post(address, &node.id, key, nonce, order, span).map_err(|missing| match missing {
+                Missing::Away(why) => Missing::Away(at(&why)),
+                Missing::Refused(why) => Missing::Refused(at(&why)),
+            })
         }
-        None => Err("the snapshot gives it no address".to_owned()),
+        None => Err(Missing::Away("the snapshot gives it no address".to_owned())),
     };
     Receipt { node: node.id.clone(), role: node.role, outcome, took: begun.elapsed() }
 }
@@ -238,8 +301,8 @@ fn post(
     nonce: u64,
     body: &str,
     span: Duration,
-) -> Result<Value, String> {
-    let text = |error: std::io::Error| error.to_string();
+) -> Result<Value, Missing> {
+    let text = |error: std::io::Error| Missing::Away(error.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let order = Order { method: "POST", node, target: TARGET, body: body.as_bytes() };
     let authorization = key.sign(&order, now, nonce);
@@ -254,13 +317,28 @@ fn post(
     stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(text)?;
-    let head_end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no HTTP answer")?;
+    let head_end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .ok_or_else(|| Missing::Away("no HTTP answer".to_owned()))?;
     let head = String::from_utf8_lossy(&answer[..head_end]);
     let body = &answer[head_end + 4..];
     match head.split(' ').nth(1) {
-        Some("200") => serde_json::from_slice(body).map_err(|error| format!("no JSON: {error}")),
-        _ => Err(String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).collect()),
+        Some("200") => serde_json::from_slice(body)
+            .map_err(|error| Missing::Refused(format!("no JSON: {error}"))),
+        _ => {
+            let said = String::from_utf8_lossy(body);
+            Err(Missing::Refused(said.chars().filter(|c| !c.is_control()).collect()))
+        }
     }
+}
+
+/// The host of a URL, as delivery services name theirs.
+fn host_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    Some(host.to_ascii_lowercase())
 }
 
 const TARGET: &str = "/purge";
