@@ -3,7 +3,8 @@
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
 //! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
-//! after it, nor written again at reclaim.
+//! after it, nor written again at reclaim. An invalidation is written, or the device is out: as with a purge, who cannot
+//! take it would bring back what is gone.
 
 use crate::admission::{Budget, Level};
 use crate::clock;
@@ -38,12 +39,15 @@ const DEVICE_BYTES_MIN: usize = 4 << 20;
 const FLUSH_SPAN: Duration = Duration::from_millis(250);
 
 /// One extent to keep.
+#[derive(Clone)]
 pub struct Keep {
     pub stream: Stream,
     pub key: ExtentKey,
     pub payload: Bytes,
     /// Whose it is. It may be purged before its head is written, or be left out of the store after all.
     pub object: Option<Arc<Object>>,
+    /// It says that what lies here of its key is not valid any more: it is never left out.
+    pub is_invalidation: bool,
 }
 
 /// Extents that take up room for nothing.
@@ -119,7 +123,9 @@ impl KeepQueue {
     pub fn push(&self, keep: Keep) -> bool {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.bytes + keep.payload.len() > self.share(QUEUE_BYTES_MAX) {
+            // A few bytes each, for which there is room behind all others.
+            let shares = if keep.is_invalidation { 2 } else { 1 };
+            if inner.bytes + keep.payload.len() > shares * self.share(QUEUE_BYTES_MAX) {
                 return false;
             }
             inner.bytes += keep.payload.len();
@@ -250,6 +256,57 @@ impl KeepQueue {
         })
         .await
     }
+}
+
+/// Invalidations that were appended and are not known to be on the device.
+#[derive(Default)]
+struct Unproven {
+    keeps: Vec<Keep>,
+    /// What the store had lost before the first of them.
+    losses: u64,
+    rounds: u32,
+}
+
+/// So often an invalidation is written before the device is given up.
+const ROUNDS_MAX: u32 = 4;
+
+impl Unproven {
+    /// Extents that the store was given and has not kept.
+    fn losses_of(store: &Store<RingDevice>) -> u64 {
+        let totals = store.counters();
+        totals.extents_dropped + totals.appends_refused
+    }
+
+    async fn append(&mut self, store: &mut Store<RingDevice>, keep: Keep) {
+        if self.keeps.is_empty() {
+            self.losses = Unproven::losses_of(store);
+        }
+        append(store, &keep).await;
+        self.keeps.push(keep);
+    }
+
+    /// All that was appended was written, or tried to: what may be missing is appended once more.
+    async fn prove(&mut self, store: &mut Store<RingDevice>, face: &StoreFace) {
+        if self.keeps.is_empty() || self.losses == Unproven::losses_of(store) {
+            *self = Unproven::default();
+            return;
+        }
+        self.rounds += 1;
+        if store.state() >= DeviceState::ReadOnly || self.rounds == ROUNDS_MAX {
+            face.retire(Vec::new());
+            *self = Unproven::default();
+            return;
+        }
+        for keep in std::mem::take(&mut self.keeps) {
+            self.append(store, keep).await;
+        }
+    }
+}
+
+async fn append(store: &mut Store<RingDevice>, keep: &Keep) {
+    // A refused append costs a later fill, never an answer; the store counts it.
+    let _refused =
+        store.append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default()).await;
 }
 
 /// What the keeper is told of the drive's wear.
@@ -383,6 +440,7 @@ async fn run(
     let store_bytes = store.device().size();
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
+    let mut unproven = Unproven::default();
     loop {
         let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
@@ -437,7 +495,8 @@ async fn run(
                 queue.left_out()
             }
             Ok(Some(Work::Keep(keep)))
-                if budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
+                if !keep.is_invalidation
+                    && budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
             {
                 stats.over_budget.fetch_add(1, Ordering::Relaxed);
                 // A later request tries again.
@@ -447,24 +506,30 @@ async fn run(
                 queue.left_out();
             }
             Ok(Some(Work::Keep(keep))) => {
-                // A refused append costs a later fill, never an answer; the store counts it.
-                let _refused = store
-                    .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
-                    .await;
                 appended += stored_bytes(&keep);
                 unflushed += keep.payload.len();
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
+                }
+                match keep.is_invalidation {
+                    true => unproven.append(&mut store, keep).await,
+                    false => append(&mut store, &keep).await,
                 }
                 flush_at.get_or_insert_with(|| now() + FLUSH_SPAN);
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;
                 queue.written();
-                (flush_at, unflushed) = (None, 0);
+                unproven.prove(&mut store, &face).await;
+                unflushed = 0;
+                flush_at = (!unproven.keeps.is_empty()).then(|| now() + FLUSH_SPAN);
             }
             Ok(None) => {
                 let _counted = store.flush_pending().await;
+                while !unproven.keeps.is_empty() {
+                    unproven.prove(&mut store, &face).await;
+                    let _counted = store.flush_pending().await;
+                }
                 let _counted = store.note_written().await;
                 queue.written();
                 queue.finished();

@@ -29,8 +29,10 @@ pub fn keep_marker(core: &Core, key: u128, marker: &Marker) {
 fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
     for store in core.node.stores.places(extent.key) {
         let (stream, key, payload) = (Stream::Small, extent, payload.clone());
-        if !store.queue.push(Keep { stream, key, payload, object: None }) {
-            core.count(|c| &c.store_not_admitted_total, 1);
+        let keep = Keep { stream, key, payload, object: None, is_invalidation: true };
+        if !store.queue.push(keep) {
+            // It would bring back what is not valid any more.
+            store.retire(Vec::new());
         }
     }
 }
@@ -50,7 +52,7 @@ pub fn keep(
     if let Some((_, store)) = core.node.stores.home(key.key)
         && (store.is_slow()
             || core.node.memory.pressure() >= Pressure::Short
-            || !store.queue.push(Keep { stream, key, payload, object }))
+            || !store.queue.push(Keep { stream, key, payload, object, is_invalidation: false }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
         // A later request tries again.
