@@ -347,6 +347,9 @@ pub struct Machine {
     /// Bytes that the drive's maker allows in its life (its TBW); for the days of life that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_rated_bytes: Option<u64>,
+    /// The space of store segments that become free is given back to drive or file system.
+    #[serde(default)]
+    pub store_discard: bool,
     /// Directory that an origin serves.
     pub origin_root: Option<String>,
     /// What clients are shown, chosen by the name that they ask for (SNI, RFC 6066 §3): the first that is made out to it,

@@ -454,6 +454,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             store_admission: table.take("store_admission").unwrap_or_default(),
             store_writes_per_day: table.take("store_writes_per_day"),
             store_rated_bytes: table.take("store_rated_bytes").map(|Size(bytes)| bytes),
+            store_discard: table.take("store_discard").unwrap_or(false),
             origin_root: table.take("origin_root"),
             certificates,
             ticket_secret_file: table.take("ticket_secret_file"),

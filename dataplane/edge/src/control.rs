@@ -192,7 +192,8 @@ fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
         what.push("addresses or ports");
     }
     let sizes = |m: &tidegate_contract::Machine| {
-        let wear = (m.store_admission, m.store_writes_per_day, m.store_rated_bytes);
+        let limits = (m.store_writes_per_day, m.store_rated_bytes);
+        let wear = (m.store_admission, m.store_discard, limits);
         ((m.cores, m.ram_bytes, m.ram_policy), m.stores.clone(), m.state_dir.clone(), wear)
     };
     if sizes(&old.machine) != sizes(&new.machine) {

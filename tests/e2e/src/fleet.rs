@@ -486,6 +486,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 store_admission: Admission::Always,
                 store_writes_per_day: None,
                 store_rated_bytes: None,
+                store_discard: false,
                 certificates: Vec::new(),
                 ticket_secret_file: None,
                 fleet_tls: None,

@@ -115,6 +115,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             store_admission: plan.admission,
             store_writes_per_day: None,
             store_rated_bytes: None,
+            store_discard: false,
             origin_root: None,
             certificates: Vec::new(),
             ticket_secret_file: None,
