@@ -404,22 +404,23 @@ fn start_keeper(keeper: Keeper, words: Sender<(usize, Word)>) -> Result<JoinHand
             }
         };
         runtime.block_on(async move {
-            let (index, face) = (keeper.index, keeper.face.clone());
-            match keeper.open(&words).await {
-                Ok(keeping) => {
-                    let _served_already = words.send((index, Word::Ready));
-                    drop(words);
-                    keeping.await;
-                }
-                Err(refusal) => {
-                    face.refuse();
-                    if let Err(SendError((_, Word::Refused(refusal)))) =
-                        words.send((index, Word::Refused(refusal)))
-                    {
-                        eprintln!("tidegated: {refusal}"); // the node serves already, and goes on
+            let (index, face) = (keeper.index, &keeper.face);
+            loop {
+                let refusal = match keeper.open(&words).await {
+                    Ok(keeping) => {
+                        let _served_already = words.send((index, Word::Ready));
+                        return keeping.await;
                     }
-                    drop(words);
-                    keeper::decline(&face).await;
+                    Err(refusal) => refusal,
+                };
+                face.refuse();
+                if let Err(SendError((_, Word::Refused(refusal)))) =
+                    words.send((index, Word::Refused(refusal)))
+                {
+                    eprintln!("tidegated: {refusal}"); // the node serves already, and goes on
+                }
+                if !keeper::decline(face).await {
+                    return;
                 }
             }
         });
@@ -431,13 +432,14 @@ fn start_keeper(keeper: Keeper, words: Sender<(usize, Word)>) -> Result<JoinHand
 impl Keeper {
     /// Has the device take its place and reads it; gives what keeps it from then on.
     async fn open(
-        self,
+        &self,
         words: &Sender<(usize, Word)>,
     ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
         let Keeper { me, index, face, stores, arena } = self;
         let path = face.path.display();
-        let device = store::enter(&me.machine.stores[index], &face, &stores, arena).await?;
-        let _served_already = words.send((index, Word::Entered));
+        let wanted = &me.machine.stores[*index];
+        let device = store::enter(wanted, face, stores, arena.clone()).await?;
+        let _served_already = words.send((*index, Word::Entered));
         let (store, report) =
             store::read(&me.machine, &face.path, device).await.map_err(Refusal::Bad)?;
         eprintln!(
@@ -455,6 +457,6 @@ impl Keeper {
                 me.id, report.journal.pairs_lost,
             );
         }
-        Ok(keeper::begin(store, &report, &face, &stores, &me.machine))
+        Ok(keeper::begin(store, &report, face, stores, &me.machine))
     }
 }

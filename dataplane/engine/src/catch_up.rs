@@ -50,6 +50,8 @@ struct State {
     place: Option<PurgePlace>,
     /// What the journals have not written yet.
     receipts: Vec<Arc<Receipt>>,
+    /// Orders that the log has, and that were done before; noted with the place.
+    met: Vec<String>,
     /// `place` is not noted yet.
     is_unnoted: bool,
     /// A journal did not take a purge: this place is not noted, nor any later one, in this run.
@@ -109,7 +111,8 @@ pub fn follow(stores: &Stores, view: &View, log: &PurgeLog) -> CaughtUp {
     let mut news = 0;
     for entry in log.entries(from) {
         let Some(logged) = orders::logged(view, &entry.order) else { continue };
-        if stores.take_told(&logged.id) {
+        if stores.is_told(&logged.id) {
+            state.met.push(logged.id);
             continue;
         }
         let (_, receipt) = issue_on(stores, &logged.service, logged.handle, logged.mode);
@@ -133,8 +136,9 @@ pub fn tend(stores: &Stores) {
     state.has_failed |= has_failed;
     if state.is_unnoted && state.receipts.is_empty() && !state.has_failed {
         state.is_unnoted = false;
+        let met = std::mem::take(&mut state.met);
         if let Some(place) = state.place {
-            stores.note_purge_place(&place.encode());
+            stores.note_purge_place(&place.encode(), &met);
         }
     }
 }

@@ -65,6 +65,8 @@ enum Work {
     Keep(Keep),
     Remove(Remove),
     Purges(Vec<(Purge, Arc<Receipt>)>),
+    /// A device that could not be used is to be tried again.
+    Retry,
 }
 
 #[derive(Default)]
@@ -76,6 +78,7 @@ struct Inner {
     bytes: usize,
     /// Taken by the keeper, not yet written out.
     buffered: usize,
+    retry: bool,
     /// What the store's index does not know yet, though it was given to be kept: readers find it here. Behind each its
     /// number, since the same block may be given twice.
     unseen: HashMap<ExtentKey, (u64, Bytes)>,
@@ -172,6 +175,16 @@ impl KeepQueue {
         waker.into_iter().for_each(Waker::wake);
     }
 
+    /// The device is to be tried again, if it could not be used.
+    pub fn push_retry(&self) {
+        let waker = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.retry = true;
+            inner.keeper.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     /// Extents that need not be there any more.
     pub fn push_remove(&self, remove: Remove) {
         let waker = {
@@ -232,6 +245,9 @@ impl KeepQueue {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             if !inner.purges.is_empty() {
                 return Poll::Ready(Some(Work::Purges(std::mem::take(&mut inner.purges))));
+            }
+            if std::mem::take(&mut inner.retry) {
+                return Poll::Ready(Some(Work::Retry));
             }
             if let Some(remove) = inner.removals.pop_front() {
                 return Poll::Ready(Some(Work::Remove(remove)));
@@ -401,16 +417,24 @@ async fn watch(face: Arc<StoreFace>, stores: Arc<Stores>, device: RingDevice, ge
     }
 }
 
-/// Answers for a device that cannot be used, until the queue is closed.
-pub async fn decline(face: &StoreFace) {
+/// Answers for a device that cannot be used, until the queue is closed, or it is to be tried again (`true`).
+pub async fn decline(face: &StoreFace) -> bool {
     face.refuse();
     while let Some(work) = face.queue.next().await {
-        if let Work::Purges(asked) = work {
-            face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+        match work {
+            Work::Purges(asked) => {
+                face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+            }
+            Work::Retry => {
+                face.try_again();
+                return true;
+            }
+            Work::Keep(_) => face.queue.left_out(),
+            Work::Remove(_) => {}
         }
-        face.queue.left_out();
     }
     face.queue.finished();
+    false
 }
 
 /// Writes what comes, until the queue is closed and empty.
@@ -465,6 +489,7 @@ async fn run(
         }
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
         stats.evicted_bytes.store(evicted, Ordering::Relaxed);
+        stats.discarded_bytes.store(totals.bytes_discarded, Ordering::Relaxed);
         admission.set_written(lifetime, store_bytes, budget.is_some());
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
@@ -481,6 +506,7 @@ async fn run(
         };
         match next {
             Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, &stores, asked).await,
+            Ok(Some(Work::Retry)) => {} // it is in use
             Ok(Some(Work::Remove(remove))) => {
                 store.remove(&ExtentKey::head(remove.key));
                 for block in 0..remove.blocks {

@@ -134,13 +134,14 @@ impl Roll {
         self.told.push_back(order);
     }
 
-    /// The order was met in the log; `true`: it was done before.
-    pub fn take_told(&mut self, order: &str) -> bool {
-        let order: String = order.escape_default().take(TOLD_CHARS_MAX).collect();
-        match self.told.iter().position(|told| *told == order) {
-            Some(at) => self.told.remove(at).is_some(),
-            None => false,
-        }
+    /// Whether this order was done before it was met in the log.
+    pub fn is_told(&self, order: &str) -> bool {
+        self.told.iter().any(|told| told.chars().eq(order.escape_default().take(TOLD_CHARS_MAX)))
+    }
+
+    /// The log was followed beyond this order.
+    pub fn forget_told(&mut self, order: &str) {
+        self.told.retain(|told| !told.chars().eq(order.escape_default().take(TOLD_CHARS_MAX)));
     }
 
     pub fn entries(&self) -> &[RollEntry] {
@@ -166,6 +167,32 @@ impl Roll {
             }
         }
         true
+    }
+
+    /// Lets a retired device be used again, which is named by its uuid or its path: it is on the roll no more, so that it
+    /// begins empty.
+    ///
+    /// # Errors
+    /// Not just one retired device is called so; the text names those that there are.
+    pub fn rejoin(&mut self, device: &str) -> Result<RollEntry, String> {
+        let path = device.escape_default().to_string();
+        let retired = || self.entries.iter().filter(|entry| entry.standing == Standing::Retired);
+        let is_it =
+            |entry: &&RollEntry| entry.path == path || format!("{:032x}", entry.uuid) == device;
+        let found: Vec<RollEntry> = retired().filter(is_it).cloned().collect();
+        let [entry] = &found[..] else {
+            let known: Vec<_> = retired()
+                .map(|entry| format!("\n    {:032x} {}", entry.uuid, entry.path))
+                .collect();
+            return Err(format!(
+                "{} retired devices are called {path}; there are {}{}",
+                found.len(),
+                known.len(),
+                known.concat()
+            ));
+        };
+        self.entries.retain(|other| other.uuid != entry.uuid);
+        Ok(entry.clone())
     }
 
     /// Forgets the devices that `is_kept` refuses; `true`: there were some.
@@ -204,7 +231,9 @@ mod tests {
             prop_assert!(text.is_ascii());
             let mut read = Roll::decode(&text).unwrap();
             prop_assert_eq!(&read, &roll);
-            prop_assert!(told.iter().all(|order| read.take_told(order)) && !read.take_told("another"));
+            prop_assert!(told.iter().all(|order| read.is_told(order)) && !read.is_told("another"));
+            told.iter().for_each(|order| read.forget_told(order));
+            prop_assert!(!told.iter().any(|order| read.is_told(order)));
             // The last line end says nothing.
             let short = &text[..text.len().saturating_sub(1 + cut)];
             prop_assert_eq!(Roll::decode(short), None);
@@ -220,6 +249,16 @@ mod tests {
         assert_eq!((roll.get(0), roll.get(1)), (None, Some(Standing::Member)));
         assert!(!roll.set(1, Standing::Member, "/a b\n"));
         assert!(roll.set(1, Standing::Retired, "/a b\n"));
+        let mut other = roll.clone();
+        assert!(
+            other
+                .rejoin("/a b")
+                .unwrap_err()
+                .contains("0 retired devices are called /a b; there are 1\n")
+        );
+        assert_eq!(other.rejoin("/a b\n").unwrap().uuid, 1);
+        assert!(other.get(1).is_none() && other.rejoin("/a b\n").is_err());
+        assert_eq!(roll.clone().rejoin(&format!("{:032x}", 1)).unwrap().uuid, 1);
         assert_eq!(Roll::decode(&roll.encode()), Some(roll.clone()));
         assert!(roll.retain(|entry| entry.standing == Standing::Member));
         assert_eq!(roll.entries().len(), ENTRIES_MAX - 1);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidegate_e2e::{Fleet, FleetOptions, HandOrigin, content, reply};
+use tidegate_e2e::{Fleet, FleetOptions, HandOrigin, content, get, reply};
 
 /// Little RAM: bytes must come from the store.
 fn options() -> FleetOptions {
@@ -264,6 +264,41 @@ fn a_store_that_was_cut_under_the_process_costs_fills_and_nothing_else() {
     let more = fleet.put("more.m4s", 3_000_000);
     assert!(fleet.get("edge-1", "/more.m4s", "").unwrap().body == more);
     check(&fleet, &files, "and after more writes");
+}
+
+#[test]
+fn free_store_segments_are_given_back_when_that_is_wanted() {
+    // Goal: `store_discard`. Method: more than the store holds goes through it, with and without; then what the store's file
+    // takes of its file system, and what is still a hit, also after a restart.
+    for is_wanted in [true, false] {
+        let options = FleetOptions {
+            store_bytes: Some(64 << 20),
+            adjust: match is_wanted {
+                true => |snapshot| {
+                    snapshot.servers.iter_mut().for_each(|s| s.machine.store_discard = true);
+                },
+                false => |_| {},
+            },
+            ..options()
+        };
+        let mut fleet = Fleet::start("discard", &options);
+        let store = edge_store(&fleet);
+        let taken = || fs::metadata(&store).unwrap().blocks() * 512;
+        let full = taken();
+        let files = warm(&fleet, &[2_000_000; 45]);
+        let metrics = get(fleet.member("edge-1").admin(), "x", "/metrics", "").unwrap().body;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let line = metrics.lines().find(|line| line.starts_with("tidegate_device_discarded_bytes"));
+        let discarded: u64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(fleet.counter("edge-1", "store_evicted_bytes_total") >= 16 << 20);
+        assert_eq!(discarded >= 16 << 20, is_wanted, "{discarded}");
+        assert_eq!(taken() < full, is_wanted, "{} of {full}", taken());
+        fleet.restart("edge-1");
+        let filled = fleet.counter("edge-1", "bytes_filled_total");
+        check(&fleet, &files[43..], "the last ones are there");
+        assert_eq!(fleet.counter("edge-1", "bytes_filled_total"), filled);
+        check(&fleet, &files[..2], "the first ones are filled again");
+    }
 }
 
 #[test]

@@ -5,17 +5,15 @@
 //! Must stay true: the command succeeds only when every node has given its receipt; a receipt means that a restart cannot
 //! undo the purge; of a node it is said that it will catch up only when the order is in the log, on disk.
 
+use crate::admin_port::{self, Asked, Missing, plain, random};
 use crate::failure::Failure;
 use crate::purge_log;
 use crate::source_dir;
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tidegate_contract::{AdminKey, Order, Role, Server, ServerStatus, Snapshot};
+use std::time::{Duration, Instant};
+use tidegate_contract::{AdminKey, Role, Server, ServerStatus, Snapshot};
 
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false))]
@@ -66,32 +64,10 @@ struct Receipt {
     took: Duration,
 }
 
-/// Why a node gave no receipt.
-enum Missing {
-    /// It could not be asked, or did not answer.
-    Away(String),
-    /// It said why not.
-    Refused(String),
-}
-
-impl Missing {
-    fn why(&self) -> &str {
-        let (Missing::Away(why) | Missing::Refused(why)) = self;
-        why
-    }
-}
-
 impl Purge {
     pub fn run(self) -> Result<(), Failure> {
         let snapshot = source_dir::trusted(&self.snapshot, &self.trust)?;
-        let hex = snapshot.keys.admin_hex.as_deref().ok_or_else(|| {
-            Failure::Input(
-                "the snapshot has no admin key; make keys/admin.key with `tidegate snapshot keygen`, then build \
-                 and publish a new snapshot"
-                    .to_owned(),
-            )
-        })?;
-        let key = AdminKey::from_hex(hex).map_err(|e| Failure::Input(e.to_string()))?;
+        let key = admin_port::key_of(&snapshot)?;
         if let Some(service) = &self.service
             && !snapshot.delivery_services.iter().any(|known| known.id == *service)
         {
@@ -265,72 +241,11 @@ impl Purge {
     }
 }
 
-/// A node's word for the terminal: without control characters.
-fn plain(value: &Value) -> String {
-    value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
-}
-
-fn random() -> Result<u64, Failure> {
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| Failure::Host("the system's random source failed; try again".to_owned()))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -> Receipt {
     let begun = Instant::now();
-    let outcome = match node.addresses.first() {
-        Some(address) => {
-            let address = SocketAddr::new(*address, node.admin_port);
-            let at = |why: &str| format!("admin port {address}: {why}");
-            post(address, &node.id, key, nonce, order, span).map_err(|missing| match missing {
-                Missing::Away(why) => Missing::Away(at(&why)),
-                Missing::Refused(why) => Missing::Refused(at(&why)),
-            })
-        }
-        None => Err(Missing::Away("the snapshot gives it no address".to_owned())),
-    };
+    let asked = Asked { target: TARGET, body: order, span };
+    let outcome = admin_port::order(node, key, nonce, asked);
     Receipt { node: node.id.clone(), role: node.role, outcome, took: begun.elapsed() }
-}
-
-fn post(
-    address: SocketAddr,
-    node: &str,
-    key: &AdminKey,
-    nonce: u64,
-    body: &str,
-    span: Duration,
-) -> Result<Value, Missing> {
-    let text = |error: std::io::Error| Missing::Away(error.to_string());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let order = Order { method: "POST", node, target: TARGET, body: body.as_bytes() };
-    let authorization = key.sign(&order, now, nonce);
-    let mut stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
-    stream.set_read_timeout(Some(span)).map_err(text)?;
-    stream.set_write_timeout(Some(span)).map_err(text)?;
-    let request = format!(
-        "POST {TARGET} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).map_err(text)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(text)?;
-    let head_end = answer
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .ok_or_else(|| Missing::Away("no HTTP answer".to_owned()))?;
-    let head = String::from_utf8_lossy(&answer[..head_end]);
-    let body = &answer[head_end + 4..];
-    match head.split(' ').nth(1) {
-        Some("200") => serde_json::from_slice(body)
-            .map_err(|error| Missing::Refused(format!("no JSON: {error}"))),
-        _ => {
-            let said = String::from_utf8_lossy(body);
-            Err(Missing::Refused(said.chars().filter(|c| !c.is_control()).collect()))
-        }
-    }
 }
 
 /// The host of a URL, as delivery services name theirs.
@@ -343,4 +258,3 @@ fn host_of(url: &str) -> Option<String> {
 
 const TARGET: &str = "/purge";
 const NODES_AT_ONCE: usize = 64;
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
