@@ -46,8 +46,19 @@ impl Entry {
         self.parts.iter().find(is_it).map(|(_, fill)| fill.clone())
     }
 
+    /// What comes by the fill is of no use to later requests.
+    fn leave_fill(&mut self) {
+        if let Some(fill) = self.fill.take() {
+            fill.set_purged();
+        }
+    }
+
     fn put(&mut self, object: Arc<Object>) {
         let rank = |object: &Object| (object.version(), object.head.confirmed);
+        // It was asked for before that was made invalid.
+        if object.version() <= self.forgotten {
+            return;
+        }
         if self.object.as_ref().is_none_or(|current| rank(current) <= rank(&object)) {
             self.object = Some(object);
             self.pass_until_ms = 0;
@@ -152,10 +163,13 @@ impl Table {
     /// Joins the fill of `key`, or makes one for the caller to lead, whose judgement rests on `seen`.
     ///
     /// A fill that brings just what was `seen` does not answer whether that is good: another one asks, and the body comes
-    /// on beside it (RFC 9111 §4.2.4: an answer that is stale before its end has come is as stale as any other).
+    /// on beside it (RFC 9111 §4.2.4: an answer that is stale before its end has come is as stale as any other). One
+    /// without a validator cannot be asked about: rather than bring it twice at a time, its readers share what comes.
     /// `number` is the fill's, if one is made: purges with a greater one reach what it brings.
     pub fn claim(&self, key: u128, seen: Option<&Arc<Object>>, now_ms: u64, number: u64) -> Claim {
-        let brings_seen = |fill: &Fill| seen.is_some_and(|object| fill.is_of(object.version()));
+        let brings_seen = |fill: &Fill| {
+            seen.is_some_and(|object| object.head.can_revalidate() && fill.is_of(object.version()))
+        };
         self.entry(key, |entry| match entry.fill.as_ref().filter(|fill| !brings_seen(fill)) {
             Some(fill) => Claim::Join(fill.clone()),
             // Between look and claim lies a read of the store: time enough for a whole fill of another core.
@@ -241,6 +255,7 @@ impl Table {
     /// No alternate of `key` up to `version` is valid any more; gives the marker that says so, if there is one.
     pub fn raise_floor(&self, key: u128, version: u64) -> Option<Arc<Marker>> {
         self.entry(key, |entry| {
+            entry.leave_fill();
             let known = entry.marker.as_ref()?;
             let marker = Arc::new(Marker { floor: version.max(known.floor), ..(**known).clone() });
             entry.marker = Some(marker.clone());
@@ -324,9 +339,11 @@ impl Table {
         });
     }
 
-    /// Forgets whatever version of `key` is known or stored, up to `version`.
+    /// Forgets whatever version of `key` is known or stored, up to `version`, and leaves the fill under way to those who wait
+    /// for it.
     pub fn forget_key(&self, key: u128, version: u64) -> Forgot {
         self.entry(key, |entry| {
+            entry.leave_fill();
             let before = entry.forgotten;
             entry.forgotten = before.max(version);
             match (entry.object.take(), before) {

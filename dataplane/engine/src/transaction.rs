@@ -332,8 +332,11 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
             if let Some(object) = known.object.take_if(|o| o.version() <= marker.floor) {
                 table.forget(&object);
             }
+            if let Some(fill) = known.fill.take_if(|fill| fill.number <= marker.floor) {
+                fill.set_purged();
+                table.end_fill(wanted.key, &fill);
+            }
         }
-        let wanted = &*wanted;
         known.object = known.object.take().and_then(|object| sift_object(core, object));
         if let Some(fill) = known.fill.take_if(|fill| is_purged_fill(wanted, fill)) {
             fill.set_purged();
@@ -350,6 +353,7 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
         }
         let head = known.object.as_ref().map(|object| &object.head);
         let verdict = lookup(head, request, wanted.behaviour, now);
+        let wanted = &*wanted;
         match (verdict, known.object) {
             (Verdict::Hit { .. }, Some(object)) => {
                 notes.status.hit = true;
@@ -357,11 +361,13 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                 return Found::Object { object, fill: body, upstream: None };
             }
             (Verdict::StaleWhileRevalidate { .. }, Some(object)) => {
+                // While its bytes are still coming, they are what the next hop has.
                 let number = core.node.next_version();
-                if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number) {
+                if body.is_none()
+                    && let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number)
+                {
                     revalidate_behind(wanted, fill, object.clone());
                 }
-                // Its bytes may still be coming: what lives shorter than it takes to come is stale by then.
                 return stale(core, notes, object, body, now);
             }
             (Verdict::Synth(status), _) => {
@@ -561,7 +567,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             target,
             passed,
             span: None,
-            for_viewer,
+                for_viewer,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });
