@@ -144,6 +144,7 @@ async fn steps<O: Outlet>(
         target,
         passed: Passed::of(request),
         span: span_of(request),
+        is_reload: false,
         for_viewer,
     };
     let mut found = obtain(&mut wanted, request, notes).await;
@@ -353,6 +354,10 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
         }
         let head = known.object.as_ref().map(|object| &object.head);
         let verdict = lookup(head, request, wanted.behaviour, now);
+        wanted.is_reload = matches!(
+            verdict,
+            Verdict::Fill(Forward::Request) | Verdict::Revalidate(Forward::Request)
+        );
         let wanted = &*wanted;
         match (verdict, known.object) {
             (Verdict::Hit { .. }, Some(object)) => {
@@ -567,7 +572,8 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             target,
             passed,
             span: None,
-                for_viewer,
+            is_reload: false,
+            for_viewer,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });

@@ -48,6 +48,8 @@ pub struct Wanted<'a> {
     pub passed: Passed,
     /// First and last byte that a fill of something unknown asks for; `None`: everything.
     pub span: Option<(u64, u64)>,
+    /// The client wants it asked about, and may (`obey_clients`): so shall the tiers behind.
+    pub is_reload: bool,
     /// The answer is for a viewer, not for another server of the fleet.
     pub for_viewer: bool,
 }
@@ -206,6 +208,10 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
         send_chosen(&wanted.chosen, &mut request.fields);
+        if wanted.is_reload {
+            let made = request.fields.append("cache-control", "no-cache");
+            debug_assert!(made.is_ok(), "a word is a field value");
+        }
         if let Some(object) = revalidating {
             set_revalidation_fields(&object.head, &mut request.fields);
         }
