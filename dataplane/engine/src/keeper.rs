@@ -465,6 +465,9 @@ async fn run(
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
     let mut unproven = Unproven::default();
+    // A head behind the one that made it invalid would take its place.
+    let is_over =
+        |object: &Object| queue.table.get().is_some_and(|table| table.has_forgotten(object));
     loop {
         let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
@@ -516,7 +519,7 @@ async fn run(
             // The journal forgets a purge once all heads on the device are younger: so none that it reaches may follow.
             Ok(Some(Work::Keep(keep)))
                 if keep.key.is_head()
-                    && keep.object.as_ref().is_some_and(|o| !is_kept(&purges, o)) =>
+                    && keep.object.as_ref().is_some_and(|o| !is_kept(&purges, o) || is_over(o)) =>
             {
                 queue.left_out()
             }

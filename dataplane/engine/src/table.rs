@@ -354,6 +354,12 @@ impl Table {
         })
     }
 
+    /// Whether this version was given up, or made invalid while it came.
+    pub fn has_forgotten(&self, object: &Object) -> bool {
+        let is_over = |entry: &Entry| object.version() <= entry.forgotten;
+        self.with(object.key, |shard| shard.entries.get(&object.key).is_some_and(is_over))
+    }
+
     /// Whether this version (`None`: the marker) was asked for since the last time that somebody wanted to know, or that
     /// the table made room.
     pub fn take_used(&self, key: u128, version: Option<u64>) -> bool {
