@@ -88,6 +88,18 @@ impl AdminKey {
         Ok(AdminKey(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
+    /// The MAC of a text that only holders of the key can have written.
+    pub(crate) fn mac_of(&self, text: &str) -> [u8; 32] {
+        let mut mac = [0; 32];
+        mac.copy_from_slice(hmac::sign(&self.0, text.as_bytes()).as_ref());
+        mac
+    }
+
+    /// Whether `mac` is that of `text`.
+    pub(crate) fn is_mac_of(&self, text: &str, mac: &[u8; 32]) -> bool {
+        hmac::verify(&self.0, text.as_bytes(), mac).is_ok()
+    }
+
     /// The value of `Authorization` for an order given at `unix_seconds`.
     pub fn sign(&self, order: &Order<'_>, unix_seconds: u64, nonce: u64) -> String {
         let text = signed_text(order, unix_seconds, nonce);

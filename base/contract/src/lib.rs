@@ -14,6 +14,7 @@ pub mod heartbeat;
 mod hex;
 pub mod lint;
 mod nearest;
+pub mod purge_log;
 pub mod snapshot;
 pub mod source;
 
@@ -26,6 +27,7 @@ pub use heartbeat::{
     Datagram, DatagramError, HEARTBEAT_INTERVAL_MS, HEARTBEATS_MISSED_MAX, Heartbeat, HeartbeatKey,
     Load, Newest, ServingState, Stamp, Verdict, VerdictState, Verdicts,
 };
+pub use purge_log::{LoggedPurge, Missed, PurgeLog, PurgeLogError, PurgePlace};
 pub use snapshot::*;
 pub use source::{Diagnostic, compile, compile_with_hints};
 

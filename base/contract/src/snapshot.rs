@@ -94,6 +94,10 @@ pub struct Behaviour {
     /// Edges give text in a content coding that the client prefers.
     #[serde(default)]
     pub compress: bool,
+    /// What clients say in `Cache-Control` and `Pragma` of a request is obeyed to the letter (RFC 9111 §5.2.1); else only
+    /// `only-if-cached` is.
+    #[serde(default)]
+    pub obey_clients: bool,
     pub cache_key: CacheKeyRule,
     /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
     /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.
@@ -108,6 +112,31 @@ pub struct Behaviour {
     pub response_headers: Vec<HeaderRule>,
     /// Methods answered; others get 405.
     pub methods: Vec<String>,
+}
+
+impl Behaviour {
+    /// One that stores what answers allow, and has no rules of its own.
+    pub fn plain(name: &str, path: &str) -> Behaviour {
+        Behaviour {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            cache: true,
+            default_ttl_seconds: None,
+            override_ttl_seconds: None,
+            stale_while_revalidate_seconds: 0,
+            stale_if_error_seconds: 0,
+            negative_ttl_seconds: 5,
+            hedge: false,
+            compress: false,
+            obey_clients: false,
+            cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
+            vary_ignore: vary_ignore_default(),
+            cors_allow_origin: None,
+            redirect: None,
+            response_headers: Vec::new(),
+            methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// Which query parameters become part of the cache key. A caching behaviour that says nothing drops `token`, `CMCD` and
@@ -347,6 +376,9 @@ pub struct Machine {
     /// Bytes that the drive's maker allows in its life (its TBW); for the days of life that are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_rated_bytes: Option<u64>,
+    /// The space of store segments that become free is given back to drive or file system.
+    #[serde(default)]
+    pub store_discard: bool,
     /// Directory that an origin serves.
     pub origin_root: Option<String>,
     /// What clients are shown, chosen by the name that they ask for (SNI, RFC 6066 §3): the first that is made out to it,
@@ -423,6 +455,28 @@ fn extent_bytes_default() -> u64 {
 }
 
 impl Machine {
+    /// One with so many threads, this RAM tier, and nothing else.
+    pub fn plain(cores: usize, ram_bytes: u64) -> Machine {
+        Machine {
+            cores,
+            memory_bytes: None,
+            ram_bytes,
+            ram_policy: RamPolicy::default(),
+            stores: Vec::new(),
+            state_dir: state_dir_default(),
+            store_extent_bytes: extent_bytes_default(),
+            store_admission: Admission::default(),
+            store_writes_per_day: None,
+            store_rated_bytes: None,
+            store_discard: false,
+            origin_root: None,
+            certificates: Vec::new(),
+            ticket_secret_file: None,
+            client_limits: ClientLimits::default(),
+            fleet_tls: None,
+        }
+    }
+
     /// Bytes of all devices of the store, as they are written here.
     pub fn store_bytes(&self) -> u64 {
         self.stores.iter().fold(0, |sum, store| sum.saturating_add(store.bytes))

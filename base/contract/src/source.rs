@@ -466,6 +466,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             store_admission: table.take("store_admission").unwrap_or_default(),
             store_writes_per_day: table.take("store_writes_per_day"),
             store_rated_bytes: table.take("store_rated_bytes").map(|Size(bytes)| bytes),
+            store_discard: table.take("store_discard").unwrap_or(false),
             origin_root: table.take("origin_root"),
             certificates,
             ticket_secret_file: table.take("ticket_secret_file"),
@@ -509,9 +510,9 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
 
 fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
     let class = table.take("class").unwrap_or(CLASS_NONE);
+    let name: String = table.need("name", "name = \"...\"");
+    let path: String = table.need("path", "path = \"/videos/*\"");
     let mut behaviour = Behaviour {
-        name: table.need("name", "name = \"...\""),
-        path: table.need("path", "path = \"/videos/*\""),
         cache: table.take("cache").unwrap_or(class.cache),
         default_ttl_seconds: table.take("default_ttl_seconds").or(class.default_ttl_seconds),
         override_ttl_seconds: table.take("override_ttl_seconds"),
@@ -520,12 +521,9 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         negative_ttl_seconds: class.negative_ttl_seconds,
         hedge: table.take("hedge").unwrap_or(class.hedge),
         compress: table.take("compress").unwrap_or(true),
-        cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
-        vary_ignore: vary_ignore_default(),
+        obey_clients: table.take("obey_clients").unwrap_or(false),
         cors_allow_origin: table.take("cors_allow_origin"),
-        redirect: None,
-        response_headers: Vec::new(),
-        methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
+        ..Behaviour::plain(&name, &path)
     };
     table.set("stale_while_revalidate_seconds", &mut behaviour.stale_while_revalidate_seconds);
     table.set("stale_if_error_seconds", &mut behaviour.stale_if_error_seconds);

@@ -283,6 +283,8 @@ counters! {
     peer_fills_failed_total Counter "requests" "Of these, those that parents had to answer after all."
     hedges_total Counter "requests" "Live requests that a second next hop was asked for, the first one being late."
     hedges_won_total Counter "requests" "Of these, those that the second next hop answered first."
+    blocks_mended_total Counter "blocks" "Blocks without a strong validator that were put in from a whole of the same bytes."
+    answers_cut_total Counter "requests" "Answers that ended short since their bytes could not be had."
     resumes_total Counter "fills" "Bodies that broke off and were asked for from there on."
     deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."

@@ -4,8 +4,10 @@
 //! (see [`failure::Failure`]).
 #![forbid(unsafe_code)]
 
+mod admin_port;
 mod demo;
 mod failure;
+mod purge_log;
 mod source_dir;
 mod verbs;
 

@@ -1,30 +1,13 @@
 //! Values that the tests of this crate share.
 
-use tidegate_contract::snapshot::{Behaviour, CacheKeyRule};
+use tidegate_contract::snapshot::Behaviour;
 use tidegate_http::{Fields, Method, RequestHead, ResponseHead, Version, date};
 
 /// Fri, 20 Nov 2026, in unix milliseconds.
 pub const NOW: u64 = 1_795_132_800_000;
 
 pub fn behaviour() -> Behaviour {
-    Behaviour {
-        name: "all".into(),
-        path: "*".into(),
-        cache: true,
-        default_ttl_seconds: None,
-        override_ttl_seconds: None,
-        stale_while_revalidate_seconds: 0,
-        stale_if_error_seconds: 0,
-        negative_ttl_seconds: 10,
-        hedge: false,
-        compress: false,
-        cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
-        vary_ignore: tidegate_contract::vary_ignore_default(),
-        cors_allow_origin: None,
-        redirect: None,
-        response_headers: vec![],
-        methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
-    }
+    Behaviour { negative_ttl_seconds: 10, ..Behaviour::plain("all", "*") }
 }
 
 /// Fields from `name: value` lines; `{+5}` and `{-5}` stand for the date so many seconds from `NOW`.

@@ -3,9 +3,9 @@
 //! Must stay true: pure functions of their arguments; time comes in as unix milliseconds (`now_ms`), ages go
 //! out as whole seconds (RFC 9111 §1.2.2); nothing here waits, reads a clock or knows a store.
 //!
-//! Policy that is constant for now: directives of end clients that ask for more than the cache would do
-//! (`no-cache`, `no-store`, `max-age`, `min-fresh`, `Pragma`) and `max-stale` are not obeyed, since a reload
-//! button must not be a way to reach the origin; `only-if-cached` is. See [`lookup::ClientDirectives`].
+//! Directives of end clients that ask for more than the cache would do (`no-cache`, `no-store`, `max-age`, `min-fresh`,
+//! `Pragma`) and `max-stale` are not obeyed unless a behaviour says so, since a reload button must not be a way to reach
+//! the origin; `only-if-cached` is. See [`lookup::ClientDirectives`].
 #![forbid(unsafe_code)]
 
 pub mod alternate;

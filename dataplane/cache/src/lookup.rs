@@ -32,21 +32,25 @@ pub enum Verdict {
 /// Whether the wishes of clients about freshness are obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientDirectives {
-    /// The policy of a CDN: only `only-if-cached` is. Browsers send `max-age=0` or `no-cache` on reload; one
+    /// The policy of a CDN, and the default: only `only-if-cached` is. Browsers send `max-age=0` or `no-cache` on reload; one
     /// page reloaded by many must not become load on the origin.
     Ignore,
-    /// RFC 9111 §5.2.1 to the letter.
+    /// RFC 9111 §5.2.1 to the letter, where a behaviour says so (`obey_clients`).
     Obey,
 }
 
-/// Judges a request under the constant policy [`ClientDirectives::Ignore`].
+/// Judges a request under the behaviour's policy.
 pub fn lookup(
     entry: Option<&StoredHead>,
     request: &RequestHead,
     behaviour: &Behaviour,
     now_ms: u64,
 ) -> Verdict {
-    lookup_with(ClientDirectives::Ignore, entry, request, behaviour, now_ms)
+    let policy = match behaviour.obey_clients {
+        true => ClientDirectives::Obey,
+        false => ClientDirectives::Ignore,
+    };
+    lookup_with(policy, entry, request, behaviour, now_ms)
 }
 
 /// Judges a request under either policy.

@@ -471,22 +471,10 @@ fn fields(lines: &[(&'static str, String)]) -> Fields {
 
 fn behaviour() -> Behaviour {
     Behaviour {
-        name: "all".into(),
-        path: "*".into(),
-        cache: true,
-        default_ttl_seconds: None,
-        override_ttl_seconds: None,
-        stale_while_revalidate_seconds: 0,
-        stale_if_error_seconds: 0,
         // Errors of their own lifetime are not what is compared here.
         negative_ttl_seconds: u32::MAX,
-        hedge: false,
-        compress: false,
-        cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: vec![],
-        cors_allow_origin: None,
-        redirect: None,
-        response_headers: vec![],
         methods: vec!["GET".to_owned()],
+        ..Behaviour::plain("all", "*")
     }
 }

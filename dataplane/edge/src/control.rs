@@ -1,10 +1,11 @@
-//! What the main thread does while the cores serve: signals, heartbeats, snapshot, certificate.
+//! What the main thread does while the cores serve: signals, heartbeats, snapshot, purge log, certificate.
 //!
 //! Must stay true: heartbeats stop when a core does; a refused snapshot or certificate leaves the old one running
 //! and is said once; stopping tells routers and monitors first.
 
 use crate::core::Stop;
 use crate::origins;
+use crate::purge_file::PurgeFile;
 use crate::snapshot::Source;
 use crate::tls::{self, Tls};
 use arc_swap::ArcSwapOption;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tidegate_contract::{
     Heartbeat, HeartbeatKey, Load, Role, Server, ServingState, Snapshot, Stamp,
 };
+use tidegate_engine::catch_up;
 use tidegate_engine::clock::wall_ms;
 use tidegate_engine::{Node, View};
 use tidegate_ring::signal::{self, Signal};
@@ -32,6 +34,7 @@ const TICK_SPAN_MAX: Duration = Duration::from_secs(1);
 pub struct Control<'a> {
     pub node: Arc<Node>,
     pub source: Source,
+    pub purges: PurgeFile,
     pub certificate: Arc<ArcSwapOption<Tls>>,
     pub ticks: Vec<Arc<AtomicU64>>,
     pub stop: Arc<Stop>,
@@ -74,6 +77,8 @@ impl Control<'_> {
                 if self.source.changed() {
                     self.reload(&mut beats, &mut running);
                 }
+                self.purges.follow(&self.node.stores, &self.node.view.load());
+                catch_up::tend(&self.node.stores);
                 origins::refresh(&self.node.view.load(), &mut credentials_seen);
                 let found = self.certificate_stamps();
                 if found != stamps {
@@ -187,7 +192,8 @@ fn needs_restart(old: &View, new: &View) -> Vec<&'static str> {
         what.push("addresses or ports");
     }
     let sizes = |m: &tidegate_contract::Machine| {
-        let wear = (m.store_admission, m.store_writes_per_day, m.store_rated_bytes);
+        let limits = (m.store_writes_per_day, m.store_rated_bytes);
+        let wear = (m.store_admission, m.store_discard, limits);
         ((m.cores, m.ram_bytes, m.ram_policy), m.stores.clone(), m.state_dir.clone(), wear)
     };
     if sizes(&old.machine) != sizes(&new.machine) {

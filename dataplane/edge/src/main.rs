@@ -16,6 +16,7 @@ mod head;
 mod log;
 mod names;
 mod origins;
+mod purge_file;
 mod roll_file;
 mod snapshot;
 mod start;

@@ -11,6 +11,7 @@ use crate::h3::{self, EndpointParts, Post};
 use crate::log;
 use crate::names;
 use crate::origins;
+use crate::purge_file::PurgeFile;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
@@ -148,6 +149,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let (stores, keepers) = start_stores(args, &me, roll, &arena)?;
     threads.extend(keepers);
+    // Nobody is served yet: what was purged while this node was away is not given to anybody.
+    let mut purges = PurgeFile::beside(&args.snapshot);
+    purges.begin(&stores, &view);
     let lines = writer.lines.clone();
     let node = Arc::new(Node::new(view, hops, plan, stores, arena, counters, lines));
     for give_node in nodes {
@@ -163,6 +167,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let control = control::Control {
         node: node.clone(),
         source,
+        purges,
         certificate,
         ticks,
         stop,
@@ -402,22 +407,23 @@ fn start_keeper(keeper: Keeper, words: Sender<(usize, Word)>) -> Result<JoinHand
             }
         };
         runtime.block_on(async move {
-            let (index, face) = (keeper.index, keeper.face.clone());
-            match keeper.open(&words).await {
-                Ok(keeping) => {
-                    let _served_already = words.send((index, Word::Ready));
-                    drop(words);
-                    keeping.await;
-                }
-                Err(refusal) => {
-                    face.refuse();
-                    if let Err(SendError((_, Word::Refused(refusal)))) =
-                        words.send((index, Word::Refused(refusal)))
-                    {
-                        eprintln!("tidegated: {refusal}"); // the node serves already, and goes on
+            let (index, face) = (keeper.index, &keeper.face);
+            loop {
+                let refusal = match keeper.open(&words).await {
+                    Ok(keeping) => {
+                        let _served_already = words.send((index, Word::Ready));
+                        return keeping.await;
                     }
-                    drop(words);
-                    keeper::decline(&face).await;
+                    Err(refusal) => refusal,
+                };
+                face.refuse();
+                if let Err(SendError((_, Word::Refused(refusal)))) =
+                    words.send((index, Word::Refused(refusal)))
+                {
+                    eprintln!("tidegated: {refusal}"); // the node serves already, and goes on
+                }
+                if !keeper::decline(face).await {
+                    return;
                 }
             }
         });
@@ -429,13 +435,14 @@ fn start_keeper(keeper: Keeper, words: Sender<(usize, Word)>) -> Result<JoinHand
 impl Keeper {
     /// Has the device take its place and reads it; gives what keeps it from then on.
     async fn open(
-        self,
+        &self,
         words: &Sender<(usize, Word)>,
     ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
         let Keeper { me, index, face, stores, arena } = self;
         let path = face.path.display();
-        let device = store::enter(&me.machine.stores[index], &face, &stores, arena).await?;
-        let _served_already = words.send((index, Word::Entered));
+        let wanted = &me.machine.stores[*index];
+        let device = store::enter(wanted, face, stores, arena.clone()).await?;
+        let _served_already = words.send((*index, Word::Entered));
         let (store, report) =
             store::read(&me.machine, &face.path, device).await.map_err(Refusal::Bad)?;
         eprintln!(
@@ -453,6 +460,6 @@ impl Keeper {
                 me.id, report.journal.pairs_lost,
             );
         }
-        Ok(keeper::begin(store, &report, &face, &stores, &me.machine))
+        Ok(keeper::begin(store, &report, face, stores, &me.machine))
     }
 }

@@ -102,7 +102,7 @@ pub async fn enter(
             Entry::Retired => {
                 return Err(Refusal::Retired(format!(
                     "store {}: it had failed and is retired; the others serve\n    mend: replace it; or, when it is sound \
-                     again, stop the node and say `tidegate store rejoin` with the node's roll and this path",
+                     again, say `tidegate store rejoin` with this path and --node",
                     path.display()
                 )));
             }
@@ -127,6 +127,7 @@ pub async fn read(
     let how = OpenOptions {
         extent_mean_bytes: machine.store_extent_bytes,
         index_bytes_max: index_bytes_max.max(INDEX_BYTES_MIN),
+        discard: machine.store_discard,
         ..OpenOptions::default()
     };
     let opened = Store::open(device, how).await;

@@ -22,6 +22,8 @@ pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchang
     let request = &exchange.request;
     let outcome = if request.path == "/purge" {
         orders::purge_order(core, client, &exchange).await
+    } else if request.path == "/rejoin" {
+        orders::rejoin_order(core, client, &exchange).await
     } else if matches!(request.method, Method::Get | Method::Head) {
         match request.path.as_str() {
             "/health" => health(core, client).await,
@@ -34,13 +36,18 @@ pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchang
                 }
             }
             _ => {
-                let known = "this port answers /health, /status, /metrics, /explain?host=&path= and POST /purge";
+                let known = "this port answers /health, /status, /metrics, /explain?host=&path=, POST /purge and POST /rejoin";
                 synth::answer(client, 404, known, Fields::new()).await
             }
         }
     } else {
-        synth::answer(client, 405, "this port answers GET and HEAD, and POST /purge", Fields::new())
-            .await
+        synth::answer(
+            client,
+            405,
+            "this port answers GET and HEAD, and POST /purge and /rejoin",
+            Fields::new(),
+        )
+        .await
     };
     if outcome.is_err() {
         client.abort();
@@ -112,7 +119,7 @@ fn metrics(core: &Core) -> String {
 type OfDevice = fn(&StoreFace) -> u64;
 
 /// What is said of each device: name, kind, help, number.
-const DEVICE_METRICS: [(&str, &str, &str, OfDevice); 8] = [
+const DEVICE_METRICS: [(&str, &str, &str, OfDevice); 9] = [
     ("state", "gauge", "0 ok, 1 slow, 2 read only, 3 out, 4 being read, 5 refused.", |store| {
         match store.state() {
             "ok" => 0,
@@ -128,6 +135,9 @@ const DEVICE_METRICS: [(&str, &str, &str, OfDevice); 8] = [
     }),
     ("written_bytes_total", "counter", "Bytes written to it.", |store| {
         store.stats.written_bytes.load(Ordering::Relaxed)
+    }),
+    ("discarded_bytes_total", "counter", "Bytes given back to it (`store_discard`).", |store| {
+        store.stats.discarded_bytes.load(Ordering::Relaxed)
     }),
     ("read_errors_total", "counter", "Reads of it that failed.", |store| {
         store.reader().map_or(0, |reader| reader.errors().0)

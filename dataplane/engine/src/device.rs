@@ -79,4 +79,9 @@ impl Device for RingDevice {
     async fn flush(&self) -> Result<(), DeviceError> {
         self.file.sync_data().await.map_err(|e| error(DeviceOperation::Flush, 0, &e))
     }
+
+    async fn discard(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+        let discarded = self.file.discard(offset, len).await;
+        discarded.map_err(|e| error(DeviceOperation::Discard, offset, &e))
+    }
 }

@@ -305,6 +305,11 @@ impl Fill {
         });
     }
 
+    /// Whether it brings everything.
+    pub fn is_whole(&self) -> bool {
+        self.start == 0 && self.end.is_none()
+    }
+
     /// Whether bytes of `offset` come, or came, by this fill.
     pub fn covers(&self, offset: u64) -> bool {
         offset >= self.start && self.end.is_none_or(|end| offset < end)

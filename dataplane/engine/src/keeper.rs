@@ -3,7 +3,8 @@
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
 //! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
-//! after it, nor written again at reclaim.
+//! after it, nor written again at reclaim. An invalidation is written, or the device is out: as with a purge, who cannot
+//! take it would bring back what is gone.
 
 use crate::admission::{Budget, Level};
 use crate::clock;
@@ -38,12 +39,15 @@ const DEVICE_BYTES_MIN: usize = 4 << 20;
 const FLUSH_SPAN: Duration = Duration::from_millis(250);
 
 /// One extent to keep.
+#[derive(Clone)]
 pub struct Keep {
     pub stream: Stream,
     pub key: ExtentKey,
     pub payload: Bytes,
     /// Whose it is. It may be purged before its head is written, or be left out of the store after all.
     pub object: Option<Arc<Object>>,
+    /// It says that what lies here of its key is not valid any more: it is never left out.
+    pub is_invalidation: bool,
 }
 
 /// Extents that take up room for nothing.
@@ -61,6 +65,8 @@ enum Work {
     Keep(Keep),
     Remove(Remove),
     Purges(Vec<(Purge, Arc<Receipt>)>),
+    /// A device that could not be used is to be tried again.
+    Retry,
 }
 
 #[derive(Default)]
@@ -72,6 +78,7 @@ struct Inner {
     bytes: usize,
     /// Taken by the keeper, not yet written out.
     buffered: usize,
+    retry: bool,
     /// What the store's index does not know yet, though it was given to be kept: readers find it here. Behind each its
     /// number, since the same block may be given twice.
     unseen: HashMap<ExtentKey, (u64, Bytes)>,
@@ -119,7 +126,9 @@ impl KeepQueue {
     pub fn push(&self, keep: Keep) -> bool {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.bytes + keep.payload.len() > self.share(QUEUE_BYTES_MAX) {
+            // A few bytes each, for which there is room behind all others.
+            let shares = if keep.is_invalidation { 2 } else { 1 };
+            if inner.bytes + keep.payload.len() > shares * self.share(QUEUE_BYTES_MAX) {
                 return false;
             }
             inner.bytes += keep.payload.len();
@@ -161,6 +170,16 @@ impl KeepQueue {
                 return;
             }
             inner.purges.push((purge, receipt));
+            inner.keeper.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// The device is to be tried again, if it could not be used.
+    pub fn push_retry(&self) {
+        let waker = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.retry = true;
             inner.keeper.take()
         };
         waker.into_iter().for_each(Waker::wake);
@@ -227,6 +246,9 @@ impl KeepQueue {
             if !inner.purges.is_empty() {
                 return Poll::Ready(Some(Work::Purges(std::mem::take(&mut inner.purges))));
             }
+            if std::mem::take(&mut inner.retry) {
+                return Poll::Ready(Some(Work::Retry));
+            }
             if let Some(remove) = inner.removals.pop_front() {
                 return Poll::Ready(Some(Work::Remove(remove)));
             }
@@ -250,6 +272,57 @@ impl KeepQueue {
         })
         .await
     }
+}
+
+/// Invalidations that were appended and are not known to be on the device.
+#[derive(Default)]
+struct Unproven {
+    keeps: Vec<Keep>,
+    /// What the store had lost before the first of them.
+    losses: u64,
+    rounds: u32,
+}
+
+/// So often an invalidation is written before the device is given up.
+const ROUNDS_MAX: u32 = 4;
+
+impl Unproven {
+    /// Extents that the store was given and has not kept.
+    fn losses_of(store: &Store<RingDevice>) -> u64 {
+        let totals = store.counters();
+        totals.extents_dropped + totals.appends_refused
+    }
+
+    async fn append(&mut self, store: &mut Store<RingDevice>, keep: Keep) {
+        if self.keeps.is_empty() {
+            self.losses = Unproven::losses_of(store);
+        }
+        append(store, &keep).await;
+        self.keeps.push(keep);
+    }
+
+    /// All that was appended was written, or tried to: what may be missing is appended once more.
+    async fn prove(&mut self, store: &mut Store<RingDevice>, face: &StoreFace) {
+        if self.keeps.is_empty() || self.losses == Unproven::losses_of(store) {
+            *self = Unproven::default();
+            return;
+        }
+        self.rounds += 1;
+        if store.state() >= DeviceState::ReadOnly || self.rounds == ROUNDS_MAX {
+            face.retire(Vec::new());
+            *self = Unproven::default();
+            return;
+        }
+        for keep in std::mem::take(&mut self.keeps) {
+            self.append(store, keep).await;
+        }
+    }
+}
+
+async fn append(store: &mut Store<RingDevice>, keep: &Keep) {
+    // A refused append costs a later fill, never an answer; the store counts it.
+    let _refused =
+        store.append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default()).await;
 }
 
 /// What the keeper is told of the drive's wear.
@@ -344,16 +417,24 @@ async fn watch(face: Arc<StoreFace>, stores: Arc<Stores>, device: RingDevice, ge
     }
 }
 
-/// Answers for a device that cannot be used, until the queue is closed.
-pub async fn decline(face: &StoreFace) {
+/// Answers for a device that cannot be used, until the queue is closed, or it is to be tried again (`true`).
+pub async fn decline(face: &StoreFace) -> bool {
     face.refuse();
     while let Some(work) = face.queue.next().await {
-        if let Work::Purges(asked) = work {
-            face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+        match work {
+            Work::Purges(asked) => {
+                face.retire(asked.into_iter().map(|(_, receipt)| receipt).collect());
+            }
+            Work::Retry => {
+                face.try_again();
+                return true;
+            }
+            Work::Keep(_) => face.queue.left_out(),
+            Work::Remove(_) => {}
         }
-        face.queue.left_out();
     }
     face.queue.finished();
+    false
 }
 
 /// Writes what comes, until the queue is closed and empty.
@@ -383,6 +464,10 @@ async fn run(
     let store_bytes = store.device().size();
     // The oldest unwritten extent waits no longer than to this moment.
     let mut flush_at: Option<Instant> = None;
+    let mut unproven = Unproven::default();
+    // A head behind the one that made it invalid would take its place.
+    let is_over =
+        |object: &Object| queue.table.get().is_some_and(|table| table.has_forgotten(object));
     loop {
         let seconds = now().saturating_duration_since(started).as_secs_f64();
         let totals = store.counters();
@@ -407,6 +492,7 @@ async fn run(
         }
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
         stats.evicted_bytes.store(evicted, Ordering::Relaxed);
+        stats.discarded_bytes.store(totals.bytes_discarded, Ordering::Relaxed);
         admission.set_written(lifetime, store_bytes, budget.is_some());
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
@@ -423,6 +509,7 @@ async fn run(
         };
         match next {
             Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, &stores, asked).await,
+            Ok(Some(Work::Retry)) => {} // it is in use
             Ok(Some(Work::Remove(remove))) => {
                 store.remove(&ExtentKey::head(remove.key));
                 for block in 0..remove.blocks {
@@ -432,12 +519,13 @@ async fn run(
             // The journal forgets a purge once all heads on the device are younger: so none that it reaches may follow.
             Ok(Some(Work::Keep(keep)))
                 if keep.key.is_head()
-                    && keep.object.as_ref().is_some_and(|o| !is_kept(&purges, o)) =>
+                    && keep.object.as_ref().is_some_and(|o| !is_kept(&purges, o) || is_over(o)) =>
             {
                 queue.left_out()
             }
             Ok(Some(Work::Keep(keep)))
-                if budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
+                if !keep.is_invalidation
+                    && budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
             {
                 stats.over_budget.fetch_add(1, Ordering::Relaxed);
                 // A later request tries again.
@@ -447,24 +535,30 @@ async fn run(
                 queue.left_out();
             }
             Ok(Some(Work::Keep(keep))) => {
-                // A refused append costs a later fill, never an answer; the store counts it.
-                let _refused = store
-                    .append(keep.stream, keep.key, &[&keep.payload[..]], ExpiryClass::default())
-                    .await;
                 appended += stored_bytes(&keep);
                 unflushed += keep.payload.len();
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
+                }
+                match keep.is_invalidation {
+                    true => unproven.append(&mut store, keep).await,
+                    false => append(&mut store, &keep).await,
                 }
                 flush_at.get_or_insert_with(|| now() + FLUSH_SPAN);
             }
             Err(_) => {
                 let _counted = store.flush_pending().await;
                 queue.written();
-                (flush_at, unflushed) = (None, 0);
+                unproven.prove(&mut store, &face).await;
+                unflushed = 0;
+                flush_at = (!unproven.keeps.is_empty()).then(|| now() + FLUSH_SPAN);
             }
             Ok(None) => {
                 let _counted = store.flush_pending().await;
+                while !unproven.keeps.is_empty() {
+                    unproven.prove(&mut store, &face).await;
+                    let _counted = store.flush_pending().await;
+                }
                 let _counted = store.note_written().await;
                 queue.written();
                 queue.finished();

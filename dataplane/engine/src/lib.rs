@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod catch_up;
 pub mod client;
 pub mod clock;
 pub mod device;

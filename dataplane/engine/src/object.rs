@@ -18,7 +18,8 @@ pub const INLINE_BODY_BYTES_MAX: u64 = 32 * 1024;
 pub struct Object {
     pub key: u128,
     pub head: StoredHead,
-    total: OnceLock<u64>,
+    /// Of all objects of this version.
+    total: Arc<OnceLock<u64>>,
     lines: Mutex<Option<Arc<Lines>>>,
     /// When it was last looked whether all blocks are here, in unix milliseconds.
     looked_ms: AtomicU64,
@@ -73,7 +74,7 @@ fn cost_of(head: &StoredHead) -> usize {
 
 impl Object {
     pub fn new(key: u128, head: StoredHead) -> Object {
-        let total = OnceLock::new();
+        let total = Arc::new(OnceLock::new());
         if let Some(length) = head.total_length {
             let _first = total.set(length);
         }
@@ -126,8 +127,10 @@ impl Object {
         self.kept.store(0, Ordering::Relaxed);
     }
 
-    /// What is known of another object of the same version, besides its head.
-    pub fn take_over(&self, before: &Object) {
+    /// What is known of another object of the same version, besides its head; and what will be: its length, when its end
+    /// is still to come.
+    pub fn take_over(&mut self, before: &Object) {
+        self.total = before.total.clone();
         self.requests.store(before.requests.load(Ordering::Relaxed), Ordering::Relaxed);
         self.kept.store(before.kept.load(Ordering::Relaxed), Ordering::Relaxed);
     }
@@ -136,7 +139,7 @@ impl Object {
     pub fn with_lifetime(&self, lifetime: Lifetime) -> Object {
         let total_length = self.total();
         let head = StoredHead { lifetime, total_length, ..self.head.clone() };
-        let other = Object::new(self.key, head);
+        let mut other = Object::new(self.key, head);
         other.take_over(self);
         other
     }

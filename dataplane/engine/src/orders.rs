@@ -1,4 +1,5 @@
-//! What operators order of a node, on its admin port: purges. Each order is signed (`tidegate_contract::admin`).
+//! What operators order of a node, on its admin port: purges, and that a retired device be used again. Each order is signed
+//! (`tidegate_contract::admin`).
 //!
 //! ```text
 //! POST /purge   {"mode": "soft" | "hard", one of:
@@ -6,14 +7,18 @@
 //!                "delivery_service": "films", and one of "prefix": "/a", "tag": "show-17", "all": true
 //!                "id": text of the caller, given back}
 //! 200 {"id", "node", "mode", "purged", "number", "durable": true}
+//!
+//! POST /rejoin  {"device": its uuid or path}
+//! 200 {"node", "uuid", "path", "at_once"}
 //! ```
 //! Must stay true: nothing is looked at before the signature fits; 200 is said only of what a restart cannot undo.
 
+use crate::catch_up;
 use crate::client::{Client, Outlet};
 use crate::clock::wall_ms;
 use crate::explain::plain_get;
 use crate::node::Core;
-use crate::purge::{PurgeError, purge};
+use crate::purge::{PurgeError, ROLL_SPAN_MAX, purge};
 use crate::steps::synth;
 use crate::transaction::{Exchange, route};
 use crate::view::View;
@@ -24,6 +29,7 @@ use std::rc::Rc;
 use tidegate_cache::purge::{Mode, Target};
 use tidegate_contract::Order;
 use tidegate_http::{Fields, Method};
+use tidegate_ring::timeout;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +68,48 @@ enum What {
     Tag(String),
 }
 
+impl What {
+    fn target(&self) -> Target<'_> {
+        match self {
+            What::Service => Target::Service,
+            What::Url(key) => Target::Url(key),
+            What::Prefix(prefix) => Target::Prefix(prefix),
+            What::Tag(tag) => Target::Tag(tag),
+        }
+    }
+}
+
+impl Asked {
+    fn mode(&self) -> Mode {
+        match self.mode {
+            Soft::Soft => Mode::Soft,
+            Soft::Hard => Mode::Hard,
+        }
+    }
+}
+
+/// An order of the purge log.
+pub struct Logged {
+    pub id: String,
+    pub service: String,
+    pub handle: u64,
+    pub mode: Mode,
+}
+
+/// What an order of the purge log reaches. It was good when it was given: where what it names cannot be found any more, it
+/// reaches all of its delivery service. `None`: it is no order of this release, or names nothing.
+pub fn logged(view: &View, order: &str) -> Option<Logged> {
+    let asked: Asked = serde_json::from_str(order).ok()?;
+    let named = name(view, &asked).ok();
+    let service = match &named {
+        Some(named) => named.service.clone(),
+        None => asked.delivery_service.clone()?,
+    };
+    let target = named.as_ref().map_or(Target::Service, |named| named.what.target());
+    let handle = target.handle(&service).or_else(|_| Target::Service.handle(&service)).ok()?;
+    Some(Logged { handle, mode: asked.mode(), id: asked.id, service })
+}
+
 /// Follows a purge order, or says why not.
 pub async fn purge_order<O: Outlet>(
     core: &Rc<Core>,
@@ -69,22 +117,8 @@ pub async fn purge_order<O: Outlet>(
     exchange: &Exchange,
 ) -> io::Result<()> {
     let view = core.node.view.load_full();
-    let request = &exchange.request;
-    if request.method != Method::Post {
-        let mut fields = Fields::new();
-        let _left_out = fields.set("allow", "POST");
-        return synth::answer(client, 405, "purges are ordered by POST", fields).await;
-    }
-    let Some(key) = &view.admin_key else {
-        let text = "this CDN has no admin key; make keys/admin.key with `tidegate snapshot keygen` and publish it";
-        return synth::answer(client, 403, text, Fields::new()).await;
-    };
-    let target = request.target();
-    let order = Order { method: "POST", node: &view.me.id, target: &target, body: &exchange.body };
-    if let Err(error) =
-        key.verify(&order, request.fields.get_str("authorization"), wall_ms() / 1000)
-    {
-        return synth::answer(client, 403, &error.to_string(), Fields::new()).await;
+    if let Err((status, text)) = authorize(&view, exchange) {
+        return refuse(client, status, &text).await;
     }
     let asked: Asked = match serde_json::from_slice(&exchange.body) {
         Ok(asked) => asked,
@@ -96,18 +130,10 @@ pub async fn purge_order<O: Outlet>(
         Ok(named) => named,
         Err(text) => return synth::answer(client, 400, &text, Fields::new()).await,
     };
-    let mode = match asked.mode {
-        Soft::Soft => Mode::Soft,
-        Soft::Hard => Mode::Hard,
-    };
-    let what = match &named.what {
-        What::Service => Target::Service,
-        What::Url(key) => Target::Url(key),
-        What::Prefix(prefix) => Target::Prefix(prefix),
-        What::Tag(tag) => Target::Tag(tag),
-    };
-    match purge(core, &named.service, what, mode).await {
+    let mode = asked.mode();
+    match purge(core, &named.service, named.what.target(), mode).await {
         Ok(number) => {
+            catch_up::told(&core.node.stores, &asked.id).await;
             eprintln!(
                 "tidegated {}: purged ({}) {} of {}{}",
                 view.me.id,
@@ -138,6 +164,74 @@ pub async fn purge_order<O: Outlet>(
             eprintln!("tidegated {}: {error}", view.me.id);
             synth::answer(client, 503, &error.to_string(), Fields::new()).await
         }
+    }
+}
+
+/// Whether this order may be followed; what to answer otherwise.
+fn authorize(view: &View, exchange: &Exchange) -> Result<(), (u16, String)> {
+    let request = &exchange.request;
+    if request.method != Method::Post {
+        return Err((405, "orders are given by POST".to_owned()));
+    }
+    let Some(key) = &view.admin_key else {
+        let text = "this CDN has no admin key; make keys/admin.key with `tidegate snapshot keygen` and publish it";
+        return Err((403, text.to_owned()));
+    };
+    let target = request.target();
+    let order = Order { method: "POST", node: &view.me.id, target: &target, body: &exchange.body };
+    key.verify(&order, request.fields.get_str("authorization"), wall_ms() / 1000)
+        .map_err(|error| (403, error.to_string()))
+}
+
+async fn refuse<O: Outlet>(client: &mut Client<'_, O>, status: u16, text: &str) -> io::Result<()> {
+    let mut fields = Fields::new();
+    if status == 405 {
+        let _left_out = fields.set("allow", "POST");
+    }
+    synth::answer(client, status, text, fields).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rejoin {
+    device: String,
+}
+
+/// Lets a retired device be used again, or says why not.
+pub async fn rejoin_order<O: Outlet>(
+    core: &Rc<Core>,
+    client: &mut Client<'_, O>,
+    exchange: &Exchange,
+) -> io::Result<()> {
+    let view = core.node.view.load_full();
+    if let Err((status, text)) = authorize(&view, exchange) {
+        return refuse(client, status, &text).await;
+    }
+    let Rejoin { device } = match serde_json::from_slice(&exchange.body) {
+        Ok(asked) => asked,
+        Err(error) => return refuse(client, 400, &format!("the order: {error}")).await,
+    };
+    let rejoining = match core.node.stores.rejoin(&device) {
+        Ok(rejoining) => rejoining,
+        Err(why) => return refuse(client, 400, &why).await,
+    };
+    let entry = &rejoining.entry;
+    match timeout(ROLL_SPAN_MAX, rejoining.receipt.wait()).await {
+        Ok(Ok(())) => {
+            eprintln!(
+                "tidegated {}: store {}: it rejoins, and begins empty",
+                view.me.id, entry.path
+            );
+            let answer = json!({
+                "node": view.me.id,
+                "uuid": format!("{:032x}", entry.uuid),
+                "path": entry.path,
+                "at_once": rejoining.at_once,
+            });
+            crate::admin::text(client, "application/json", answer.to_string()).await
+        }
+        Ok(Err(why)) => refuse(client, 503, &format!("the roll is not on disk: {why}")).await,
+        Err(_) => refuse(client, 503, "the roll was not written in time; try again").await,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::fill::Fill;
 use crate::keeper::Remove;
 use crate::node::Core;
 use crate::object::Object;
+use crate::stores::Stores;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,7 @@ const RULE_LIFE_MIN_MS: u64 = 15 * 60 * 1000;
 /// How long an order waits for the journal.
 const JOURNAL_SPAN_MAX: Duration = Duration::from_secs(5);
 /// And then for the roll, without those who could not write theirs.
-const ROLL_SPAN_MAX: Duration = Duration::from_secs(1);
+pub const ROLL_SPAN_MAX: Duration = Duration::from_secs(1);
 
 /// The purges of one process.
 #[derive(Debug, Default)]
@@ -222,11 +223,15 @@ pub async fn purge(
 
 /// Purges by a handle; the receipt tells when it is on disk.
 pub fn issue(core: &Core, service: &str, handle: u64, mode: Mode) -> (u64, Arc<Receipt>) {
-    let node = &core.node;
-    let number = node.next_version();
-    let purge = Purge { handle, service: service_handle(service), number, at_ms: now_ms(), mode };
     core.count(|c| &c.purges_total, 1);
-    (number, node.stores.record(purge))
+    issue_on(&core.node.stores, service, handle, mode)
+}
+
+/// Purges by a handle, where nobody serves yet, too.
+pub fn issue_on(stores: &Stores, service: &str, handle: u64, mode: Mode) -> (u64, Arc<Receipt>) {
+    let number = stores.next_version();
+    let purge = Purge { handle, service: service_handle(service), number, at_ms: now_ms(), mode };
+    (number, stores.record(purge))
 }
 
 /// Told by the keepers when a purge is on disk.
@@ -274,7 +279,17 @@ impl Receipt {
         matches!(state.outcome, Some(Ok(())))
     }
 
-    async fn wait(&self) -> Result<(), String> {
+    /// Whether one of them could not.
+    pub fn has_failed(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(state.outcome, Some(Err(_)))
+    }
+
+    /// Waits until all have given it, or one could not.
+    ///
+    /// # Errors
+    /// Why that one could not.
+    pub async fn wait(&self) -> Result<(), String> {
         poll_fn(|cx| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             match &state.outcome {

@@ -1,13 +1,14 @@
 //! Where an object's bytes come from: RAM tier, a fill under way, the store, or else a new fill of the missing part.
 //!
 //! Must stay true: every byte given out belongs to the object's version (blocks are named by version, part fills
-//! are conditional on the validator); an extent that fails its checks is a missing block, not an error.
+//! are conditional on the validator, or compared with all the rest); an extent that fails its checks is a missing block,
+//! not an error.
 
 use crate::device::RingDevice;
 use crate::fill::{Fill, Progress};
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object, Stored};
-use crate::steps::bring::fill_part;
+use crate::steps::bring::{fill_part, has_strong_tag};
 use crate::table::Claim;
 use crate::view::View;
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct ObjectReader {
     end: Option<u64>,
     /// Bytes came from a part fill.
     pub filled: bool,
+    /// Bytes were given out.
+    is_begun: bool,
 }
 
 impl ObjectReader {
@@ -58,7 +61,8 @@ impl ObjectReader {
     ) -> ObjectReader {
         // A fill of the same key may be bringing another version.
         let fill = fill.filter(|fill| fill.is_of(object.version()));
-        ObjectReader { core, view, service, object, fill, target, place, end, filled: false }
+        let (filled, is_begun) = (false, false);
+        ObjectReader { core, view, service, object, fill, target, place, end, filled, is_begun }
     }
 
     /// Whether `block` could be had without the next hop, as far as memory knows.
@@ -73,10 +77,21 @@ impl ObjectReader {
     /// Bytes at `offset`, at least one, at most to the end of its block. `None`: the body ends here (its length
     /// was not known before).
     pub async fn read(&mut self, offset: u64) -> Result<Option<Bytes>, Unreadable> {
-        match self.read_memory(offset) {
+        let read = match self.read_memory(offset) {
             Some(bytes) => Ok(Some(bytes)),
             // In a box of its own: most reads end above.
             None => Box::pin(self.bring(offset)).await,
+        };
+        self.is_begun |= matches!(read, Ok(Some(_)));
+        read
+    }
+
+    /// A whole block, when it is here.
+    pub async fn local_block(&self, block: u32) -> Option<Bytes> {
+        let id = (self.object.key, self.object.version(), block);
+        match self.core.node.ram.get(&id) {
+            Some(bytes) => Some(bytes),
+            None => self.read_store(block).await,
         }
     }
 
@@ -115,7 +130,14 @@ impl ObjectReader {
             let mut end = start;
             let last = self.end.unwrap_or(total).min(total);
             let mut next = block;
-            let full = block.saturating_add(PART_BLOCKS_MAX);
+            // Who has no strong tag cannot be asked for a part: while nothing was sent, a new whole is best; then the one
+            // block may still be mended.
+            let is_strong = has_strong_tag(&self.object);
+            if !is_strong && !self.is_begun {
+                self.core.node.table.forget(&self.object);
+                return Err(Unreadable);
+            }
+            let full = block.saturating_add(if is_strong { PART_BLOCKS_MAX } else { 1 });
             while end < last && next < full && (next == block || !self.has_block(next)) {
                 end += Object::block_len(total, next) as u64;
                 next += 1;
@@ -224,12 +246,11 @@ fn is_stored(core: &Core, object: &Object, block: u32) -> bool {
 /// Whether blocks of `object` are nowhere to be had: they are not here, and without a strong validator nobody can be
 /// asked for the rest of just this version. Such an object is no hit; it must be filled anew.
 ///
-/// Large objects are looked through once in a while only: a block that went in between ends one answer short.
+/// Large objects are looked through once in a while only: for one block that went in between, see `mend` in `bring.rs`.
 pub fn is_lost(core: &Core, object: &Object, now_ms: u64) -> bool {
-    let total = match (&object.head.validators.etag, object.total()) {
-        (Some(tag), _) if !tag.weak => return false,
-        (_, Some(total)) => total,
-        (_, None) => return false,
+    let total = match object.total() {
+        Some(total) if !has_strong_tag(object) => total,
+        _ => return false,
     };
     let blocks = total.div_ceil(BLOCK_BYTES as u64) as u32;
     if blocks > PART_BLOCKS_MAX && !object.is_look_due(now_ms) {

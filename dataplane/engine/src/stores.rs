@@ -13,13 +13,15 @@
 //! ```text
 //! a device is on the roll          it is used as it is
 //! the roll does not name it        it missed purges, or comes from elsewhere: made empty, with a new uuid
-//! it is retired                    not used, until `tidegate store rejoin` strikes it off: then it is made empty
+//! it is retired                    not used, until `tidegate store rejoin` strikes it off: then it is made empty (at once, if
+//!                                  it was so at the start; its index and reader are made once in a run)
 //! there is no roll                 the node lost it: what the device holds is stale (soft)
 //! ```
 //! Must stay true: before a purge is acknowledged, each device either has it in its journal or is off the roll, on
 //! disk; no device that missed a purge is read.
 
 use crate::admission::AdmissionState;
+use crate::catch_up::CatchUp;
 use crate::clock::wall_ms;
 use crate::keeper::KeepQueue;
 use crate::purge::{Purges, Receipt};
@@ -29,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tidegate_cache::purge::Purge;
-use tidegate_store::{DeviceState, ExtentKey, Reader, Roll, Standing};
+use tidegate_store::{DeviceState, ExtentKey, Reader, Roll, RollEntry, Standing};
 use tidegate_types::limits::STORES_MAX;
 use tidegate_types::rendezvous;
 
@@ -79,6 +81,7 @@ pub struct DeviceStats {
     /// Plus one; 0: not known.
     pub life_left_days: AtomicU64,
     pub evicted_bytes: AtomicU64,
+    pub discarded_bytes: AtomicU64,
     pub over_budget: AtomicU64,
     pub purge_errors: AtomicU64,
 }
@@ -146,6 +149,8 @@ pub struct StoreFace {
     refused: AtomicBool,
     /// What it holds is older than the node's memory of purges.
     distrusted: AtomicBool,
+    /// It is out, and an operator has said that it is used again from the next start on.
+    rejoins: AtomicBool,
     reader: OnceLock<Reader>,
     pub queue: Arc<KeepQueue>,
     pub admission: Arc<AdmissionState>,
@@ -246,9 +251,14 @@ impl StoreFace {
         }
     }
 
-    /// It cannot be used in this run.
+    /// It cannot be used, until somebody has it tried again.
     pub fn refuse(&self) {
         self.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// It is tried again.
+    pub fn try_again(&self) {
+        self.refused.store(false, Ordering::SeqCst);
     }
 
     /// It cannot take purges any more: it is out, and once the roll says so on disk, the receipts are given.
@@ -279,11 +289,20 @@ impl StoreFace {
             self.common.purges.release(self.bit());
             eprintln!(
                 "tidegated: store {path}: the device has failed; it is out, its share goes to the others\n    mend: \
-                 replace it; or, when it is sound again, stop the node and say `tidegate store rejoin`"
+                 replace it; or, when it is sound again, say `tidegate store rejoin`, and start the node again"
             );
         }
         is_news
     }
+}
+
+/// A device that an operator lets rejoin.
+pub struct Rejoining {
+    pub entry: RollEntry,
+    /// Given when the roll says so on disk.
+    pub receipt: Arc<Receipt>,
+    /// It is tried now; else it is used from the next start on.
+    pub at_once: bool,
 }
 
 /// Versions begin at the wall clock's milliseconds times 2 to the 20th: above those of earlier runs.
@@ -295,6 +314,8 @@ fn first_version() -> u64 {
 pub struct Stores {
     devices: Vec<Arc<StoreFace>>,
     common: Arc<Common>,
+    /// Of purges that the node was not told of.
+    pub catch_up: CatchUp,
 }
 
 impl Stores {
@@ -325,6 +346,7 @@ impl Stores {
                 identity: OnceLock::new(),
                 refused: AtomicBool::new(false),
                 distrusted: AtomicBool::new(false),
+                rejoins: AtomicBool::new(false),
                 reader: OnceLock::new(),
                 queue: Arc::new(KeepQueue::new(count)),
                 admission,
@@ -332,7 +354,7 @@ impl Stores {
                 common: common.clone(),
             })
         });
-        Stores { devices: devices.collect(), common }
+        Stores { devices: devices.collect(), common, catch_up: CatchUp::default() }
     }
 
     /// RAM only.
@@ -468,6 +490,32 @@ impl Stores {
         }
     }
 
+    /// A retired device is no member any more, and begins empty when it is used again: at once, if it was not used in this
+    /// run at all.
+    ///
+    /// # Errors
+    /// Not just one retired device is called so.
+    pub fn rejoin(&self, device: &str) -> Result<Rejoining, String> {
+        let mut register = self.common.register();
+        let entry = register.roll.rejoin(device)?;
+        register.changes += 1;
+        let receipt = Arc::new(Receipt::of(ROLL_BIT));
+        self.common.save(&register, vec![receipt.clone()], ROLL_BIT);
+        let is_it = |face: &&Arc<StoreFace>| {
+            face.identity().is_some_and(|identity| identity.uuid == entry.uuid)
+        };
+        let face = self.devices.iter().find(is_it);
+        match face {
+            Some(face) => face.rejoins.store(true, Ordering::SeqCst),
+            // Nobody has read who they are.
+            None => {
+                let unknown = self.devices.iter().filter(|face| face.identity().is_none());
+                unknown.for_each(|face| face.queue.push_retry());
+            }
+        }
+        Ok(Rejoining { entry, receipt, at_once: face.is_none() })
+    }
+
     /// Sees who has failed, and has the roll written when it has changed. For one core's timer.
     pub fn tend(&self) {
         let asked = self.common.asked.load(Ordering::SeqCst);
@@ -475,6 +523,7 @@ impl Stores {
         for device in self.devices.iter().filter(|device| device.is_out()) {
             if let Some(Identity { uuid, .. }) = device.identity()
                 && device.reader().is_some()
+                && !device.rejoins.load(Ordering::SeqCst)
                 && register.roll.get(uuid) != Some(Standing::Retired)
             {
                 device.retire_in(&mut register, uuid);
@@ -483,6 +532,35 @@ impl Stores {
         if register.changes > asked {
             self.common.save(&register, Vec::new(), 0);
         }
+    }
+
+    /// How far the node has followed the purge log, as the roll has it.
+    pub fn purge_place(&self) -> Option<String> {
+        self.common.register().roll.purge_place().map(str::to_owned)
+    }
+
+    /// An order of a purge was done; the receipt is given when the roll has it.
+    pub fn note_told(&self, order: &str) -> Arc<Receipt> {
+        let mut register = self.common.register();
+        register.roll.add_told(order);
+        register.changes += 1;
+        let receipt = Arc::new(Receipt::of(ROLL_BIT));
+        self.common.save(&register, vec![receipt.clone()], ROLL_BIT);
+        receipt
+    }
+
+    /// Whether an order of a purge was done before it was met in the log.
+    pub fn is_told(&self, order: &str) -> bool {
+        self.common.register().roll.is_told(order)
+    }
+
+    /// From now on it has followed the purge log so far, and beyond the orders that it `met` there; the roll is written by
+    /// [`Stores::tend`].
+    pub fn note_purge_place(&self, place: &str, met: &[String]) {
+        let mut register = self.common.register();
+        met.iter().for_each(|order| register.roll.forget_told(order));
+        let is_news = register.roll.set_purge_place(place);
+        register.changes += u64::from(is_news);
     }
 
     /// The roll, when it has changed since it was written last; the caller writes it before the node serves.

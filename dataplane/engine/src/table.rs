@@ -1,7 +1,7 @@
 //! The object table: for each key the object that is current, the fills under way, and what is known to be
 //! uncacheable. Shared by all cores, in shards with short locks.
 //!
-//! Must stay true: at most one whole-object fill per key, and part fills of one version do not overlap; an entry
+//! Must stay true: at most one fill per key asks what is current, and part fills of one version do not overlap; an entry
 //! with a fill is never evicted; what entries take is bounded in bytes (the rest is found again in the store).
 
 use crate::fill::{Fill, Windows};
@@ -19,6 +19,7 @@ struct Entry {
     /// Requests for this key choose among alternates.
     marker: Option<Arc<Marker>>,
     fill: Option<Arc<Fill>>,
+    /// By version: fills that bring bytes and ask nothing any more.
     parts: Vec<(u64, Arc<Fill>)>,
     pass_until_ms: u64,
     /// Versions up to this one were given up: what the store still holds of them is not taken again.
@@ -39,8 +40,25 @@ impl Entry {
             + ENTRY_BYTES
     }
 
+    /// The fill that brings all of this version, though it is not asked any more whether that is current.
+    fn coming(&self, version: u64) -> Option<Arc<Fill>> {
+        let is_it = |(of, fill): &&(u64, Arc<Fill>)| *of == version && fill.is_whole();
+        self.parts.iter().find(is_it).map(|(_, fill)| fill.clone())
+    }
+
+    /// What comes by the fill is of no use to later requests.
+    fn leave_fill(&mut self) {
+        if let Some(fill) = self.fill.take() {
+            fill.set_purged();
+        }
+    }
+
     fn put(&mut self, object: Arc<Object>) {
         let rank = |object: &Object| (object.version(), object.head.confirmed);
+        // It was asked for before that was made invalid.
+        if object.version() <= self.forgotten {
+            return;
+        }
         if self.object.as_ref().is_none_or(|current| rank(current) <= rank(&object)) {
             self.object = Some(object);
             self.pass_until_ms = 0;
@@ -63,6 +81,8 @@ pub struct Known {
     /// There is no object of this key, but of its alternates.
     pub marker: Option<Arc<Marker>>,
     pub fill: Option<Arc<Fill>>,
+    /// The fill whose body the object is, when another one has asked since whether it is current.
+    pub coming: Option<Arc<Fill>>,
     /// Answers for this key were uncacheable a moment ago: do not make requests wait for each other.
     pub pass: bool,
 }
@@ -118,6 +138,7 @@ impl Table {
                     object: entry.object.clone(),
                     marker: entry.marker.clone(),
                     fill: entry.fill.clone(),
+                    coming: entry.object.as_ref().and_then(|o| entry.coming(o.version())),
                     pass: now_ms < entry.pass_until_ms,
                 }
             }
@@ -141,9 +162,15 @@ impl Table {
 
     /// Joins the fill of `key`, or makes one for the caller to lead, whose judgement rests on `seen`.
     ///
+    /// A fill that brings just what was `seen` does not answer whether that is good: another one asks, and the body comes
+    /// on beside it (RFC 9111 §4.2.4: an answer that is stale before its end has come is as stale as any other). One
+    /// without a validator cannot be asked about: rather than bring it twice at a time, its readers share what comes.
     /// `number` is the fill's, if one is made: purges with a greater one reach what it brings.
     pub fn claim(&self, key: u128, seen: Option<&Arc<Object>>, now_ms: u64, number: u64) -> Claim {
-        self.entry(key, |entry| match &entry.fill {
+        let brings_seen = |fill: &Fill| {
+            seen.is_some_and(|object| object.head.can_revalidate() && fill.is_of(object.version()))
+        };
+        self.entry(key, |entry| match entry.fill.as_ref().filter(|fill| !brings_seen(fill)) {
             Some(fill) => Claim::Join(fill.clone()),
             // Between look and claim lies a read of the store: time enough for a whole fill of another core.
             None if now_ms < entry.pass_until_ms
@@ -154,10 +181,16 @@ impl Table {
             None if self.windows.is_crowded() => Claim::Full,
             None => {
                 let fill = Arc::new(Fill::whole(number, self.windows.clone()));
-                entry.fill = Some(fill.clone());
+                let before = entry.fill.replace(fill.clone());
+                entry.parts.extend(seen.map(|object| object.version()).zip(before));
                 Claim::Lead(fill)
             }
         })
+    }
+
+    /// The fill that brings the body of this version, when another one has asked since whether it is current.
+    pub fn coming(&self, object: &Object) -> Option<Arc<Fill>> {
+        self.with(object.key, |shard| shard.entries.get(&object.key)?.coming(object.version()))
     }
 
     /// Joins the part fill that covers `offset` of this version, or makes one over `start..end`, cut short where
@@ -222,6 +255,7 @@ impl Table {
     /// No alternate of `key` up to `version` is valid any more; gives the marker that says so, if there is one.
     pub fn raise_floor(&self, key: u128, version: u64) -> Option<Arc<Marker>> {
         self.entry(key, |entry| {
+            entry.leave_fill();
             let known = entry.marker.as_ref()?;
             let marker = Arc::new(Marker { floor: version.max(known.floor), ..(**known).clone() });
             entry.marker = Some(marker.clone());
@@ -305,9 +339,11 @@ impl Table {
         });
     }
 
-    /// Forgets whatever version of `key` is known or stored, up to `version`.
+    /// Forgets whatever version of `key` is known or stored, up to `version`, and leaves the fill under way to those who wait
+    /// for it.
     pub fn forget_key(&self, key: u128, version: u64) -> Forgot {
         self.entry(key, |entry| {
+            entry.leave_fill();
             let before = entry.forgotten;
             entry.forgotten = before.max(version);
             match (entry.object.take(), before) {
@@ -316,6 +352,12 @@ impl Table {
                 (None, _) => Forgot::Nothing,
             }
         })
+    }
+
+    /// Whether this version was given up, or made invalid while it came.
+    pub fn has_forgotten(&self, object: &Object) -> bool {
+        let is_over = |entry: &Entry| object.version() <= entry.forgotten;
+        self.with(object.key, |shard| shard.entries.get(&object.key).is_some_and(is_over))
     }
 
     /// Whether this version (`None`: the marker) was asked for since the last time that somebody wanted to know, or that

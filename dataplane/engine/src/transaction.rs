@@ -144,6 +144,7 @@ async fn steps<O: Outlet>(
         target,
         passed: Passed::of(request),
         span: span_of(request),
+        is_reload: false,
         for_viewer,
     };
     let mut found = obtain(&mut wanted, request, notes).await;
@@ -332,36 +333,47 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
             if let Some(object) = known.object.take_if(|o| o.version() <= marker.floor) {
                 table.forget(&object);
             }
+            if let Some(fill) = known.fill.take_if(|fill| fill.number <= marker.floor) {
+                fill.set_purged();
+                table.end_fill(wanted.key, &fill);
+            }
         }
-        let wanted = &*wanted;
         known.object = known.object.take().and_then(|object| sift_object(core, object));
         if let Some(fill) = known.fill.take_if(|fill| is_purged_fill(wanted, fill)) {
             fill.set_purged();
             table.end_fill(wanted.key, &fill);
         }
         // A fill under way helps when it brings this version, not when it asks whether it is current.
-        let is_coming =
-            |object: &Object| known.fill.as_ref().is_some_and(|fill| fill.is_of(object.version()));
+        let version = known.object.as_ref().map(|object| object.version());
+        let brings_it = |fill: &Arc<Fill>| version.is_some_and(|version| fill.is_of(version));
+        let body = known.fill.take_if(|fill| brings_it(fill)).or(known.coming);
         if let Some(object) =
-            known.object.take_if(|object| !is_coming(object) && is_lost(core, object, now))
+            known.object.take_if(|object| body.is_none() && is_lost(core, object, now))
         {
             table.forget(&object);
         }
         let head = known.object.as_ref().map(|object| &object.head);
         let verdict = lookup(head, request, wanted.behaviour, now);
+        wanted.is_reload = matches!(
+            verdict,
+            Verdict::Fill(Forward::Request) | Verdict::Revalidate(Forward::Request)
+        );
+        let wanted = &*wanted;
         match (verdict, known.object) {
             (Verdict::Hit { .. }, Some(object)) => {
                 notes.status.hit = true;
                 notes.status.ttl_seconds = Some(object.head.lifetime.ttl_seconds(now));
-                return Found::Object { object, fill: known.fill, upstream: None };
+                return Found::Object { object, fill: body, upstream: None };
             }
             (Verdict::StaleWhileRevalidate { .. }, Some(object)) => {
+                // While its bytes are still coming, they are what the next hop has.
                 let number = core.node.next_version();
-                if let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number) {
+                if body.is_none()
+                    && let Claim::Lead(fill) = table.claim(wanted.key, Some(&object), now, number)
+                {
                     revalidate_behind(wanted, fill, object.clone());
                 }
-                // Its bytes may still be coming: what lives shorter than it takes to come is stale by then.
-                return stale(core, notes, object, known.fill, now);
+                return stale(core, notes, object, body, now);
             }
             (Verdict::Synth(status), _) => {
                 let text = match status {
@@ -387,7 +399,7 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
                         return match object {
                             Some(object) if may_serve_stale_on_error(&object.head, now) => {
                                 notes.status.fwd = None; // nobody was asked
-                                stale(core, notes, object, None, now)
+                                stale(core, notes, object, body, now)
                             }
                             _ => {
                                 Found::Synth(503, "too many fills are under way; try again shortly")
@@ -474,6 +486,7 @@ async fn led(
             notes.fill = Some(hop);
             notes.status.fwd_status = Some(fwd_status);
             notes.status.stored = !revalidated;
+            let fill = fill.or_else(|| core.node.table.coming(&object));
             Some(Found::Object { object, fill, upstream })
         }
         // The fill asked without the client's own fields: what came is nobody's answer, least of all a Set-Cookie.
@@ -490,7 +503,8 @@ async fn led(
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
                 notes.status.fwd_status = answer.map(|answer| answer.head.status);
-                return Some(stale(core, notes, object, None, now));
+                let body = core.node.table.coming(&object);
+                return Some(stale(core, notes, object, body, now));
             }
             Some(match answer {
                 Some(answer) => Found::Private { answer, hop: String::new() },
@@ -522,7 +536,7 @@ async fn joined(
                 return None;
             }
             notes.status.fwd_status = Some(fwd_status);
-            let fill = brings_body.then_some(fill);
+            let fill = brings_body.then_some(fill).or_else(|| core.node.table.coming(&object));
             Some(Found::Object { object, fill, upstream: upstream_status })
         }
         // All at once, each on its own: the key is marked, so that they do not queue up behind each other again.
@@ -530,7 +544,8 @@ async fn joined(
         Head::Failed { status, .. } => {
             let now = now_ms();
             if let Some(object) = old.filter(|object| may_serve_stale_on_error(&object.head, now)) {
-                return Some(stale(core, notes, object, None, now));
+                let body = core.node.table.coming(&object);
+                return Some(stale(core, notes, object, body, now));
             }
             Some(Found::Synth(status, "no next hop answered; try again shortly"))
         }
@@ -557,6 +572,7 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             target,
             passed,
             span: None,
+            is_reload: false,
             for_viewer,
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
@@ -650,7 +666,10 @@ async fn send_object<O: Outlet>(
     }
     match delivered? {
         Delivered::Complete => {}
-        Delivered::Broken => notes.error = Some("the object's bytes could not be had".to_owned()),
+        Delivered::Broken => {
+            core.count(|c| &c.answers_cut_total, 1);
+            notes.error = Some("the object's bytes could not be had".to_owned());
+        }
         Delivered::Unbegun => {
             notes.error = Some("the object's first bytes could not be had".to_owned());
             return Ok(false);

@@ -135,6 +135,19 @@ impl File {
         (Ok(()), buf)
     }
 
+    /// Gives the space of `len` bytes at `offset` back: to the file system, or to the drive (which is told that they are not
+    /// needed). They read as zeroes then, or the device cannot do it and says so.
+    pub async fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let driver = current().driver.clone();
+        let entry = opcode::Fallocate::new(types::Fd(self.file.as_raw_fd()), len)
+            .offset(offset)
+            .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+            .build();
+        // SAFETY: the entry names no memory; the open file travels in the payload.
+        let (result, _, _file) = unsafe { driver.start(entry, self.file.clone()) }.await;
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+    }
+
     /// Makes what was written durable (data and what is needed to find it).
     pub async fn sync_data(&self) -> io::Result<()> {
         let driver = current().driver.clone();

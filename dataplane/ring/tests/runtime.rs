@@ -263,6 +263,57 @@ fn wake_ups_cross_threads_and_rings() {
     assert_eq!(baton.turn.load(Ordering::SeqCst), ROUNDS);
 }
 
+/// Bytes that a file takes of its file system.
+fn taken(path: &std::path::Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512
+}
+
+/// Gives back the second and third MiB of the four that `path` leads to.
+fn discard_half(path: &std::path::Path) {
+    let path = path.to_owned();
+    Runtime::new(Options::default()).unwrap().block_on(async move {
+        let file = File::open_direct(&path, true).unwrap();
+        for i in 0..4u64 {
+            let mut buf = Buf::heap(1 << 20);
+            buf.as_mut().fill(7);
+            file.write_at(buf, i << 20).await.0.unwrap();
+        }
+        file.sync_data().await.unwrap();
+        file.discard(1 << 20, 2 << 20).await.unwrap();
+        assert_eq!(file.len().unwrap(), 4 << 20);
+        for (i, byte) in [7, 0, 0, 7].into_iter().enumerate() {
+            let (outcome, buf) = file.read_at(Buf::heap(1 << 20), (i as u64) << 20).await;
+            assert_eq!(outcome.unwrap(), 1 << 20);
+            assert!(buf.as_ref().iter().all(|b| *b == byte), "MiB {i}");
+        }
+    });
+}
+
+#[test]
+fn what_is_discarded_is_given_back_to_the_file_system() {
+    // On a file system in memory, which has holes whatever the disk's has.
+    let path = std::path::Path::new("/dev/shm")
+        .join(format!("tidegate-ring-{}-discard", std::process::id()));
+    std::fs::File::create(&path).unwrap().set_len(4 << 20).unwrap();
+    discard_half(&path);
+    assert_eq!(taken(&path), 2 << 20);
+    // And through a block device, which passes it on.
+    let losetup = |arguments: &[&str]| {
+        let output = std::process::Command::new("losetup").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match losetup(&["--find", "--show", path.to_str().unwrap()]) {
+        Some(device) => {
+            let outcome = std::panic::catch_unwind(|| discard_half(device.as_ref()));
+            let taken = taken(&path);
+            losetup(&["--detach", &device]).unwrap();
+            assert!(outcome.is_ok() && taken == 2 << 20, "{taken}");
+        }
+        None => eprintln!("SKIPPED: discard on a block device; run as root for this proof"),
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
 #[test]
 fn files_write_and_read_back_through_registered_memory() {
     let path = std::env::temp_dir().join(format!("tidegate-ring-{}-file", std::process::id()));

@@ -1,4 +1,4 @@
-//! The face of a block device, as the store sees it: aligned reads, aligned writes, flush.
+//! The face of a block device, as the store sees it: aligned reads, aligned writes, flush, discard.
 //!
 //! Owns no state. Must stay true for an implementation: a read returns exactly the asked length or an error;
 //! a write either put every byte in the device's hands or returns an error (a short write is an error); after
@@ -42,6 +42,13 @@ pub trait Device {
 
     /// Makes every completed write durable.
     async fn flush(&self) -> Result<(), DeviceError>;
+
+    /// Gives the space of `len` bytes at `offset` back; what is read there until it is written again is nobody's. A device
+    /// that knows nothing of it says so.
+    async fn discard(&self, offset: u64, _len: u64) -> Result<(), DeviceError> {
+        let kind = io::ErrorKind::Unsupported;
+        Err(DeviceError::from_kind(DeviceOperation::Discard, offset, kind))
+    }
 }
 
 /// Implements [`Device`] for a pointer by asking what it points to.
@@ -77,6 +84,10 @@ macro_rules! device_behind {
             async fn flush(&self) -> Result<(), DeviceError> {
                 (**self).flush().await
             }
+
+            async fn discard(&self, offset: u64, len: u64) -> Result<(), DeviceError> {
+                (**self).discard(offset, len).await
+            }
         }
     };
 }
@@ -88,6 +99,7 @@ device_behind!(Arc<D>);
 /// What the device was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceOperation {
+    Discard,
     Flush,
     Read,
     Write,
@@ -118,6 +130,7 @@ impl DeviceError {
 impl fmt::Display for DeviceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let operation = match self.operation {
+            DeviceOperation::Discard => "discard",
             DeviceOperation::Flush => "flush",
             DeviceOperation::Read => "read",
             DeviceOperation::Write => "write",

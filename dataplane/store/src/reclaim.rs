@@ -44,11 +44,23 @@ impl<D: Device> Store<D> {
             self.shared.index.end_life(segment);
             self.segment_streams[segment as usize] = None;
             self.sealed.remove(at); // appends meanwhile add behind it
+            if self.options.discard {
+                self.discard(segment).await;
+            }
             self.free.push_back(segment);
             self.counters.reclaims += 1;
             if self.counters.reclaims.is_multiple_of(u64::from(self.map.geometry.segment_count)) {
                 self.shared.index.age();
             }
+        }
+    }
+
+    /// Gives the space of a segment back that nothing is found in any more. A device that cannot is not asked again.
+    async fn discard(&mut self, segment: u32) {
+        let bytes = u64::from(self.map.geometry.segment_bytes);
+        match self.device.discard(self.map.geometry.segment_offset(segment), bytes).await {
+            Ok(()) => self.counters.bytes_discarded += bytes,
+            Err(_) => self.options.discard = false,
         }
     }
 

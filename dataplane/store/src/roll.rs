@@ -6,18 +6,27 @@
 //! tidegate roll 1
 //! member 0123456789abcdef0123456789abcdef /dev/nvme0n1
 //! retired fedcba9876543210fedcba9876543210 /dev/nvme1n1
+//! purges 0123456789abcdef 17 fedcba9876543210
+//! told 00c0ffee00c0ffee
 //! end 2
 //! ```
 //!
 //! Must stay true: a purge is acknowledged only when each member has it in its journal; who could not take it is struck
 //! off first. So a device that is no member may hold what was purged, and nothing on it is served. A retired device is
-//! not used again until an operator lets it rejoin, and is no member then.
+//! not used again until an operator lets it rejoin, and is no member then. `purges` says how far the node has followed the
+//! purge log, in the log's own words: all members have what stands there and before; `told` names orders behind it that they
+//! have, too.
 
+use std::collections::VecDeque;
 use std::fmt::Write;
 
 const TITLE: &str = "tidegate roll 1";
 /// Devices that are remembered; of more, those that were named first are forgotten. They come back as strangers.
 const ENTRIES_MAX: usize = 256;
+/// Orders that wait to be met in the log; of more, the first are forgotten, and done twice.
+const TOLD_MAX: usize = 1024;
+/// Ids are shorter: they are sixteen digits.
+const TOLD_CHARS_MAX: usize = 64;
 
 /// How a device stands with the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +50,8 @@ pub struct RollEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roll {
     entries: Vec<RollEntry>,
+    purge_place: Option<String>,
+    told: VecDeque<String>,
 }
 
 impl Roll {
@@ -56,6 +67,14 @@ impl Roll {
             let standing = match words.next()? {
                 "member" => Standing::Member,
                 "retired" => Standing::Retired,
+                "purges" if roll.purge_place.is_none() => {
+                    roll.purge_place = Some(line.strip_prefix("purges ")?.to_owned());
+                    continue;
+                }
+                "told" if roll.told.len() < TOLD_MAX => {
+                    roll.told.push_back(line.strip_prefix("told ")?.to_owned());
+                    continue;
+                }
                 "end" => {
                     let count: usize = words.next()?.parse().ok()?;
                     return (count == roll.entries.len()).then_some(roll);
@@ -83,8 +102,46 @@ impl Roll {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{word} {uuid:032x} {path}");
         }
+        if let Some(place) = &self.purge_place {
+            let _ = writeln!(text, "purges {place}");
+        }
+        for order in &self.told {
+            let _ = writeln!(text, "told {order}");
+        }
         let _ = writeln!(text, "end {}", self.entries.len());
         text
+    }
+
+    /// How far the node has followed the purge log.
+    pub fn purge_place(&self) -> Option<&str> {
+        self.purge_place.as_deref()
+    }
+
+    /// Notes it, a text of one line; `true`: that was news.
+    pub fn set_purge_place(&mut self, place: &str) -> bool {
+        let place = place.escape_default().to_string();
+        let is_news = self.purge_place.as_ref() != Some(&place);
+        self.purge_place = Some(place);
+        is_news
+    }
+
+    /// Notes an order that was done before the node met it in the purge log.
+    pub fn add_told(&mut self, order: &str) {
+        let order: String = order.escape_default().take(TOLD_CHARS_MAX).collect();
+        if self.told.len() == TOLD_MAX {
+            self.told.pop_front();
+        }
+        self.told.push_back(order);
+    }
+
+    /// Whether this order was done before it was met in the log.
+    pub fn is_told(&self, order: &str) -> bool {
+        self.told.iter().any(|told| told.chars().eq(order.escape_default().take(TOLD_CHARS_MAX)))
+    }
+
+    /// The log was followed beyond this order.
+    pub fn forget_told(&mut self, order: &str) {
+        self.told.retain(|told| !told.chars().eq(order.escape_default().take(TOLD_CHARS_MAX)));
     }
 
     pub fn entries(&self) -> &[RollEntry] {
@@ -112,6 +169,32 @@ impl Roll {
         true
     }
 
+    /// Lets a retired device be used again, which is named by its uuid or its path: it is on the roll no more, so that it
+    /// begins empty.
+    ///
+    /// # Errors
+    /// Not just one retired device is called so; the text names those that there are.
+    pub fn rejoin(&mut self, device: &str) -> Result<RollEntry, String> {
+        let path = device.escape_default().to_string();
+        let retired = || self.entries.iter().filter(|entry| entry.standing == Standing::Retired);
+        let is_it =
+            |entry: &&RollEntry| entry.path == path || format!("{:032x}", entry.uuid) == device;
+        let found: Vec<RollEntry> = retired().filter(is_it).cloned().collect();
+        let [entry] = &found[..] else {
+            let known: Vec<_> = retired()
+                .map(|entry| format!("\n    {:032x} {}", entry.uuid, entry.path))
+                .collect();
+            return Err(format!(
+                "{} retired devices are called {path}; there are {}{}",
+                found.len(),
+                known.len(),
+                known.concat()
+            ));
+        };
+        self.entries.retain(|other| other.uuid != entry.uuid);
+        Ok(entry.clone())
+    }
+
     /// Forgets the devices that `is_kept` refuses; `true`: there were some.
     pub fn retain(&mut self, is_kept: impl Fn(&RollEntry) -> bool) -> bool {
         let before = self.entries.len();
@@ -129,6 +212,8 @@ mod tests {
         #[test]
         fn what_was_written_is_read_and_what_was_cut_is_not(
             entries in proptest::collection::vec((any::<u128>(), any::<bool>(), ".{0,20}"), 0..40),
+            place in proptest::option::of(".{0,20}"),
+            told in proptest::collection::vec(".{0,20}", 0..4),
             cut in 1usize..2000,
         ) {
             let mut roll = Roll::default();
@@ -136,9 +221,19 @@ mod tests {
                 let standing = if retired { Standing::Retired } else { Standing::Member };
                 roll.set(uuid, standing, &path);
             }
+            for place in place {
+                prop_assert!(roll.set_purge_place(&place) && !roll.set_purge_place(&place));
+            }
+            for order in &told {
+                roll.add_told(order);
+            }
             let text = roll.encode();
             prop_assert!(text.is_ascii());
-            prop_assert_eq!(Roll::decode(&text), Some(roll));
+            let mut read = Roll::decode(&text).unwrap();
+            prop_assert_eq!(&read, &roll);
+            prop_assert!(told.iter().all(|order| read.is_told(order)) && !read.is_told("another"));
+            told.iter().for_each(|order| read.forget_told(order));
+            prop_assert!(!told.iter().any(|order| read.is_told(order)));
             // The last line end says nothing.
             let short = &text[..text.len().saturating_sub(1 + cut)];
             prop_assert_eq!(Roll::decode(short), None);
@@ -154,6 +249,16 @@ mod tests {
         assert_eq!((roll.get(0), roll.get(1)), (None, Some(Standing::Member)));
         assert!(!roll.set(1, Standing::Member, "/a b\n"));
         assert!(roll.set(1, Standing::Retired, "/a b\n"));
+        let mut other = roll.clone();
+        assert!(
+            other
+                .rejoin("/a b")
+                .unwrap_err()
+                .contains("0 retired devices are called /a b; there are 1\n")
+        );
+        assert_eq!(other.rejoin("/a b\n").unwrap().uuid, 1);
+        assert!(other.get(1).is_none() && other.rejoin("/a b\n").is_err());
+        assert_eq!(roll.clone().rejoin(&format!("{:032x}", 1)).unwrap().uuid, 1);
         assert_eq!(Roll::decode(&roll.encode()), Some(roll.clone()));
         assert!(roll.retain(|entry| entry.standing == Standing::Member));
         assert_eq!(roll.entries().len(), ENTRIES_MAX - 1);

@@ -41,6 +41,8 @@ pub struct OpenOptions {
     pub read_errors_max: u32,
     /// Whether extents that were used are appended again when their segment is reclaimed.
     pub reappend: bool,
+    /// Whether the space of a segment that becomes free is given back to the device.
+    pub discard: bool,
     /// Reads that recovery keeps in flight.
     pub reads_in_flight: u32,
     /// Write nothing at all, not even the epoch.
@@ -57,6 +59,7 @@ impl Default for OpenOptions {
             write_errors_max: 3,
             read_errors_max: 16,
             reappend: true,
+            discard: false,
             reads_in_flight: 32,
             read_only: false,
         }
@@ -114,6 +117,7 @@ pub struct Counters {
     pub appends_refused: u64,
     pub bytes_payload: u64,
     pub bytes_written: u64,
+    pub bytes_discarded: u64,
     pub write_errors: u64,
     pub read_errors: u64,
     pub segments_free: u64,

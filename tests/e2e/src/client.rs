@@ -183,7 +183,11 @@ impl Connection {
         }
     }
 
-    fn body(&mut self, response: &mut Response) -> io::Result<()> {
+    /// Reads the body of a response whose head was read.
+    ///
+    /// # Errors
+    /// The connection ended before the body did, or it is malformed.
+    pub fn body(&mut self, response: &mut Response) -> io::Result<()> {
         if response.field("transfer-encoding") == Some("chunked") {
             loop {
                 let line_end = loop {

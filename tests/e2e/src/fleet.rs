@@ -467,10 +467,6 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
         let caching = role != Role::Origin;
         Server {
             machine: Machine {
-                cores: options.cores,
-                memory_bytes: None,
-                ram_bytes: options.ram_bytes,
-                ram_policy: Default::default(),
                 store_extent_bytes: 64 << 10,
                 stores: options
                     .store_bytes
@@ -484,12 +480,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 state_dir: dir.display().to_string(),
                 origin_root: (!caching).then(|| dir.join("origin").display().to_string()),
                 store_admission: Admission::Always,
-                store_writes_per_day: None,
-                store_rated_bytes: None,
-                certificates: Vec::new(),
-                ticket_secret_file: None,
-                client_limits: Default::default(),
-                fleet_tls: None,
+                ..Machine::plain(options.cores, options.ram_bytes)
             },
             id,
             role,
@@ -578,25 +569,18 @@ fn group(id: &str, parent: Option<&str>) -> CacheGroup {
 /// A behaviour with the usual rules.
 pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
     Behaviour {
-        name: name.to_owned(),
-        path: path.to_owned(),
         cache,
         default_ttl_seconds: cache.then_some(ttl),
-        override_ttl_seconds: None,
-        stale_while_revalidate_seconds: 0,
         stale_if_error_seconds: 3600,
         negative_ttl_seconds: 1,
-        hedge: false,
-        compress: false,
         cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
-        vary_ignore: tidegate_contract::vary_ignore_default(),
         cors_allow_origin: Some("*".to_owned()),
-        redirect: None,
         response_headers: vec![HeaderRule::Add {
             name: "X-Region".to_owned(),
             value: "test".to_owned(),
         }],
         methods: ["GET", "HEAD", "OPTIONS", "POST"].map(str::to_owned).to_vec(),
+        ..Behaviour::plain(name, path)
     }
 }
 

@@ -4,10 +4,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tidegate_e2e::{Fleet, FleetOptions};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tidegate_e2e::{Fleet, FleetOptions, HandOrigin, content, get, reply};
 
 /// Little RAM: bytes must come from the store.
 fn options() -> FleetOptions {
@@ -135,6 +138,82 @@ fn a_lost_block_of_a_changed_file_ends_one_answer_short_and_heals() {
     assert_eq!(fleet.counter("edge-1", "store_bad_extents_total"), 1);
 }
 
+/// What the origin of [`spoilt`] says of its objects besides their length: nothing that a part could be asked for by.
+const NOT_STRONG: [&str; 3] = [
+    "ETag: W/\"same\"\r\n",
+    "Last-Modified: Sat, 21 Nov 2026 10:00:00 GMT\r\n",
+    "", // no validator at all
+];
+
+/// A fleet that has stored objects without a strong tag, and the origin that they come from; in the edge's store a bit of
+/// the third block of the first one is flipped. When it is told so, the origin has other objects of the same length.
+fn spoilt(name: &str, fields: &'static str) -> (Fleet, HandOrigin, Arc<AtomicBool>, Vec<u8>) {
+    let is_changed = Arc::new(AtomicBool::new(false));
+    let changed = is_changed.clone();
+    let origin = HandOrigin::start(IpAddr::V4(Ipv4Addr::LOCALHOST), move |asked, stream| {
+        let name = match changed.load(Ordering::SeqCst) {
+            true => format!("new {}", asked.target()),
+            false => asked.target().to_owned(),
+        };
+        let fields = format!("{fields}Cache-Control: max-age=3600\r\n");
+        reply(stream, 200, &fields, &content(&name, 3_000_000));
+    });
+    let fleet = Fleet::start(name, &FleetOptions { origin: Some(origin.address), ..options() });
+    for path in ["/a", "/b", "/c"] {
+        assert_eq!(fleet.get("edge-1", path, "").unwrap().status, 200);
+    }
+    fleet.settle("edge-1");
+    let bytes = content("/a", 3_000_000);
+    let store = edge_store(&fleet);
+    let found = places(&store, &bytes[2 * 512 * 1024..]);
+    assert!(!found.is_empty(), "the third block lies in the store");
+    for at in found {
+        flip(&store, at + 1000, 3);
+    }
+    (fleet, origin, is_changed, bytes)
+}
+
+#[test]
+fn a_spoilt_block_is_mended_from_a_whole_of_the_same_bytes() {
+    // Goal: without a strong tag, too, one bad block costs a fill and no answer. Method: the next hop has the same bytes.
+    for (n, fields) in NOT_STRONG.into_iter().enumerate() {
+        let (fleet, origin, _, bytes) = spoilt(&format!("mended-{n}"), fields);
+        let filled = fleet.counter("edge-1", "bytes_filled_total");
+        let response = fleet.get("edge-1", "/a", "").unwrap();
+        assert!(response.status == 200 && response.body == bytes, "{fields}");
+        assert_eq!(fleet.counter("edge-1", "store_bad_extents_total"), 1, "{fields}");
+        assert_eq!(fleet.counter("edge-1", "blocks_mended_total"), 1, "{fields}");
+        fleet.settle("edge-1");
+        // It lies on disk again: other objects push it out of memory, and nothing is fetched any more.
+        for path in ["/b", "/c", "/a"] {
+            assert!(fleet.get("edge-1", path, "").unwrap().body == content(path, 3_000_000));
+        }
+        assert_eq!(fleet.counter("edge-1", "bytes_filled_total") - filled, 3_000_000, "{fields}");
+        assert_eq!(fleet.counter("edge-1", "answers_cut_total"), 0, "{fields}");
+        assert_eq!(origin.count(), 3, "the parent had it");
+    }
+}
+
+#[test]
+fn a_spoilt_block_of_a_changed_object_without_a_tag_ends_one_answer_short() {
+    // Goal: what has the same length and the same weak words, but other bytes, is never put in; the answer ends short, the
+    // next one is the new version. Method: the origin changes, and the parent loses what it has.
+    for (n, fields) in NOT_STRONG.into_iter().enumerate() {
+        let (mut fleet, _origin, is_changed, _) = spoilt(&format!("not-mended-{n}"), fields);
+        is_changed.store(true, Ordering::SeqCst);
+        let parent_store = fleet.member("parent-1").server.machine.stores[0].path.clone();
+        fleet.kill("parent-1");
+        fs::remove_file(parent_store).unwrap();
+        fleet.restart("parent-1");
+        let cut = fleet.get("edge-1", "/a", "").map(|response| response.body.len());
+        assert!(cut.is_err(), "{fields}: {cut:?}");
+        let new = content("new /a", 3_000_000);
+        assert!(fleet.get("edge-1", "/a", "").unwrap().body == new, "{fields}");
+        assert_eq!(fleet.counter("edge-1", "answers_cut_total"), 1, "{fields}");
+        assert_eq!(fleet.counter("edge-1", "blocks_mended_total"), 0, "{fields}");
+    }
+}
+
 #[test]
 fn random_damage_all_over_the_store_never_reaches_a_client() {
     // Goal: headers, summaries and payloads are all checked. Method: 400 bits all over the used part of the file are
@@ -185,6 +264,41 @@ fn a_store_that_was_cut_under_the_process_costs_fills_and_nothing_else() {
     let more = fleet.put("more.m4s", 3_000_000);
     assert!(fleet.get("edge-1", "/more.m4s", "").unwrap().body == more);
     check(&fleet, &files, "and after more writes");
+}
+
+#[test]
+fn free_store_segments_are_given_back_when_that_is_wanted() {
+    // Goal: `store_discard`. Method: more than the store holds goes through it, with and without; then what the store's file
+    // takes of its file system, and what is still a hit, also after a restart.
+    for is_wanted in [true, false] {
+        let options = FleetOptions {
+            store_bytes: Some(64 << 20),
+            adjust: match is_wanted {
+                true => |snapshot| {
+                    snapshot.servers.iter_mut().for_each(|s| s.machine.store_discard = true);
+                },
+                false => |_| {},
+            },
+            ..options()
+        };
+        let mut fleet = Fleet::start("discard", &options);
+        let store = edge_store(&fleet);
+        let taken = || fs::metadata(&store).unwrap().blocks() * 512;
+        let full = taken();
+        let files = warm(&fleet, &[2_000_000; 45]);
+        let metrics = get(fleet.member("edge-1").admin(), "x", "/metrics", "").unwrap().body;
+        let metrics = String::from_utf8(metrics).unwrap();
+        let line = metrics.lines().find(|line| line.starts_with("tidegate_device_discarded_bytes"));
+        let discarded: u64 = line.unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(fleet.counter("edge-1", "store_evicted_bytes_total") >= 16 << 20);
+        assert_eq!(discarded >= 16 << 20, is_wanted, "{discarded}");
+        assert_eq!(taken() < full, is_wanted, "{} of {full}", taken());
+        fleet.restart("edge-1");
+        let filled = fleet.counter("edge-1", "bytes_filled_total");
+        check(&fleet, &files[43..], "the last ones are there");
+        assert_eq!(fleet.counter("edge-1", "bytes_filled_total"), filled);
+        check(&fleet, &files[..2], "the first ones are filled again");
+    }
 }
 
 #[test]

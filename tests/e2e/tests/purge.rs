@@ -2,14 +2,16 @@
 //! a fill. Method: an origin whose answers carry a serial number; `tidegate purge` as operators run it; the bodies and
 //! the origin's counts tell what was served from where.
 
+use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tidegate_contract::{AdminKey, Order};
+use tidegate_contract::{AdminKey, Order, PurgeLog};
 use tidegate_e2e::fleet::{HOST, binary};
 use tidegate_e2e::{
     Asked, Connection, Fleet, FleetOptions, Gate, HandOrigin, Response, get, reply,
@@ -422,37 +424,178 @@ fn orders_that_are_not_signed_or_make_no_sense_change_nothing() {
     }
 }
 
+/// Two edges behind a parent; what an edge answers.
+fn two_edges(name: &str, store_wait_seconds: u64) -> World {
+    let options =
+        FleetOptions { edges: 2, parents: 1, store_wait_seconds, ..FleetOptions::default() };
+    world(name, &options)
+}
+
+impl World {
+    fn at(&self, id: &str) -> String {
+        String::from_utf8(self.fleet.get(id, "/other", "").unwrap().body).unwrap()
+    }
+
+    /// The purge log, as the nodes find it.
+    fn log_file(&self) -> PathBuf {
+        self.fleet.dir.join("snapshot.purges")
+    }
+
+    /// Waits until a node has noted how far it followed the log.
+    fn is_noted(&self, id: &str) {
+        let place = PurgeLog::read(&fs::read(self.log_file()).unwrap(), &admin_key()).unwrap();
+        let line = format!("purges {}\n", place.place().encode());
+        let roll = self.fleet.dir.join(format!("{id}.roll"));
+        self.fleet.until("it is noted", |_| fs::read_to_string(&roll).unwrap().contains(&line));
+    }
+
+    /// Puts orders in the log, as if nobody could be reached.
+    fn log(&self, orders: &[String]) {
+        let mut log = match fs::read(self.log_file()) {
+            Ok(bytes) => PurgeLog::read(&bytes, &admin_key()).unwrap(),
+            Err(_) => PurgeLog::begin(1),
+        };
+        orders.iter().for_each(|order| assert!(log.add(order, &admin_key()).is_some()));
+        let fresh = self.fleet.dir.join("purges.new");
+        fs::write(&fresh, log.encode(&admin_key())).unwrap();
+        fs::rename(fresh, self.log_file()).unwrap();
+    }
+}
+
+fn admin_key() -> AdminKey {
+    AdminKey::from_hex(&"11".repeat(32)).unwrap()
+}
+
+fn order_of_all(mode: &str) -> String {
+    format!(r#"{{"id":"by-log","mode":"{mode}","delivery_service":"film","all":true}}"#)
+}
+
 #[test]
-fn a_node_that_was_away_is_named_and_can_be_told_later() {
-    // Goal: receipts per node. Method: one of two edges is dead during the purge; the command fails and names it, the
-    // others are purged; it comes back with old content, and is purged by itself.
-    let mut world =
-        world("away", &FleetOptions { edges: 2, parents: 1, ..FleetOptions::default() });
-    let at = |world: &World, id: &str| {
-        String::from_utf8(world.fleet.get(id, "/other", "").unwrap().body).unwrap()
-    };
-    let old = at(&world, "edge-1");
-    assert_eq!(at(&world, "edge-2"), old);
+fn a_node_that_was_away_has_caught_up_before_its_first_answer() {
+    // Goal: receipts per node, and nothing that was purged comes back with a node. Method: one of two edges is dead during
+    // the purge; the command fails and says that it waits. It comes back, with its store read or not: its first answer is
+    // new. It does not purge the same twice, nor do those who were told.
+    for (name, store_wait_seconds) in [("away", 60), ("away-early", 0)] {
+        let mut world = two_edges(name, store_wait_seconds);
+        let old = world.at("edge-1");
+        assert_eq!(world.at("edge-2"), old);
+        world.settle();
+        world.fleet.kill("edge-2");
+        let output = world.purge(&["--service", "film", "--all", "--hard", "--json"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = said(&output);
+        assert!(said.contains("not purged on 1 of 3 nodes (edge-2): they will"), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let done: Vec<(&str, bool, bool)> = report["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|node| {
+                let is = |what: &str| node[what].as_bool().unwrap();
+                (node["node"].as_str().unwrap(), is("purged"), is("waits"))
+            })
+            .collect();
+        let expected =
+            [("parent-1", true, false), ("edge-1", true, false), ("edge-2", false, true)];
+        assert_eq!(done, expected);
+        let new = world.at("edge-1");
+        assert_ne!(new, old);
+        world.fleet.kill_and_launch("edge-2");
+        world.fleet.until("it answers", |fleet| fleet.get("edge-2", "/pass/x", "").is_ok());
+        assert_eq!(world.at("edge-2"), new, "{name}: its first answer");
+        world.fleet.kill_and_launch("edge-2");
+        world.fleet.wait_for("edge-2");
+        assert_eq!(world.at("edge-2"), new, "{name}: killed in the middle of it");
+        for id in ["edge-1", "edge-2", "parent-1"] {
+            world.is_noted(id);
+            world.fleet.settle(id);
+        }
+        let news = world.fleet.said("edge-2").matches("were news").count();
+        assert!((1..=2).contains(&news), "{news}");
+        let asked = world.origin.count();
+        for id in ["edge-1", "edge-2", "parent-1"] {
+            world.fleet.restart(id);
+        }
+        for id in ["edge-1", "edge-2"] {
+            assert_eq!(world.at(id), new);
+        }
+        assert_eq!(world.origin.count(), asked, "{name}");
+        assert_eq!(world.fleet.said("edge-2").matches("were news").count(), news);
+        for id in ["edge-1", "parent-1"] {
+            assert_eq!(world.fleet.said(id).matches("were news").count(), 0, "{id} was told");
+        }
+    }
+}
+
+#[test]
+fn nodes_that_cannot_be_told_hear_of_a_purge_by_the_log() {
+    // Goal: a control link that is down costs a moment. Method: the order is put in the log, and nobody is told.
+    let world = two_edges("by-log", 60);
+    let old = [world.at("edge-1"), world.at("edge-2")];
+    world.log(&[order_of_all("hard")]);
+    for id in ["parent-1", "edge-1", "edge-2"] {
+        world.fleet.until("it has heard", |fleet| fleet.said(id).contains("1 purge(s) were news"));
+    }
+    assert!(![world.at("edge-1"), world.at("edge-2")].iter().any(|body| old.contains(body)));
+    // And what is ordered as ever is done once.
+    let output = world.purge(&["--service", "film", "--all", "--hard"]);
+    assert!(output.status.success(), "{}", said(&output));
+    for id in ["parent-1", "edge-1", "edge-2"] {
+        world.is_noted(id);
+        assert_eq!(world.fleet.said(id).matches("were news").count(), 1, "{id}");
+    }
+    // Orders for some nodes, and those that shall not be in the log, are not.
+    let before = fs::read(world.log_file()).unwrap();
+    for arguments in [&["--node", "edge-1"][..], &["--unlogged"]] {
+        let output = world.purge(&[&["--service", "film", "--all"], arguments].concat());
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert_eq!(fs::read(world.log_file()).unwrap(), before);
+}
+
+#[test]
+fn what_the_log_does_not_say_any_more_is_taken_for_purged() {
+    // Goal: a node that was away for longer than the log reaches back asks about all it has, or forgets it when a hard purge
+    // was lost; so does one that does not find the log that it followed. Method: more purges than the log holds.
+    let mut world = two_edges("long-away", 60);
+    for (mode, is_new) in [("soft", false), ("hard", true)] {
+        let old = world.at("edge-2");
+        world.log(&[order_of_all("soft")]);
+        world.is_noted("edge-2");
+        assert_eq!(world.at("edge-2"), old);
+        world.settle();
+        world.fleet.kill("edge-2");
+        let nothing = |n| {
+            format!(
+                r#"{{"id":"{n}","mode":"soft","delivery_service":"film","prefix":"/none/{n}"}}"#
+            )
+        };
+        let orders = (0..2000).map(nothing);
+        world.log(&[order_of_all(mode)].into_iter().chain(orders).collect::<Vec<_>>());
+        world.is_noted("parent-1");
+        world.fleet.restart("edge-2");
+        let told = format!("all that is stored is purged ({mode})");
+        assert!(world.fleet.said("edge-2").contains(&told), "{}", world.fleet.said("edge-2"));
+        let asked = world.origin.count();
+        assert_eq!(world.at("edge-2") != old, is_new, "{mode}");
+        assert_eq!(world.origin.count(), asked + 1, "{mode}");
+        assert_eq!(world.origin.all()[asked].fields.contains_key("if-none-match"), !is_new);
+    }
+    world.is_noted("edge-2");
     world.settle();
     world.fleet.kill("edge-2");
-    let output = world.purge(&["--service", "film", "--all", "--hard", "--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("not purged on 1 of 3 nodes (edge-2)"), "{}", said(&output));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let done: Vec<(&str, bool)> = report["nodes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|node| (node["node"].as_str().unwrap(), node["purged"].as_bool().unwrap()))
-        .collect();
-    assert_eq!(done, [("parent-1", true), ("edge-1", true), ("edge-2", false)]);
-    let new = at(&world, "edge-1");
-    assert_ne!(new, old);
+    fs::remove_file(world.log_file()).unwrap();
     world.fleet.restart("edge-2");
-    assert_eq!(at(&world, "edge-2"), old, "nobody told it");
-    let output = world.purge(&["--service", "film", "--all", "--hard", "--node", "edge-2"]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(at(&world, "edge-2"), new);
+    assert!(world.fleet.said("edge-2").contains("it was there before"));
+    world.at("edge-2");
+    assert_eq!(world.fleet.counter("edge-2", "revalidated_total"), 1);
+    // One that was altered is refused while it runs, and what it runs on stays.
+    fs::write(world.log_file(), "tidegate-purges 1 log=0\n").unwrap();
+    world.fleet.until("it says so", |fleet| fleet.said("edge-2").contains("or cut; publish"));
+    world.at("edge-2");
+    assert_eq!(world.fleet.counter("edge-2", "revalidated_total"), 1);
+    let output = world.purge(&["--service", "film", "--all"]);
+    assert!(!output.status.success() && said(&output).contains("the purge log is refused"));
 }
 
 #[test]

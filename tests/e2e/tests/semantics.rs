@@ -670,3 +670,41 @@ fn metrics_and_access_log_can_be_read_by_machines() {
     }
     assert_eq!(text.lines().count(), requests as usize);
 }
+
+#[test]
+fn clients_are_obeyed_where_a_behaviour_says_so() {
+    // Goal: `obey_clients` reaches the origin through both tiers, and costs nobody else anything. Method: an origin that
+    // confirms; requests with and without words of their own.
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        let status = if asked.fields.contains_key("if-none-match") { 304 } else { 200 };
+        let body: &[u8] = if status == 200 { b"film" } else { b"" };
+        reply(stream, status, "ETag: \"1\"\r\nCache-Control: max-age=600\r\n", body);
+    });
+    let options = FleetOptions {
+        edges: 1,
+        parents: 1,
+        origin: Some(origin.address),
+        adjust: |snapshot| {
+            let behaviours = &mut snapshot.delivery_services[0].behaviours;
+            behaviours.iter_mut().for_each(|behaviour| behaviour.obey_clients = true);
+        },
+        ..FleetOptions::default()
+    };
+    let fleet = Fleet::start("obeyed", &options);
+    for (words, asked) in [
+        ("", 1),
+        ("", 1),
+        ("Cache-Control: no-cache\r\n", 2),
+        ("Pragma: no-cache\r\n", 3),
+        ("Cache-Control: min-fresh=700\r\n", 4),
+        ("Cache-Control: max-age=500\r\n", 4),
+        ("", 4),
+    ] {
+        let response = fleet.get("edge-1", "/a", words).unwrap();
+        assert_eq!((response.status, &response.body[..]), (200, &b"film"[..]), "{words}");
+        assert_eq!(origin.count(), asked, "{words}");
+        fleet.settle("edge-1");
+    }
+    let last = origin.all().pop().unwrap();
+    assert_eq!((last.field("if-none-match"), last.field("cache-control")), ("\"1\"", "no-cache"));
+}

@@ -18,26 +18,16 @@ const NOW: u64 = 1_795_132_800_000;
 
 fn behaviour() -> Behaviour {
     Behaviour {
-        name: "all".into(),
-        path: "*".into(),
-        cache: true,
         default_ttl_seconds: Some(60),
-        override_ttl_seconds: None,
         stale_while_revalidate_seconds: 5,
         stale_if_error_seconds: 600,
         negative_ttl_seconds: 10,
-        hedge: false,
-        compress: false,
         cache_key: CacheKeyRule {
             drop: vec!["token".into(), "utm_*".into()],
             keep: vec![],
             sort: true,
         },
-        vary_ignore: tidegate_contract::vary_ignore_default(),
-        cors_allow_origin: None,
-        redirect: None,
-        response_headers: vec![],
-        methods: ["GET", "HEAD", "OPTIONS"].map(str::to_owned).to_vec(),
+        ..Behaviour::plain("all", "*")
     }
 }
 

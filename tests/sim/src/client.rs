@@ -38,6 +38,10 @@ impl Asked {
         let items = stage.items.borrow();
         let item = stage.below(items.len() as u64) as usize;
         let mut asked = Asked::plain(item);
+        if stage.plan.posts > 0 && stage.chance(stage.plan.posts) {
+            asked.method = Method::Post;
+            return asked;
+        }
         if stage.chance(100) {
             asked.method = Method::Head;
         }
@@ -118,12 +122,17 @@ pub async fn live(stage: Stage, front: &'static str, until: Duration) {
         };
         sleep(Duration::from_millis(pause)).await;
         let asked = Asked::draw(&stage);
+        let is_beyond = |max| stage.tally.borrow().requests >= max;
+        if stage.plan.requests_max.is_some_and(is_beyond) {
+            return;
+        }
         if stage.chance(200) {
             connection = None;
         }
         let began = stage.now();
         let limit = PATIENCE;
         match timeout(limit, exchange(&stage, front, &mut connection, &asked)).await {
+            Ok(Some((_, reply))) if asked.method == Method::Post => posted(&stage, &reply),
             Ok(Some((began, reply))) => judge(&stage, &asked, began, &reply),
             Ok(None) => no_answer(&stage, &asked),
             Err(_) => {
@@ -179,6 +188,23 @@ pub async fn ask_whole(stage: &Stage, front: &'static str, item: usize, within: 
     }
 }
 
+/// An answer to POST makes invalid what was asked for before (RFC 9111 §4.4).
+fn posted(stage: &Stage, reply: &Reply) {
+    let Some(number) = reply.fields.get_str("x-posted").and_then(|n| n.parse::<usize>().ok())
+    else {
+        return;
+    };
+    stage.world.event("posted", number as u64, 0);
+    stage.tally.borrow_mut().invalidations += 1;
+    if stage.plan.sabotage == Some(Sabotage::Posts) {
+        let count = stage.items.borrow().len();
+        stage.purges.borrow_mut()[number].items = (0..count).collect();
+    }
+    if stage.plan.keeps_invalidations() {
+        stage.purges.borrow_mut()[number].receipt = Some(reply.came);
+    }
+}
+
 fn no_answer(stage: &Stage, asked: &Asked) {
     stage.tally.borrow_mut().broken += 1;
     if stage.plan.is_quiet() && asked.abort_at.is_none() {
@@ -215,8 +241,16 @@ async fn exchange(
 }
 
 async fn one(stage: &Stage, stream: &TcpStream, asked: &Asked) -> Option<Reply> {
-    let path = stage.items.borrow()[asked.item].path.clone();
-    let mut head = format!("{} {path} HTTP/1.1\r\nhost: {HOST}\r\n", asked.method.as_str());
+    let mut head = {
+        let item = &stage.items.borrow()[asked.item];
+        let method = asked.method.as_str();
+        let language = item.language().map(|language| format!("accept-language: {language}\r\n"));
+        let language = language.unwrap_or_default();
+        format!("{method} {} HTTP/1.1\r\nhost: {HOST}\r\n{language}", item.path)
+    };
+    if asked.method == Method::Post {
+        head.push_str("content-length: 0\r\n");
+    }
     for (name, value) in &asked.fields {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -371,6 +405,11 @@ fn verdict(stage: &Stage, asked: &Asked, began: Duration, reply: &Reply) -> Resu
     let item = &items[asked.item];
     let mut answers = stage.answers.borrow_mut();
     let answer = answers.get(serial).ok_or("its serial number was never given")?;
+    // A failure is no alternate: the question that met it may have been one for the path alone.
+    let is_failure = answer.status >= 500 && reply.status == answer.status;
+    if is_failure && item.alternate.is_some() && items[answer.item].path == item.path {
+        return Ok(());
+    }
     if answer.item != asked.item {
         return Err(format!("it is of item {}", answer.item));
     }
@@ -452,6 +491,7 @@ fn verdict(stage: &Stage, asked: &Asked, began: Duration, reply: &Reply) -> Resu
         500..=599 if answer.status == reply.status => {}
         status => return Err(format!("nobody said {status}")),
     }
+    stage.tally.borrow_mut().alternates += u64::from(item.alternate.is_some());
     if let Some(answer) = answers.get_mut(serial) {
         answer.delivered += 1;
     }
@@ -506,7 +546,10 @@ pub async fn purge(stage: &Stage, nodes: &[&'static str]) {
         let hard = stage.chance(650);
         let mode = if hard { "hard" } else { "soft" };
         let (what, reached) = match stage.below(10) {
-            0..=4 => (format!("\"url\":\"http://{HOST}{path}\""), vec![item]),
+            0..=4 => {
+                let at = |n: usize| items[n].path == path;
+                (format!("\"url\":\"http://{HOST}{path}\""), all(&at))
+            }
             5 | 6 => {
                 let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
                 let within = |n: usize| items[n].path.starts_with(&format!("{folder}/"));

@@ -52,6 +52,8 @@ pub struct Version {
 #[derive(Debug)]
 pub struct Item {
     pub path: String,
+    /// It is one of the alternates of its path: what `Accept-Language` must say for it, or that there is none.
+    pub alternate: Option<Option<&'static str>>,
     /// What purges by tag reach it by.
     pub surrogate: String,
     pub versions: Vec<Version>,
@@ -62,11 +64,33 @@ impl Item {
         let folder = if random.chance(60) { "/pass" } else { ["/a", "/b"][number % 2] };
         let mut item = Item {
             path: format!("{folder}/{number}"),
+            alternate: None,
             surrogate: format!("show-{}", number % 3),
             versions: Vec::new(),
         };
         item.change(sizes, Duration::ZERO, random);
         item
+    }
+
+    /// Makes it one of several alternates of its path, and gives the others.
+    pub fn diversify(&mut self, sizes: Sizes, random: &mut Random) -> Vec<Item> {
+        self.alternate = Some(None);
+        let mut other = |language| {
+            let mut item = Item {
+                path: self.path.clone(),
+                alternate: Some(Some(language)),
+                surrogate: self.surrogate.clone(),
+                versions: Vec::new(),
+            };
+            item.change(sizes, Duration::ZERO, random);
+            item
+        };
+        vec![other("de"), other("en")]
+    }
+
+    /// What a request for it says in `Accept-Language`.
+    pub fn language(&self) -> Option<&'static str> {
+        self.alternate.flatten()
     }
 
     /// Makes a new version current.
@@ -112,9 +136,10 @@ impl Item {
 
     /// The value of `ETag`.
     pub fn etag(&self, version: usize) -> Option<String> {
+        let language = self.language().unwrap_or_default();
         match self.versions[version].tag {
-            Tag::Strong => Some(format!("\"v{version}\"")),
-            Tag::Weak => Some(format!("W/\"v{version}\"")),
+            Tag::Strong => Some(format!("\"v{version}{language}\"")),
+            Tag::Weak => Some(format!("W/\"v{version}{language}\"")),
             Tag::None => None,
         }
     }

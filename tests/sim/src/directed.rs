@@ -123,8 +123,17 @@ fn answer_all(origin: impl Fn(usize, &RequestHead) -> Act + 'static) {
 
 /// Asks the parent; `None`: no head came.
 pub async fn get(path: &str, fields: &str) -> Option<Got> {
+    ask("GET", path, fields).await
+}
+
+/// Posts nothing to the parent.
+pub async fn post(path: &str) -> Option<Got> {
+    ask("POST", path, "content-length: 0\r\n").await
+}
+
+async fn ask(method: &str, path: &str, fields: &str) -> Option<Got> {
     let stream = TcpStream::connect(http("parent-1")).await.ok()?;
-    let head = format!("GET {path} HTTP/1.1\r\nhost: {HOST}\r\n{fields}\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: {HOST}\r\n{fields}\r\n");
     stream.send_all(&[head.as_bytes()], STALL).await.ok()?;
     let mut buffer = Vec::new();
     let mut parser = ResponseParser::new(Limits::RESPONSE);

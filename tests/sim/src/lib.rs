@@ -9,7 +9,9 @@
 //! What is held against each run:
 //! - every byte that a client gets is of one version (`content.rs`), which was permitted at that time by the reference
 //!   cache (`reference.rs`): fresh, stale within its windows, fetched for this request; private for one only;
-//! - nothing that was purged hard is served after the receipt, also across crashes, unless the disk lied;
+//! - nothing that was purged hard is served after the receipt, also across crashes, unless the disk lied; nor what a POST made
+//!   invalid, where there are no crashes (nobody waits for the disk with that);
+//! - of a path with alternates (`Vary`), each client gets its own;
 //! - nobody is sent the same bytes of an item by the origin twice at a time;
 //! - with all faults off, what was begun ends, everything can be had, and what is idle holds nothing: no task, no fill,
 //!   no connection, no buffer; no task panicked.
@@ -18,7 +20,8 @@
 //!
 //! `make test` runs a few thousand seeds. More: `TIDEGATE_SIM_SEEDS=100000 cargo test --release -p tidegate-sim`, or from
 //! another one on: `TIDEGATE_SIM_FIRST=5000`. A failure names its seed; `TIDEGATE_SIM_SEED=n cargo test --release -p
-//! tidegate-sim --test seeds -- --nocapture` runs that one again, with a trace of what happened.
+//! tidegate-sim --test seeds -- --nocapture` runs that one again, with a trace of what happened; with `-- replay --nocapture`
+//! it looks for the smallest plan that fails in the same way (`shrink.rs`), and traces that.
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -31,5 +34,6 @@ pub mod plan;
 pub mod reference;
 pub mod run;
 pub mod scene;
+pub mod shrink;
 
 pub use run::{Outcome, run, run_plan};

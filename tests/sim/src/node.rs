@@ -33,7 +33,7 @@ use tidegate_store::{
     identify,
 };
 use tidegate_telemetry::Counters;
-use tidegate_types::memory::{CHUNK_BYTES, EXTENT_BYTES_DEFAULT, arena_chunks};
+use tidegate_types::memory::{CHUNK_BYTES, arena_chunks};
 
 /// The host that clients ask for.
 pub const HOST: &str = "film.test";
@@ -65,22 +65,14 @@ pub fn admin(id: &str) -> SocketAddr {
 
 fn behaviour(name: &str, path: &str, cache: bool) -> Behaviour {
     Behaviour {
-        name: name.to_owned(),
-        path: path.to_owned(),
         cache,
         default_ttl_seconds: reference::DEFAULT_TTL.map(|seconds| seconds as u32).filter(|_| cache),
-        override_ttl_seconds: None,
         stale_while_revalidate_seconds: reference::STALE_WHILE_REVALIDATE as u32,
         stale_if_error_seconds: reference::STALE_IF_ERROR as u32,
         negative_ttl_seconds: reference::NEGATIVE_TTL as u32,
-        hedge: false,
-        compress: false,
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: true },
-        vary_ignore: tidegate_contract::vary_ignore_default(),
-        cors_allow_origin: None,
-        redirect: None,
-        response_headers: Vec::new(),
         methods: ["GET", "HEAD", "POST"].map(str::to_owned).to_vec(),
+        ..Behaviour::plain(name, path)
     }
 }
 
@@ -105,21 +97,9 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
         origin_limit: None,
         weight: 1.0,
         machine: Machine {
-            cores: plan.cores,
-            memory_bytes: None,
-            ram_bytes: plan.ram_bytes,
-            ram_policy: Default::default(),
-            store_extent_bytes: EXTENT_BYTES_DEFAULT,
-            stores: Vec::new(),
             state_dir: String::new(),
             store_admission: plan.admission,
-            store_writes_per_day: None,
-            store_rated_bytes: None,
-            origin_root: None,
-            certificates: Vec::new(),
-            ticket_secret_file: None,
-            client_limits: Default::default(),
-            fleet_tls: None,
+            ..Machine::plain(plan.cores, plan.ram_bytes)
         },
     };
     let group = |id: &str, parent: Option<&str>| CacheGroup {

@@ -5,7 +5,7 @@
 
 use crate::content::{self, Framing, Tag};
 use crate::plan::Sabotage;
-use crate::reference::{Answer, is_shared};
+use crate::reference::{Answer, Purge, is_shared};
 use crate::scene::Stage;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -97,7 +97,11 @@ async fn answer(
 ) -> bool {
     let faults = stage.plan.origin;
     stage.tally.borrow_mut().origin_questions += 1;
-    let found = stage.items.borrow().iter().position(|item| item.path == request.path);
+    let is_deaf = stage.plan.sabotage == Some(Sabotage::Alternates);
+    let language = request.fields.get_str("accept-language").filter(|_| !is_deaf);
+    let found = stage.items.borrow().iter().position(|item| {
+        item.path == request.path && (item.alternate.is_none() || item.language() == language)
+    });
     let Some(item) = found else {
         stage.violation(format!("the origin was asked for {}, which nobody wanted", request.path));
         return false;
@@ -127,6 +131,9 @@ async fn answer(
         let _gone = stream.send_all(&[junk], STALL).await;
         return false;
     }
+    if request.method == Method::Post {
+        return post(stage, stream, &request.path).await;
+    }
     let (serial, made, version) = {
         let items = stage.items.borrow();
         let (version, now) = items[item].current();
@@ -136,6 +143,8 @@ async fn answer(
         answers.push(Answer {
             item,
             version,
+            headed: stage.now(),
+            tagged: now.tag != Tag::None && matches!(made.status, 200 | 206 | 304),
             status: made.status,
             policy: now.policy,
             passed: request.path.starts_with("/pass/"),
@@ -192,6 +201,30 @@ async fn answer(
     went_well
 }
 
+/// A POST makes new versions of what is at a path; what was asked for before is not valid once its answer has come.
+async fn post(stage: &Stage, stream: &TcpStream, path: &str) -> bool {
+    let failed = stage.fault(stage.plan.origin.errors);
+    let mut head = "HTTP/1.1 500 x\r\n".to_owned();
+    if !failed {
+        let now = stage.now();
+        let reached = {
+            let mut items = stage.items.borrow_mut();
+            let at = |n: &usize| items[*n].path == path;
+            let reached: Vec<usize> = (0..items.len()).filter(at).collect();
+            for n in &reached {
+                items[*n].change(stage.plan.sizes, now, &mut stage.random.borrow_mut());
+            }
+            reached
+        };
+        let mut purges = stage.purges.borrow_mut();
+        purges.push(Purge { hard: true, items: reached, sent: now, receipt: None });
+        head = format!("HTTP/1.1 200 x\r\nx-posted: {}\r\n", purges.len() - 1);
+        stage.world.event("origin takes a post", purges.len() as u64, 0);
+    }
+    head.push_str("content-length: 0\r\n\r\n");
+    stream.send_all(&[head.as_bytes()], STALL).await.is_ok()
+}
+
 /// Whoever asks for more of a version goes on with a body that broke off: the earlier answers are not done.
 fn note_resume(stage: &Stage, item: usize, version: usize, serial: usize) {
     let now = stage.now();
@@ -219,6 +252,9 @@ fn make(stage: &Stage, item: usize, request: &RequestHead) -> Made {
     let (number, version) = thing.current();
     let etag = thing.etag(number);
     let mut fields = vec![format!("surrogate-key: {}", thing.surrogate)];
+    if thing.alternate.is_some() {
+        fields.push("vary: accept-language".to_owned());
+    }
     let mut policy = version.policy;
     if stage.plan.sabotage == Some(Sabotage::Freshness) {
         policy.max_age = policy.max_age.map(|seconds| seconds + 5);

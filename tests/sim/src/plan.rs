@@ -63,6 +63,10 @@ pub enum Sabotage {
     Buffers,
     /// Devices that missed purges are on the roll again with each start.
     Roll,
+    /// A POST is said to have gone through that nobody was sent.
+    Posts,
+    /// The origin gives what is for no language to whoever asks for one, and says that it varies.
+    Alternates,
 }
 
 /// One run.
@@ -100,6 +104,12 @@ pub struct Plan {
     pub wall_steps: u32,
     pub purges: u32,
     pub changes: u32,
+    /// The first item has alternates, chosen by `Accept-Language`.
+    pub alternates: bool,
+    /// Requests that are a POST, which makes a new version, of a thousand.
+    pub posts: u32,
+    /// No more requests than this; to find the one that matters.
+    pub requests_max: Option<u64>,
     /// Clients that leave in the middle, of a thousand requests.
     pub aborts: u32,
     pub slow_readers: u32,
@@ -163,7 +173,12 @@ impl Plan {
             2 => Some(Trouble::Absent),
             _ => None,
         };
+        let alternates = apart.chance(400);
+        let posts = if apart.chance(500) { 1 + apart.below(80) as u32 } else { 0 };
         let plan = Plan {
+            alternates,
+            posts,
+            requests_max: None,
             seed,
             edge: random.chance(300),
             cores: random.between(1, 3) as usize,
@@ -232,6 +247,9 @@ impl Plan {
             wall_steps: 0,
             purges: 0,
             changes: 0,
+            alternates: false,
+            posts: 0,
+            requests_max: None,
             aborts: 0,
             slow_readers: 0,
             sabotage: None,
@@ -245,6 +263,12 @@ impl Plan {
             && self.crashes == 0
             && self.disk_stalls == 0
             && !self.disk_fails()
+    }
+
+    /// What a node was told by an answer to POST, it knows to the end of the run: nobody waits for the disk with that.
+    pub fn keeps_invalidations(&self) -> bool {
+        // Of two parents one alone has seen the POST.
+        !self.edge && self.crashes == 0 && !self.disk_fails()
     }
 
     /// The disk has faults of any kind.

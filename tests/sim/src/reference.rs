@@ -28,6 +28,10 @@ pub struct Answer {
     pub passed: bool,
     /// The question had come whole.
     pub asked: Duration,
+    /// Its head left.
+    pub headed: Duration,
+    /// It has a tag, by which it can be asked about while its body comes.
+    pub tagged: bool,
     /// No byte of it, nor of another answer that went on with its body, came later.
     pub done: Duration,
     /// Responses to clients that came of it.
@@ -128,8 +132,9 @@ pub fn permits(answer: &Answer, purges: &[Purge], around: Circumstances) -> Resu
     if let Some(purge) = purges.iter().filter(of_before).find(|purge| purge.hard) {
         return Err(format!("it was purged at {:?}, with a receipt", purge.sent));
     }
-    // It came for this request, or for one that this one joined.
-    if answer.done + joined.unwrap_or_default() >= began {
+    // It came for this request, or for one that this one joined. What cannot be asked about is shared until its end.
+    let shared_until = if answer.tagged { answer.headed } else { answer.done };
+    if shared_until + joined.unwrap_or_default() >= began {
         return Ok(());
     }
     let mut stale_from = answer.asked + fresh + slack + ROUNDING;
@@ -160,6 +165,8 @@ mod tests {
             policy,
             passed: false,
             asked: seconds(100),
+            headed: seconds(100),
+            tagged: false,
             done: seconds(101),
             delivered: 0,
         }
@@ -199,6 +206,17 @@ mod tests {
         let must = answer(Policy { must_revalidate: true, ..POLICY });
         assert!(permits(&must, &[], trouble(111)).is_err());
         assert!(permits(&answer(Policy { no_cache: true, ..POLICY }), &[], at(102)).is_err());
+    }
+
+    #[test]
+    fn what_comes_is_shared_until_it_is_stale_or_until_its_end() {
+        let long = Answer { done: seconds(200), ..answer(POLICY) };
+        assert!(permits(&long, &[], at(150)).is_ok());
+        let tagged = Answer { tagged: true, ..long };
+        assert!(permits(&tagged, &[], at(150)).is_err());
+        assert!(permits(&tagged, &[], at(109)).is_ok());
+        let joined = Circumstances { joined: Some(seconds(60)), ..at(150) };
+        assert!(permits(&tagged, &[], joined).is_ok());
     }
 
     #[test]

@@ -55,7 +55,12 @@ pub fn run_plan(plan: Plan, trace: bool) -> Outcome {
         links,
         trace,
     });
-    let items = (0..plan.items).map(|n| Item::new(n, plan.sizes, &mut random)).collect();
+    let mut items: Vec<Item> =
+        (0..plan.items).map(|n| Item::new(n, plan.sizes, &mut random)).collect();
+    if plan.alternates {
+        let others = items[0].diversify(plan.sizes, &mut random);
+        items.extend(others);
+    }
     let stage: Stage = Rc::new(Scene {
         world: world.clone(),
         plan,

@@ -42,6 +42,9 @@ pub struct Tally {
     pub parts: u64,
     pub purges: u64,
     pub receipts: u64,
+    /// Answers to POST that made something invalid; answers of which there are alternates.
+    pub invalidations: u64,
+    pub alternates: u64,
     pub crashes: u64,
     /// Devices in trouble, as their node saw them at the end of it; and those of them that were retired.
     pub devices_ill: u64,
@@ -65,6 +68,8 @@ impl Tally {
             parts,
             purges,
             receipts,
+            invalidations,
+            alternates,
             crashes,
             devices_ill,
             devices_retired,
@@ -83,6 +88,8 @@ impl Tally {
         self.parts += parts;
         self.purges += purges;
         self.receipts += receipts;
+        self.invalidations += invalidations;
+        self.alternates += alternates;
         self.crashes += crashes;
         self.devices_ill += devices_ill;
         self.devices_retired += devices_retired;

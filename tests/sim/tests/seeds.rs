@@ -9,6 +9,7 @@ use tidegate_faults::Faults;
 use tidegate_sim::disk::Trouble;
 use tidegate_sim::plan::{NetFaults, OriginFaults, Plan, Sabotage};
 use tidegate_sim::scene::Tally;
+use tidegate_sim::shrink::shrink;
 use tidegate_sim::{run, run_plan};
 
 /// About a minute of one core.
@@ -87,6 +88,8 @@ fn no_seed_breaks_a_promise() {
             total.errors > seeds / 2,
             total.broken > seeds,
             total.receipts > seeds,
+            total.invalidations > seeds / 10,
+            total.alternates > seeds,
             total.crashes > seeds / 2,
             total.store_reads > seeds,
             total.devices_ill > seeds / 10,
@@ -97,6 +100,35 @@ fn no_seed_breaks_a_promise() {
 }
 
 const FAILURES_SHOWN: usize = 5;
+
+/// What a run of a plan does wrong first, without times and numbers.
+fn first_wrong(plan: &Plan) -> Option<String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| run_plan(plan.clone(), false)));
+    let Ok(outcome) = outcome else { return Some("it panicked".to_owned()) };
+    let what = outcome.violations.into_iter().next()?;
+    let what = what.split_once(" s: ").map_or(&*what, |(_, what)| what);
+    Some(what.lines().next()?.chars().filter(|c| !c.is_ascii_digit()).collect())
+}
+
+/// Shows the smallest run that fails as the seed does; of a seed that does not, of one that does wrong on purpose.
+#[test]
+fn replay() {
+    let (plan, is_asked) = match number("TIDEGATE_SIM_SEED") {
+        Some(seed) => (Plan::draw(seed), true),
+        None => (Plan { sabotage: Some(Sabotage::Bytes), ..Plan::draw(3) }, false),
+    };
+    let Some(wrong) = first_wrong(&plan) else {
+        assert!(is_asked, "a canary was not seen");
+        return println!("seed {} breaks no promise", plan.seed);
+    };
+    let is_same = |plan: &Plan| first_wrong(plan).is_some_and(|other| other == wrong);
+    let smallest = shrink(&plan, is_same);
+    let outcome = run_plan(smallest.clone(), is_asked);
+    println!("{smallest:#?}\n{:#?}", outcome.violations);
+    assert!(!outcome.violations.is_empty());
+    let requests = smallest.requests_max.unwrap_or(u64::MAX);
+    assert!(is_asked || requests < 100, "{requests} requests are many for that");
+}
 
 #[test]
 fn one_seed_is_one_run() {
@@ -121,6 +153,31 @@ fn wrong_doing_is_seen() {
     ] {
         let seen = (1..=60).filter(|seed| {
             let plan = Plan { sabotage: Some(sabotage), ..Plan::draw(*seed) };
+            run_plan(plan, false).violations.iter().any(|what| what.contains(words))
+        });
+        let seen = seen.count();
+        assert!(seen >= 10, "{sabotage:?} was seen in {seen} of 60 runs only");
+    }
+}
+
+#[test]
+fn wrong_doing_with_posts_and_alternates_is_seen() {
+    for (sabotage, words) in
+        [(Sabotage::Posts, "it was purged at"), (Sabotage::Alternates, "it is of item")]
+    {
+        let seen = (1..=60).filter(|seed| {
+            let plan = Plan {
+                sabotage: Some(sabotage),
+                posts: 60,
+                alternates: true,
+                items: 3,
+                clients: 6,
+                edge: false,
+                crashes: 0,
+                trouble: None,
+                disk: Faults::default(),
+                ..Plan::draw(*seed)
+            };
             run_plan(plan, false).violations.iter().any(|what| what.contains(words))
         });
         let seen = seen.count();

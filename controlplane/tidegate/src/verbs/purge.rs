@@ -1,18 +1,19 @@
 //! `tidegate purge`: takes something out of every cache of the fleet, and says of each node whether it is done.
 //!
-//! Parents first, then edges: an edge that fills again must not find the old content at its parent. Must stay true: the
-//! command succeeds only when every node has given its receipt; a receipt means that a restart cannot undo the purge.
+//! Parents first, then edges: an edge that fills again must not find the old content at its parent. Before anybody is asked
+//! the order is in the purge log (`<snapshot>.purges`), where nodes that cannot be reached find it when they are back.
+//! Must stay true: the command succeeds only when every node has given its receipt; a receipt means that a restart cannot
+//! undo the purge; of a node it is said that it will catch up only when the order is in the log, on disk.
 
+use crate::admin_port::{self, Asked, Missing, plain, random};
 use crate::failure::Failure;
+use crate::purge_log;
 use crate::source_dir;
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use clap::Args;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tidegate_contract::{AdminKey, Order, Role, Server, ServerStatus, Snapshot};
+use std::time::{Duration, Instant};
+use tidegate_contract::{AdminKey, Role, Server, ServerStatus, Snapshot};
 
 #[derive(Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false))]
@@ -35,15 +36,18 @@ pub struct Purge {
     /// Gone at once, instead of stale: not even served when the next hop fails.
     #[arg(long)]
     hard: bool,
-    /// Only these nodes; left out: all edges and parents that are not OFFLINE.
+    /// Only these nodes, and not by the purge log; left out: all edges and parents that are not OFFLINE.
     #[arg(long)]
     node: Vec<String>,
-    /// The snapshot file; it holds the nodes' addresses and the admin key.
+    /// The snapshot file; it holds the nodes' addresses and the admin key. The purge log lies beside it.
     #[arg(long)]
     snapshot: PathBuf,
     /// The trust file.
     #[arg(long)]
     trust: PathBuf,
+    /// Leave the purge log as it is: nodes that are away never learn of this purge.
+    #[arg(long)]
+    unlogged: bool,
     /// How long to wait for a node, in seconds.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -56,21 +60,14 @@ pub struct Purge {
 struct Receipt {
     node: String,
     role: Role,
-    outcome: Result<Value, String>,
+    outcome: Result<Value, Missing>,
     took: Duration,
 }
 
 impl Purge {
     pub fn run(self) -> Result<(), Failure> {
         let snapshot = source_dir::trusted(&self.snapshot, &self.trust)?;
-        let hex = snapshot.keys.admin_hex.as_deref().ok_or_else(|| {
-            Failure::Input(
-                "the snapshot has no admin key; make keys/admin.key with `tidegate snapshot keygen`, then build \
-                 and publish a new snapshot"
-                    .to_owned(),
-            )
-        })?;
-        let key = AdminKey::from_hex(hex).map_err(|e| Failure::Input(e.to_string()))?;
+        let key = admin_port::key_of(&snapshot)?;
         if let Some(service) = &self.service
             && !snapshot.delivery_services.iter().any(|known| known.id == *service)
         {
@@ -85,23 +82,45 @@ impl Purge {
         let nodes = self.nodes(&snapshot)?;
         let id = format!("{:016x}", random()?);
         let order = self.order(&id).to_string();
+        let is_logged = !self.unlogged && self.node.is_empty();
+        if is_logged {
+            purge_log::add(&self.snapshot, &self.logged(&id, &snapshot), &key, random()?)?;
+        }
         let mut receipts = Vec::new();
         for role in [Role::Parent, Role::Edge] {
             let tier: Vec<&Server> = nodes.iter().copied().filter(|n| n.role == role).collect();
             receipts.extend(self.ask_all(&tier, &key, &order)?);
         }
-        self.report(&id, &receipts);
+        self.report(&id, &receipts, is_logged);
         let missing: Vec<&str> =
             receipts.iter().filter(|r| r.outcome.is_err()).map(|r| r.node.as_str()).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        Err(Failure::Input(format!(
-            "not purged on {} of {} nodes ({}); mend that and run it again, for these alone with --node",
+        let what = format!(
+            "not purged on {} of {} nodes ({})",
             missing.len(),
             receipts.len(),
             missing.join(", ")
-        )))
+        );
+        let are_away = receipts.iter().all(|r| !matches!(r.outcome, Err(Missing::Refused(_))));
+        Err(Failure::Input(match is_logged && are_away {
+            true => format!("{what}: they will, by the purge log, before they serve again"),
+            false => format!("{what}; mend that and run it again, for these alone with --node"),
+        }))
+    }
+
+    /// The order as the log has it: a URL with its delivery service, which a node falls back to.
+    fn logged(&self, id: &str, snapshot: &Snapshot) -> String {
+        let mut order = self.order(id);
+        let host = self.url.as_deref().and_then(host_of);
+        if let Some(host) = host.filter(|_| self.service.is_none())
+            && let Some(service) =
+                snapshot.delivery_services.iter().find(|service| service.hosts.contains(&host))
+        {
+            order["delivery_service"] = json!(service.id);
+        }
+        order.to_string()
     }
 
     fn nodes<'a>(&self, snapshot: &'a Snapshot) -> Result<Vec<&'a Server>, Failure> {
@@ -161,7 +180,9 @@ impl Purge {
                     thread.join().unwrap_or_else(|_| Receipt {
                         node: node.id.clone(),
                         role: node.role,
-                        outcome: Err("asking it ended by a broken invariant".to_owned()),
+                        outcome: Err(Missing::Away(
+                            "asking it ended by a broken invariant".to_owned(),
+                        )),
                         took: Duration::ZERO,
                     })
                 });
@@ -172,17 +193,25 @@ impl Purge {
         Ok(receipts)
     }
 
-    fn report(&self, id: &str, receipts: &[Receipt]) {
+    fn report(&self, id: &str, receipts: &[Receipt], is_logged: bool) {
+        let waits = |missing: &Missing| is_logged && matches!(missing, Missing::Away(_));
         if self.json {
             let nodes: Vec<Value> = receipts
                 .iter()
                 .map(|receipt| {
-                    let (done, said) = match &receipt.outcome {
-                        Ok(answer) => (true, answer.clone()),
-                        Err(why) => (false, json!(why)),
+                    let (done, said, waits) = match &receipt.outcome {
+                        Ok(answer) => (true, answer.clone(), false),
+                        Err(missing) => (false, json!(missing.why()), waits(missing)),
                     };
                     let took_ms = receipt.took.as_millis() as u64;
-                    json!({ "node": receipt.node, "role": receipt.role, "purged": done, "answer": said, "took_ms": took_ms })
+                    json!({
+                        "node": receipt.node,
+                        "role": receipt.role,
+                        "purged": done,
+                        "waits": waits,
+                        "answer": said,
+                        "took_ms": took_ms,
+                    })
                 })
                 .collect();
             println!("{:#}", json!({ "id": id, "nodes": nodes }));
@@ -199,70 +228,33 @@ impl Purge {
                     plain(&answer["purged"]),
                     receipt.took.as_millis()
                 ),
-                Err(why) => println!("  {:<16} {role:<7} NOT purged: {why}", receipt.node),
+                Err(missing) if waits(missing) => println!(
+                    "  {:<16} {role:<7} waits: purged when it is back, by the purge log ({})",
+                    receipt.node,
+                    missing.why()
+                ),
+                Err(missing) => {
+                    println!("  {:<16} {role:<7} NOT purged: {}", receipt.node, missing.why());
+                }
             }
         }
     }
 }
 
-/// A node's word for the terminal: without control characters.
-fn plain(value: &Value) -> String {
-    value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
-}
-
-fn random() -> Result<u64, Failure> {
-    let mut bytes = [0; 8];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| Failure::Host("the system's random source failed; try again".to_owned()))?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -> Receipt {
     let begun = Instant::now();
-    let outcome = match node.addresses.first() {
-        Some(address) => {
-            let address = SocketAddr::new(*address, node.admin_port);
-            post(address, &node.id, key, nonce, order, span)
-                .map_err(|why| format!("admin port {address}: {why}"))
-        }
-        None => Err("the snapshot gives it no address".to_owned()),
-    };
+    let asked = Asked { target: TARGET, body: order, span };
+    let outcome = admin_port::order(node, key, nonce, asked);
     Receipt { node: node.id.clone(), role: node.role, outcome, took: begun.elapsed() }
 }
 
-fn post(
-    address: SocketAddr,
-    node: &str,
-    key: &AdminKey,
-    nonce: u64,
-    body: &str,
-    span: Duration,
-) -> Result<Value, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let order = Order { method: "POST", node, target: TARGET, body: body.as_bytes() };
-    let authorization = key.sign(&order, now, nonce);
-    let mut stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
-    stream.set_read_timeout(Some(span)).map_err(text)?;
-    stream.set_write_timeout(Some(span)).map_err(text)?;
-    let request = format!(
-        "POST {TARGET} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).map_err(text)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(text)?;
-    let head_end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no HTTP answer")?;
-    let head = String::from_utf8_lossy(&answer[..head_end]);
-    let body = &answer[head_end + 4..];
-    match head.split(' ').nth(1) {
-        Some("200") => serde_json::from_slice(body).map_err(|error| format!("no JSON: {error}")),
-        _ => Err(String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).collect()),
-    }
+/// The host of a URL, as delivery services name theirs.
+fn host_of(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    Some(host.to_ascii_lowercase())
 }
 
 const TARGET: &str = "/purge";
 const NODES_AT_ONCE: usize = 64;
-const ANSWER_BYTES_MAX: u64 = 64 << 10;

@@ -2,10 +2,12 @@
 //! back.
 //!
 //! Must stay true: nothing is written to a device; looking may be done beside the node that uses it (what that writes
-//! meanwhile may then look unfinished). The bytes are judged by the code that the node itself runs. The roll is changed
-//! only while no node uses it.
+//! meanwhile may then look unfinished). The bytes are judged by the code that the node itself runs. The roll is changed by
+//! the node that uses it, or while none does.
 
+use crate::admin_port::{self, Asked, plain};
 use crate::failure::Failure;
+use crate::source_dir;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -16,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tidegate_store::{
     CopyState, Device, DeviceError, DeviceOperation, Inspection, OpenOptions, Roll, RollEntry,
     SegmentState, Standing, Store, Stream, inspect, verify,
@@ -27,16 +30,27 @@ pub enum StoreVerb {
     Inspect(Look),
     /// Read every extent and check it; ends with status 1 when one is bad.
     Verify(Look),
-    /// Let a device that failed and was retired be used again from the node's next start on; it begins empty.
+    /// Let a device that failed and was retired be used again; it begins empty.
     Rejoin(Rejoin),
 }
 
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).multiple(false))]
 pub struct Rejoin {
-    /// The node's roll: `<server>.roll` in its state_dir. The node must not be running.
-    roll: PathBuf,
     /// The device: its path as the roll has it, or its uuid.
     device: String,
+    /// The roll of a node that is not running: `<server>.roll` in its state_dir.
+    #[arg(long, group = "where")]
+    roll: Option<PathBuf>,
+    /// The node, which is running.
+    #[arg(long, group = "where", requires = "snapshot", requires = "trust")]
+    node: Option<String>,
+    /// The snapshot file; it holds the node's address and the admin key.
+    #[arg(long)]
+    snapshot: Option<PathBuf>,
+    /// The trust file.
+    #[arg(long)]
+    trust: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -66,52 +80,64 @@ impl StoreVerb {
 
 impl Rejoin {
     fn run(self) -> Result<(), Failure> {
-        let failed = |error: io::Error| Failure::file(&self.roll, &error);
-        let mut roll = read_roll(&self.roll)?;
+        match (&self.roll, &self.node, &self.snapshot, &self.trust) {
+            (Some(path), ..) => self.on_roll(path),
+            (None, Some(node), Some(snapshot), Some(trust)) => self.on_node(node, snapshot, trust),
+            _ => Err(Failure::Input("give --roll, or --node, --snapshot and --trust".to_owned())),
+        }
+    }
+
+    fn on_node(&self, node: &str, snapshot: &Path, trust: &Path) -> Result<(), Failure> {
+        let snapshot = source_dir::trusted(snapshot, trust)?;
+        let key = admin_port::key_of(&snapshot)?;
+        let server = snapshot.servers.iter().find(|server| server.id == node).ok_or_else(|| {
+            let node = node.escape_debug();
+            Failure::Input(format!("--node {node}: the snapshot has no server of this id"))
+        })?;
+        let body = json!({ "device": self.device }).to_string();
+        let asked = Asked { target: "/rejoin", body: &body, span: NODE_SPAN };
+        let said = admin_port::order(server, &key, admin_port::random()?, asked)
+            .map_err(|missing| Failure::Input(missing.why().to_owned()))?;
+        let since = if said["at_once"] == true { "now" } else { "the node's next start" };
+        let (uuid, path) = (plain(&said["uuid"]), plain(&said["path"]));
+        println!("{uuid} {path}: used again from {since} on; it begins empty");
+        Ok(())
+    }
+
+    fn on_roll(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |error: io::Error| Failure::file(path, &error);
+        let mut roll = read_roll(path)?;
         let lock = File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(self.roll.with_extension("lock"))
+            .open(path.with_extension("lock"))
             .map_err(failed)?;
         if lock.try_lock().is_err() {
             return Err(Failure::Host(format!(
-                "{}: a node uses it; stop that first, and start it again afterwards",
-                self.roll.display()
+                "{}: a node uses it; ask that with --node, or stop it first and start it again afterwards",
+                path.display()
             )));
         }
-        let path = self.device.escape_default().to_string();
-        let is_it = |entry: &RollEntry| {
-            entry.standing == Standing::Retired
-                && (entry.path == path || format!("{:032x}", entry.uuid) == self.device)
-        };
-        let found: Vec<_> = roll.entries().iter().filter(|entry| is_it(entry)).cloned().collect();
-        let [RollEntry { uuid, path, .. }] = &found[..] else {
-            let retired = roll.entries().iter().filter(|e| e.standing == Standing::Retired);
-            let known: Vec<_> =
-                retired.map(|e| format!("\n    {:032x} {}", e.uuid, e.path)).collect();
-            return Err(Failure::Input(format!(
-                "{}: {} retired devices are called {}; there are {}{}",
-                self.roll.display(),
-                found.len(),
-                self.device,
-                known.len(),
-                known.concat()
-            )));
-        };
-        roll.retain(|entry| entry.uuid != *uuid);
-        let fresh = self.roll.with_extension("roll.new");
+        let entry = roll
+            .rejoin(&self.device)
+            .map_err(|why| Failure::Input(format!("{}: {why}", path.display())))?;
+        let fresh = path.with_extension("roll.new");
         let write = || -> io::Result<()> {
             let mut file = File::create(&fresh)?;
             file.write_all(roll.encode().as_bytes())?;
             file.sync_all()?;
-            fs::rename(&fresh, &self.roll)
+            fs::rename(&fresh, path)
         };
         write().map_err(failed)?;
+        let RollEntry { uuid, path, .. } = entry;
         println!("{uuid:032x} {path}: used again from the node's next start on; it begins empty");
         Ok(())
     }
 }
+
+/// How long a node is waited for.
+const NODE_SPAN: Duration = Duration::from_secs(10);
 
 fn read_roll(path: &Path) -> Result<Roll, Failure> {
     let text = fs::read_to_string(path).map_err(|error| Failure::file(path, &error))?;

@@ -1,12 +1,15 @@
 //! The body of a fill: brought in for everybody who reads it, for the RAM tier and for the store, and resumed when it breaks off.
 //!
 //! Must stay true: a body that breaks off is resumed only with bytes of the same strong validator, and fails for its readers
-//! otherwise; nothing of a failed fill is marked whole.
+//! otherwise; nothing of a failed fill is marked whole; a part without a strong validator is taken only out of a whole that
+//! is otherwise, byte for byte, what lies here.
 
+use crate::clock::wall_ms;
 use crate::fill::Fill;
 use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::reader::ObjectReader;
 use crate::session::Busy;
 use crate::steps::fill::{Passed, fill_fields, send_chosen};
 use crate::steps::keep::{is_head_gone, keep, stream_of};
@@ -14,8 +17,8 @@ use crate::view::View;
 use bytes::{Buf, Bytes};
 use std::rc::Rc;
 use std::sync::Arc;
-use tidegate_fill::{Body, FillError, Request};
-use tidegate_http::{ContentRange, Method};
+use tidegate_fill::{Answer, Body, FillError, Request};
+use tidegate_http::{ContentRange, Fields, Method, Validators};
 use tidegate_ring::now;
 use tidegate_store::{ExtentKey, Stream};
 use tidegate_types::limits::{BLOCK_BYTES, OBJECT_BYTES_MAX};
@@ -183,8 +186,13 @@ impl Bringing {
     }
 }
 
-fn has_strong_tag(object: &Object) -> bool {
+/// Whether parts of just this version can be asked for (RFC 9110 §13.1.5).
+pub fn has_strong_tag(object: &Object) -> bool {
     object.head.validators.etag.as_ref().is_some_and(|tag| !tag.weak)
+}
+
+fn changed() -> FillError {
+    FillError::BadResponse { hop: String::new(), what: "the object changed while it was fetched" }
 }
 
 fn wrong_length() -> FillError {
@@ -216,10 +224,6 @@ async fn ask_rest(
     end: Option<u64>,
     avoid: Option<&str>,
 ) -> Result<Rest, FillError> {
-    let changed = || FillError::BadResponse {
-        hop: String::new(),
-        what: "the object changed while it was fetched",
-    };
     let object = &bringing.object;
     let tag = object.head.validators.etag.as_ref().filter(|tag| !tag.weak);
     let Some(tag) = tag else {
@@ -227,8 +231,7 @@ async fn ask_rest(
         return Err(changed());
     };
     let from = bringing.fill.watermark();
-    let mut fields = fill_fields(&bringing.view, &bringing.passed);
-    send_chosen(&object.head.vary, &mut fields);
+    let mut fields = asking_fields(bringing);
     let range = match end {
         Some(end) if end <= from => return Err(wrong_length()),
         Some(end) => format!("bytes={from}-{}", end - 1),
@@ -237,26 +240,7 @@ async fn ask_rest(
     let made =
         fields.append("range", range).and_then(|()| fields.append("if-range", tag.to_bytes()));
     debug_assert!(made.is_ok(), "values made here are well-formed");
-    let service = &bringing.view.services()[bringing.service];
-    let request = Request {
-        method: Method::Get,
-        target: bringing.target.clone(),
-        authority: service.next_authority.clone(),
-        fields,
-        body: Bytes::new(),
-    };
-    let (core, view) = (&bringing.core, &bringing.view);
-    let deadline = now() + bringing.core.node.timeouts.total;
-    let question = Question {
-        request: &request,
-        key: bringing.place,
-        tries_max: 3,
-        avoid,
-        deadline,
-        hedge: false,
-        peers: false,
-    };
-    let (answer, _) = ask_any(core, view, service, &question).await?;
+    let answer = ask(bringing, fields, avoid).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
     let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
         |range| {
@@ -285,6 +269,113 @@ async fn ask_rest(
     Ok(answer.body.into())
 }
 
+fn asking_fields(bringing: &Bringing) -> Fields {
+    let mut fields = fill_fields(&bringing.view, &bringing.passed);
+    send_chosen(&bringing.object.head.vary, &mut fields);
+    fields
+}
+
+/// Asks about the object once more.
+async fn ask(
+    bringing: &Bringing,
+    fields: Fields,
+    avoid: Option<&str>,
+) -> Result<Answer, FillError> {
+    let (core, view) = (&bringing.core, &bringing.view);
+    let service = &view.services()[bringing.service];
+    let request = Request {
+        method: Method::Get,
+        target: bringing.target.clone(),
+        authority: service.next_authority.clone(),
+        fields,
+        body: Bytes::new(),
+    };
+    let question = Question {
+        request: &request,
+        key: bringing.place,
+        tries_max: 3,
+        avoid,
+        deadline: now() + core.node.timeouts.total,
+        hedge: false,
+        peers: false,
+    };
+    let (answer, _) = ask_any(core, view, service, &question).await?;
+    Ok(answer)
+}
+
+/// Larger objects are not fetched again for one block.
+const MENDED_BYTES_MAX: u64 = SKIPPED_BYTES_MAX;
+
+/// Brings the block of `fill` of an object without a strong tag, of which an answer is half sent: the whole comes again,
+/// and each other block of it is compared with the one that is here. When they are the same, what the answer is put
+/// together of is that whole, whatever its validators say; otherwise the object is given up, and the answer ends short.
+async fn mend(bringing: &Bringing) -> Result<(), FillError> {
+    let (core, object) = (&bringing.core, &bringing.object);
+    let mended = match compare(bringing).await {
+        Ok(pieces) => pieces,
+        Err(error) => {
+            core.node.table.forget(object);
+            return Err(error);
+        }
+    };
+    for piece in mended {
+        bringing.take(piece, bringing.fill.end)?;
+    }
+    core.count(|c| &c.blocks_mended_total, 1);
+    Ok(())
+}
+
+/// The pieces of the block that `fill` covers, out of a whole of which all the rest is here.
+async fn compare(bringing: &Bringing) -> Result<Vec<Bytes>, FillError> {
+    let (core, object, fill) = (&bringing.core, &bringing.object, &bringing.fill);
+    let total = object.total().filter(|total| *total <= MENDED_BYTES_MAX).ok_or_else(changed)?;
+    let answer = ask(bringing, asking_fields(bringing), None).await?;
+    let theirs = Validators::from_fields(&answer.head.fields, wall_ms() / 1000);
+    let ours = &object.head.validators;
+    let same_tag = match (&theirs.etag, &ours.etag) {
+        (Some(theirs), Some(ours)) => theirs.weak_eq(ours),
+        (theirs, ours) => theirs.is_none() && ours.is_none(),
+    };
+    if answer.head.status != object.head.status
+        || !same_tag
+        || theirs.last_modified != ours.last_modified
+        || answer.body.length().is_some_and(|length| length != total)
+    {
+        return Err(changed());
+    }
+    let (view, target) = (bringing.view.clone(), bringing.target.clone());
+    let (service, place) = (bringing.service, bringing.place);
+    let here =
+        ObjectReader::new(core.clone(), view, service, object.clone(), None, target, place, None);
+    let mut body = answer.body;
+    let mut missing = Vec::new();
+    let mut known = Bytes::new(); // the rest of the block at `at`, if it is another one
+    let mut at = 0;
+    while let Some(mut bytes) = body.next().await? {
+        if at + bytes.len() as u64 > total {
+            return Err(changed());
+        }
+        while !bytes.is_empty() {
+            let block = (at / BLOCK_BYTES as u64) as u32;
+            let within = (at % BLOCK_BYTES as u64) as usize;
+            let piece = bytes.split_to(bytes.len().min(BLOCK_BYTES - within));
+            at += piece.len() as u64;
+            if fill.covers(u64::from(block) * BLOCK_BYTES as u64) {
+                missing.push(piece);
+                continue;
+            }
+            core.count(|c| &c.bytes_filled_total, piece.len() as u64);
+            if within == 0 {
+                known = here.local_block(block).await.ok_or_else(changed)?;
+            }
+            if known.len() < piece.len() || known.split_to(piece.len()) != piece {
+                return Err(changed());
+            }
+        }
+    }
+    if at == total { Ok(missing) } else { Err(changed()) }
+}
+
 /// Fetches the bytes that `fill` covers of an object of which other parts are here.
 pub fn fill_part(
     core: &Rc<Core>,
@@ -310,9 +401,13 @@ pub fn fill_part(
     };
     core.spawn(async move {
         let end = fill.end;
-        let outcome = match ask_rest(&bringing, end, None).await {
-            Ok(rest) => bringing.bring(rest, end).await,
-            Err(error) => Err(error),
+        let outcome = if has_strong_tag(&bringing.object) {
+            match ask_rest(&bringing, end, None).await {
+                Ok(rest) => bringing.bring(rest, end).await,
+                Err(error) => Err(error),
+            }
+        } else {
+            mend(&bringing).await
         };
         if outcome.is_ok() && is_head_gone(&bringing.core, &bringing.object) {
             bringing.keep_head(None); // without it this part would be of no use after a restart

@@ -48,6 +48,8 @@ pub struct Wanted<'a> {
     pub passed: Passed,
     /// First and last byte that a fill of something unknown asks for; `None`: everything.
     pub span: Option<(u64, u64)>,
+    /// The client wants it asked about, and may (`obey_clients`): so shall the tiers behind.
+    pub is_reload: bool,
     /// The answer is for a viewer, not for another server of the fleet.
     pub for_viewer: bool,
 }
@@ -109,7 +111,7 @@ impl Wanted<'_> {
 
 /// What the next hop's answer came to, for the request that asked.
 pub enum Filled {
-    /// The object is current; its body may still be coming by the fill.
+    /// The object is current; its body may still be coming by the fill, or by one of before (`Table::coming`).
     Object {
         object: Arc<Object>,
         fill: Option<Arc<Fill>>,
@@ -206,6 +208,10 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     for _ in 0..ASKS_MAX {
         request.fields = fill_fields(wanted.view, &wanted.passed);
         send_chosen(&wanted.chosen, &mut request.fields);
+        if wanted.is_reload {
+            let made = request.fields.append("cache-control", "no-cache");
+            debug_assert!(made.is_ok(), "a word is a field value");
+        }
         if let Some(object) = revalidating {
             set_revalidation_fields(&object.head, &mut request.fields);
         }
@@ -250,8 +256,9 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     head.lifetime.response_ms = arrived_ms;
                     head.total_length = object.total();
                     let before = object;
-                    let object = Arc::new(Object::new(wanted.key, head));
+                    let mut object = Object::new(wanted.key, head);
                     object.take_over(before);
+                    let object = Arc::new(object);
                     core.count(|c| &c.revalidated_total, 1);
                     node.table.publish(object.clone());
                     keep_head_again(core, &object);
@@ -270,7 +277,10 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                     head.total_length = object.total();
                     node.table.forget(object);
                     fill.set_head(Head::Refused);
-                    let object = Arc::new(Object::new(wanted.key, head));
+                    let before = object;
+                    let mut object = Object::new(wanted.key, head);
+                    object.take_over(before);
+                    let object = Arc::new(object);
                     return Filled::Object {
                         object,
                         fill: None,

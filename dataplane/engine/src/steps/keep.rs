@@ -29,8 +29,10 @@ pub fn keep_marker(core: &Core, key: u128, marker: &Marker) {
 fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
     for store in core.node.stores.places(extent.key) {
         let (stream, key, payload) = (Stream::Small, extent, payload.clone());
-        if !store.queue.push(Keep { stream, key, payload, object: None }) {
-            core.count(|c| &c.store_not_admitted_total, 1);
+        let keep = Keep { stream, key, payload, object: None, is_invalidation: true };
+        if !store.queue.push(keep) {
+            // It would bring back what is not valid any more.
+            store.retire(Vec::new());
         }
     }
 }
@@ -50,7 +52,7 @@ pub fn keep(
     if let Some((_, store)) = core.node.stores.home(key.key)
         && (store.is_slow()
             || core.node.memory.pressure() >= Pressure::Short
-            || !store.queue.push(Keep { stream, key, payload, object }))
+            || !store.queue.push(Keep { stream, key, payload, object, is_invalidation: false }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
         // A later request tries again.
@@ -104,7 +106,8 @@ const ADMITTED_BLOCKS_MAX: u32 = 1024;
 
 /// Writes the head of a revalidated object again; a small body goes with it when it is at hand.
 pub fn keep_head_again(core: &Core, object: &Arc<Object>) {
-    if !object.is_kept() {
+    // One whose end is still to come is written then.
+    if !object.is_kept() || object.total().is_none() {
         return;
     }
     let inline = object.total().is_some_and(|total| total > 0 && total <= INLINE_BODY_BYTES_MAX);

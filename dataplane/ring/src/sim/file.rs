@@ -122,6 +122,15 @@ impl File {
     }
 
     /// # Errors
+    /// In a simulated world nothing is given back.
+    pub async fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(file) => file.discard(offset, len).await,
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// # Errors
     /// As the ring's.
     pub async fn sync_data(&self) -> io::Result<()> {
         let disk = match &self.0 {

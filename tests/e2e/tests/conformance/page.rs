@@ -15,6 +15,23 @@ that speak of what HTTP/1.1 alone has).
 To render it again: `TIDEGATE_WRITE=1 cargo test -p tidegate-e2e --test conformance page`.
 ";
 
+/// What the table's form cannot say.
+const TAIL: &str = "
+## While a body comes
+
+Proven by `tests/e2e/tests/stale_body.rs`, which holds a body back.
+
+| RFC, section | case | verdict |
+|---|---|---|
+| [9111, 4](https://www.rfc-editor.org/rfc/rfc9111#section-4) | \
+requests that wait for the head share the answer, whatever its lifetime | holds |
+| [9111, 4.2.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.4) | \
+an answer that is stale before its end has come is asked about by who comes later | holds |
+| [9111, 4.2.4](https://www.rfc-editor.org/rfc/rfc9111#section-4.2.4) | \
+the same, without a validator | on purpose: nobody can be asked whether it is good; who comes \
+until its end shares it, rather than have it brought once more beside itself |
+";
+
 /// The address of a section, for the documents that have one.
 fn link(place: &str) -> String {
     match place.split_once(' ') {
@@ -41,6 +58,7 @@ pub fn render(table: &[(&'static str, Vec<Case>)]) -> String {
             let _ = writeln!(page, "| {} | {} | {verdict} |", link(case.place), case.rule);
         }
     }
+    page.push_str(TAIL);
     page
 }
 

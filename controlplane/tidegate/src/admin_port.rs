@@ -1,0 +1,121 @@
+//! Orders to the admin port of a node, signed with the CDN's admin key.
+//!
+//! Must stay true: an order is good for the node that it names, and for a few minutes; what a node says is bounded, and shown
+//! without control characters.
+
+use crate::failure::Failure;
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tidegate_contract::{AdminKey, Order, Server, Snapshot};
+
+/// Why a node has not done it.
+pub enum Missing {
+    /// It could not be asked, or did not answer.
+    Away(String),
+    /// It said why not.
+    Refused(String),
+}
+
+impl Missing {
+    pub fn why(&self) -> &str {
+        let (Missing::Away(why) | Missing::Refused(why)) = self;
+        why
+    }
+}
+
+/// The key that signs orders.
+pub fn key_of(snapshot: &Snapshot) -> Result<AdminKey, Failure> {
+    let hex = snapshot.keys.admin_hex.as_deref().ok_or_else(|| {
+        Failure::Input(
+            "the snapshot has no admin key; make keys/admin.key with `tidegate snapshot keygen`, then build and publish a \
+             new snapshot"
+                .to_owned(),
+        )
+    })?;
+    AdminKey::from_hex(hex).map_err(|error| Failure::Input(error.to_string()))
+}
+
+/// A number that nobody can guess.
+pub fn random() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Failure::Host("the system's random source failed; try again".to_owned()))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What is ordered of a node's admin port.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub target: &'a str,
+    pub body: &'a str,
+    /// How long to wait for it.
+    pub span: Duration,
+}
+
+/// Gives an order to `node`; what it answers.
+pub fn order(
+    node: &Server,
+    key: &AdminKey,
+    nonce: u64,
+    asked: Asked<'_>,
+) -> Result<Value, Missing> {
+    let Some(address) = node.addresses.first() else {
+        return Err(Missing::Away("the snapshot gives it no address".to_owned()));
+    };
+    let address = SocketAddr::new(*address, node.admin_port);
+    let at = |why: &str| format!("admin port {address}: {why}");
+    post(address, &node.id, key, nonce, asked).map_err(|missing| match missing {
+        Missing::Away(why) => Missing::Away(at(&why)),
+        Missing::Refused(why) => Missing::Refused(at(&why)),
+    })
+}
+
+fn post(
+    address: SocketAddr,
+    node: &str,
+    key: &AdminKey,
+    nonce: u64,
+    asked: Asked<'_>,
+) -> Result<Value, Missing> {
+    let Asked { target, body, span } = asked;
+    let text = |error: std::io::Error| Missing::Away(error.to_string());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let order = Order { method: "POST", node, target, body: body.as_bytes() };
+    let authorization = key.sign(&order, now, nonce);
+    let mut stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
+    stream.set_read_timeout(Some(span)).map_err(text)?;
+    stream.set_write_timeout(Some(span)).map_err(text)?;
+    let request = format!(
+        "POST {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).map_err(text)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).map_err(text)?;
+    let head_end = answer
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .ok_or_else(|| Missing::Away("no HTTP answer".to_owned()))?;
+    let head = String::from_utf8_lossy(&answer[..head_end]);
+    let body = &answer[head_end + 4..];
+    match head.split(' ').nth(1) {
+        Some("200") => serde_json::from_slice(body)
+            .map_err(|error| Missing::Refused(format!("no JSON: {error}"))),
+        _ => {
+            let said = String::from_utf8_lossy(body);
+            Err(Missing::Refused(said.chars().filter(|c| !c.is_control()).collect()))
+        }
+    }
+}
+
+/// A node's word for the terminal: without control characters.
+pub fn plain(value: &Value) -> String {
+    value.as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect()
+}
+
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
