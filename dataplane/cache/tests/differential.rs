@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tidegate_cache::alternate::{choose, vary_names};
 use tidegate_cache::lookup::{ClientDirectives, lookup_with};
 use tidegate_cache::{Storage, StoredHead, Verdict, judge_storage};
-use tidegate_contract::snapshot::{Behaviour, CacheKeyRule};
+use tidegate_contract::snapshot::Behaviour;
 use tidegate_http::{Fields, Method, RequestHead, ResponseHead, Version, date};
 
 /// Fri, 20 Nov 2026.

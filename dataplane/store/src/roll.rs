@@ -221,7 +221,7 @@ mod tests {
                 let standing = if retired { Standing::Retired } else { Standing::Member };
                 roll.set(uuid, standing, &path);
             }
-            for place in place {
+            if let Some(place) = place {
                 prop_assert!(roll.set_purge_place(&place) && !roll.set_purge_place(&place));
             }
             for order in &told {
