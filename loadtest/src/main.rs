@@ -54,6 +54,10 @@ enum Verb {
 #[command(group(
     clap::ArgGroup::new("end").required(true).multiple(true).args(["duration", "requests", "scenario"])
 ))]
+#[command(
+    override_usage = "tidegate-load run [OPTIONS] <--url <URL>|--urls <FILE>> <--rate <RATE>|--closed> \
+    <--duration <DURATION>|--requests <REQUESTS>>\n       tidegate-load run [OPTIONS] <SCENARIO>"
+)]
 struct RunArgs {
     /// A scenario: phases one after the other, from a TOML file; what else is given here holds for all of them.
     #[arg(value_name = "SCENARIO", conflicts_with_all = [
