@@ -15,6 +15,10 @@ bench: cargo
 	@cargo xtask bench mixed
 	@cargo xtask bench start
 	@cargo xtask bench load
+	@cargo xtask bench http3
+	@cargo xtask bench handshakes
+	@cargo xtask bench disk
+	@cargo xtask bench idle
 
 bench-trace: cargo
 	@cargo xtask bench trace

@@ -16,6 +16,8 @@ pub const OBJECTS: usize = 64;
 pub const SIZES: [usize; 2] = [1024, 1 << 20];
 /// RAM tier of the edge: all objects fit.
 const RAM_BYTES: u64 = 256 << 20;
+/// A sparse file.
+const STORE_BYTES: u64 = 2 << 30;
 
 /// Over what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub enum Line {
     Https,
     /// HTTP/2 over TLS.
     Http2,
+    Http3,
 }
 
 /// One thing to measure.
@@ -39,9 +42,11 @@ impl fmt::Display for Case {
             Line::Http => "HTTP",
             Line::Https => "HTTPS",
             Line::Http2 => "HTTP/2",
+            Line::Http3 => "HTTP/3",
         };
-        let size = if self.size < 1 << 20 { "1 KiB" } else { "1 MiB" };
-        f.pad(&format!("{line} {size} hits"))
+        let kib = self.size >> 10;
+        let (number, unit) = if kib < 1024 { (kib, "KiB") } else { (kib >> 10, "MiB") };
+        f.pad(&format!("{line} {number} {unit} hits"))
     }
 }
 
@@ -59,6 +64,23 @@ impl Contestant {
     }
 }
 
+/// Where the edge's hits come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Memory,
+    Disk,
+}
+
+/// What to start.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    pub place: Place,
+    pub sizes: &'a [usize],
+    /// Of each size.
+    pub objects: usize,
+    pub ram_bytes: u64,
+}
+
 /// All of them, running; dropped, they end.
 pub struct Field {
     pub contestants: Vec<Contestant>,
@@ -66,21 +88,27 @@ pub struct Field {
     _peers: Vec<Nginx>,
     fleet: Fleet,
     fills: u64,
+    read: u64,
 }
 
-impl Field {
+/// Hits from memory: a playlist's size and a media segment's.
+pub const FROM_MEMORY: Start<'static> =
+    Start { place: Place::Memory, sizes: &SIZES, objects: OBJECTS, ram_bytes: RAM_BYTES };
+
+impl Start<'_> {
     /// Starts and warms all, on `core`.
     ///
     /// # Errors
     /// Something cannot be started, or does not give the origin's bytes.
-    pub fn start(core: usize) -> Result<Field, String> {
+    pub fn start(&self, core: usize) -> Result<Field, String> {
         let fleet = Fleet::start(
             "bench",
             &FleetOptions {
                 parents: 1,
                 edges: 1,
                 cores: 1,
-                ram_bytes: RAM_BYTES,
+                ram_bytes: self.ram_bytes,
+                store_bytes: Some(STORE_BYTES),
                 https: true,
                 ..FleetOptions::default()
             },
@@ -100,7 +128,11 @@ impl Field {
             return Err("the edge has no certificate".to_owned());
         };
         let mut peers = Vec::new();
-        for (name, manner) in [("nginx static", Manner::Static), ("nginx cache", Manner::Cache)] {
+        let second = match self.place {
+            Place::Memory => ("nginx cache", Manner::Cache),
+            Place::Disk => ("nginx direct", Manner::Direct),
+        };
+        for (name, manner) in [("nginx static", Manner::Static), second] {
             let setting = Setting {
                 manner,
                 http: free()?,
@@ -120,16 +152,18 @@ impl Field {
             });
             peers.push(peer);
         }
-        let mut field =
-            Field { contestants, dir: fleet.dir.clone(), _peers: peers, fleet, fills: 0 };
-        field.warm()?;
+        let dir = fleet.dir.clone();
+        let mut field = Field { contestants, dir, _peers: peers, fleet, fills: 0, read: 0 };
+        field.warm(self)?;
         Ok(field)
     }
+}
 
+impl Field {
     /// Every object from every contestant, until it is a hit; each body is compared.
-    fn warm(&mut self) -> Result<(), String> {
-        for size in SIZES {
-            for number in 0..OBJECTS {
+    fn warm(&mut self, start: &Start<'_>) -> Result<(), String> {
+        for &size in start.sizes {
+            for number in 0..start.objects {
                 let name = object_name(size, number);
                 let bytes = self.fleet.put(&name, size);
                 for contestant in &self.contestants {
@@ -149,9 +183,17 @@ impl Field {
         }
         self.fleet.settle("edge-1");
         self.fills = self.fleet.counter("edge-1", "fills_total");
-        let cached =
-            get(self.contestants[2].http, HOST, &format!("/{}", object_name(SIZES[0], 0)), "")
-                .map_err(|e| format!("nginx cache: {e}"))?;
+        self.read = self.fleet.counter("edge-1", "store_read_bytes_total");
+        if start.place == Place::Disk {
+            return Ok(());
+        }
+        let cached = get(
+            self.contestants[2].http,
+            HOST,
+            &format!("/{}", object_name(start.sizes[0], 0)),
+            "",
+        )
+        .map_err(|e| format!("nginx cache: {e}"))?;
         match cached.field("x-cache") {
             Some("HIT") => Ok(()),
             other => Err(format!("nginx cache does not cache: X-Cache is {other:?}")),
@@ -165,7 +207,7 @@ impl Field {
     /// What was counted.
     pub fn check_hits(&self) -> Result<(), String> {
         let fills = self.fleet.counter("edge-1", "fills_total") - self.fills;
-        let read = self.fleet.counter("edge-1", "store_read_bytes_total");
+        let read = self.read_from_store();
         if fills > 0 || read > 0 {
             return Err(format!(
                 "the edge filled {fills} times and read {read} bytes from its store during the run: these were not \
@@ -176,8 +218,18 @@ impl Field {
     }
 }
 
+impl Field {
+    /// Bytes that the edge read from its store since it was warm.
+    pub fn read_from_store(&self) -> u64 {
+        self.fleet.counter("edge-1", "store_read_bytes_total") - self.read
+    }
+}
+
 /// nginx needs a moment to listen; there is nothing to wait on but the answer.
-fn patient_get(address: SocketAddr, path: &str) -> Result<tidegate_e2e::Response, String> {
+///
+/// # Errors
+/// It does not come.
+pub fn patient_get(address: SocketAddr, path: &str) -> Result<tidegate_e2e::Response, String> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match get(address, HOST, path, "") {
@@ -190,13 +242,20 @@ fn patient_get(address: SocketAddr, path: &str) -> Result<tidegate_e2e::Response
     }
 }
 
-fn free() -> Result<SocketAddr, String> {
+/// A port that nobody has.
+///
+/// # Errors
+/// There is none.
+pub fn free() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
     listener.and_then(|l| l.local_addr()).map_err(|e| format!("no free port: {e}"))
 }
 
 /// All threads of a process to one core.
-fn pin(pid: u32, core: usize) -> Result<(), String> {
+///
+/// # Errors
+/// What taskset says.
+pub fn pin(pid: u32, core: usize) -> Result<(), String> {
     let output = Command::new("taskset")
         .args(["-acp", &core.to_string(), &pid.to_string()])
         .output()

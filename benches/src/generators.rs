@@ -104,7 +104,8 @@ pub fn run(args: &GeneratorArgs) -> Result<(), String> {
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The one in the middle.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut all: Vec<f64> = values.collect();
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
@@ -202,8 +203,6 @@ impl Bench<'_> {
     }
 
     fn own(&self, http2: bool) -> Result<Figure, String> {
-        let programs = std::env::var_os("TIDEGATE_BIN_DIR")
-            .ok_or("TIDEGATE_BIN_DIR says where tidegate-load is: `cargo xtask bench load`")?;
         let (json, url) = (self.dir.join("own.json"), self.url(http2));
         let (path, seconds) = (json.display().to_string(), format!("{}s", self.args.seconds));
         let mut arguments = vec!["run", "--closed", "--quiet", "--assert", "errors == 0"];
@@ -215,7 +214,7 @@ impl Bench<'_> {
         let (connections, streams) = (connections.to_string(), streams.to_string());
         let version = if http2 { "2" } else { "1.1" };
         arguments.extend(["--http", version, "--connections", &connections, "--streams", &streams]);
-        let (_, cpu_s) = self.timed(&PathBuf::from(programs).join("tidegate-load"), &arguments)?;
+        let (_, cpu_s) = self.timed(&crate::own::program("tidegate-load")?, &arguments)?;
         let text = fs::read_to_string(&json).map_err(|e| format!("{path}: {e}"))?;
         let report: serde_json::Value =
             serde_json::from_str(&text).map_err(|e| format!("{path}: {e}"))?;

@@ -1,7 +1,9 @@
 //! The side-by-side rigs. Hits from memory (this file): one tidegate edge and nginx serve the same files on the same core; a load generator on
 //! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
 //! trace (`trace`) and hits from disk (`mixed`): a parent and its peers as caches in front of an origin that counts.
-//! How an edge with a full store comes back (`start`). The load harness beside other generators (`generators`).
+//! HTTP/3 beside other QUIC servers (`http3`); new TLS connections (`handshakes`), idle ones (`idle`), and large objects from
+//! disk over HTTPS (`disk`). How an edge with a full store comes back (`start`). The load harness beside
+//! other generators (`generators`).
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
 //! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
@@ -9,16 +11,21 @@
 
 mod contestant;
 mod cpu;
+mod disk;
 mod generators;
+mod handshakes;
+mod http3;
+mod idle;
 mod mixed;
 mod nginx;
+mod own;
 mod report;
 mod start;
 mod trace;
 mod wrk;
 
 use clap::{Parser, Subcommand};
-use contestant::{Case, Contestant, Line, OBJECTS, SIZES};
+use contestant::{Case, Contestant, FROM_MEMORY, Line, OBJECTS, SIZES};
 use report::{Figure, Report};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +64,10 @@ enum Rig {
     Start(start::StartArgs),
     /// The load harness beside wrk and h2load.
     Load(generators::GeneratorArgs),
+    Http3(http3::Http3Args),
+    Handshakes(handshakes::HandshakeArgs),
+    Disk(disk::DiskArgs),
+    Idle(idle::IdleArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +78,10 @@ fn main() -> ExitCode {
         Some(Rig::Mixed(args)) => mixed::run(args),
         Some(Rig::Start(args)) => start::run(args),
         Some(Rig::Load(args)) => generators::run(args),
+        Some(Rig::Http3(args)) => http3::run(args),
+        Some(Rig::Handshakes(args)) => handshakes::run(args),
+        Some(Rig::Disk(args)) => disk::run(args),
+        Some(Rig::Idle(args)) => idle::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,12 +95,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), String> {
     cpu::check_cores(args.server_core, args.load_core)?;
     println!("Starting one origin, one parent, one edge, and nginx in two manners");
-    let field = contestant::Field::start(args.server_core)?;
-    let scripts = wrk::write_scripts(&field.dir)?;
+    let field = FROM_MEMORY.start(args.server_core)?;
+    let scripts = wrk::write_scripts(&field.dir, &SIZES, OBJECTS)?;
     let cases: Vec<Case> = [Line::Http, Line::Https, Line::Http2]
         .into_iter()
         .flat_map(|line| SIZES.map(|size| Case { line, size }))
         .collect();
+    let measure =
+        Measure { core: args.load_core, connections: args.connections, seconds: args.seconds };
     let mut report = Report::new(args.rounds, args.seconds, args.connections);
     for round in 0..args.rounds {
         println!("Round {} of {}", round + 1, args.rounds);
@@ -94,7 +111,7 @@ fn run(args: &Args) -> Result<(), String> {
             for step in 0..field.contestants.len() {
                 let index = (step + round as usize) % field.contestants.len();
                 let contestant = &field.contestants[index];
-                let figure = measure(args, contestant, *case, &scripts)?;
+                let figure = measure.one(contestant, *case, &scripts)?;
                 println!(
                     "  {:<18} {:<18} {:>9.2} us/request {:>9.3} CPU-s/GB {:>9.0} requests/s",
                     case.to_string(),
@@ -109,47 +126,54 @@ fn run(args: &Args) -> Result<(), String> {
     }
     field.check_hits()?;
     report.print();
-    report.write(&args.out)?;
-    println!("\nReport: {}", args.out.display());
-    Ok(())
+    report.write(&args.out)
 }
 
-fn measure(
-    args: &Args,
-    contestant: &Contestant,
-    case: Case,
-    scripts: &wrk::Scripts,
-) -> Result<Figure, String> {
-    let load = wrk::Load {
-        address: contestant.address(case.line),
-        https: case.line == Line::Https,
-        script: scripts.of(case.size),
-        core: args.load_core,
-        connections: args.connections,
-        seconds: args.seconds,
-    };
-    let before = cpu::spent(contestant.pid)?;
-    let outcome = match case.line {
-        Line::Http | Line::Https => load.run()?,
-        Line::Http2 => load.run_h2(scripts.paths_of(case.size))?,
-    };
-    let spent_s = cpu::spent(contestant.pid)? - before;
-    if outcome.failed > 0 || outcome.requests == 0 {
-        return Err(format!(
-            "{} at {case}: {} answers, {} failed: a run with failures measures nothing",
-            contestant.name, outcome.requests, outcome.failed
-        ));
+/// How one measurement is made.
+struct Measure {
+    core: usize,
+    connections: u32,
+    seconds: u32,
+}
+
+impl Measure {
+    fn one(
+        &self,
+        contestant: &Contestant,
+        case: Case,
+        scripts: &wrk::Scripts,
+    ) -> Result<Figure, String> {
+        let load = wrk::Load {
+            address: contestant.address(case.line),
+            https: case.line == Line::Https,
+            script: scripts.of(case.size),
+            core: self.core,
+            connections: self.connections,
+            seconds: self.seconds,
+        };
+        let before = cpu::spent(contestant.pid)?;
+        let outcome = match case.line {
+            Line::Http | Line::Https => load.run()?,
+            Line::Http2 => load.run_h2(scripts.paths_of(case.size))?,
+            Line::Http3 => return Err("HTTP/3 is measured by `http3`".to_owned()),
+        };
+        let spent_s = cpu::spent(contestant.pid)? - before;
+        if outcome.failed > 0 || outcome.requests == 0 {
+            return Err(format!(
+                "{} at {case}: {} answers, {} failed: a run with failures measures nothing",
+                contestant.name, outcome.requests, outcome.failed
+            ));
+        }
+        Ok(Figure {
+            requests: outcome.requests,
+            bytes: outcome.requests * case.size as u64,
+            wall_s: outcome.seconds,
+            cpu_s: spent_s,
+        })
     }
-    Ok(Figure {
-        requests: outcome.requests,
-        bytes: outcome.requests * case.size as u64,
-        wall_s: outcome.seconds,
-        cpu_s: spent_s,
-    })
 }
 
 /// Name of an object of one size.
 fn object_name(size: usize, number: usize) -> String {
-    debug_assert!(number < OBJECTS);
     format!("{size}-{number}.m4s")
 }

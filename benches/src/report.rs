@@ -157,6 +157,23 @@ impl Report {
         );
     }
 
+    /// For each case our CPU time over that of the peer which was the best in its round.
+    pub fn print_best(&self) {
+        for case in self.cases() {
+            if let Some((low, middle, high)) = spread(&self.ratios_to_best(case)) {
+                println!("{case}: {middle:.2} ({low:.2} .. {high:.2}) of the best peer");
+            }
+        }
+    }
+
+    fn ratios_to_best(&self, case: Case) -> Vec<f64> {
+        let peers = self.names().into_iter().filter(|name| *name != OURS);
+        let all: Vec<Vec<f64>> = peers.map(|peer| self.ratios(case, peer)).collect();
+        (0..self.rounds as usize)
+            .filter_map(|round| all.iter().filter_map(|of| of.get(round).copied()).reduce(f64::max))
+            .collect()
+    }
+
     /// Writes all of it.
     ///
     /// # Errors
@@ -179,12 +196,21 @@ impl Report {
             "rounds": self.rounds, "seconds": self.seconds, "connections": self.connections,
             "summary": self.summary(), "measurements": rows,
         });
-        let text = serde_json::to_string_pretty(&report).map_err(|e| e.to_string())?;
-        if let Some(dir) = path.parent() {
-            fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        }
-        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+        write(path, &report)
     }
+}
+
+/// Writes a rig's report.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(path: &Path, report: &Value) -> Result<(), String> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
+    fs::write(path, format!("{report:#}")).map_err(|e| format!("{}: {e}", path.display()))?;
+    println!("\nReport: {}", path.display());
+    Ok(())
 }
 
 /// Name of the commit, when this is a checkout.

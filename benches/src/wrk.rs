@@ -1,6 +1,5 @@
 //! The load generators on a core of their own, asking for the objects of one size in turn: wrk by a script, h2load by a list.
 
-use crate::contestant::{OBJECTS, SIZES};
 use crate::generators::h2load_answers;
 use crate::object_name;
 use std::fs;
@@ -33,11 +32,11 @@ impl Scripts {
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn write_scripts(dir: &Path) -> Result<Scripts, String> {
+pub fn write_scripts(dir: &Path, sizes: &[usize], objects: usize) -> Result<Scripts, String> {
     let mut scripts = Vec::new();
-    for size in SIZES {
+    for &size in sizes {
         let paths: Vec<String> =
-            (0..OBJECTS).map(|n| format!("\"/{}\"", object_name(size, n))).collect();
+            (0..objects).map(|n| format!("\"/{}\"", object_name(size, n))).collect();
         let text = format!(
             "local paths = {{{}}}\nlocal requests, at = {{}}, 0\n\
              function init(args)\n  wrk.headers[\"Host\"] = \"{HOST}\"\n  \
@@ -47,7 +46,7 @@ pub fn write_scripts(dir: &Path) -> Result<Scripts, String> {
         );
         let path = dir.join(format!("{size}.lua"));
         let urls: String =
-            (0..OBJECTS).map(|n| format!("https://{HOST}/{}\n", object_name(size, n))).collect();
+            (0..objects).map(|n| format!("https://{HOST}/{}\n", object_name(size, n))).collect();
         fs::write(&path, text)
             .and_then(|()| fs::write(path.with_extension("urls"), urls))
             .map_err(|e| format!("{}: {e}", path.display()))?;

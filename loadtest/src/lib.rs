@@ -19,6 +19,7 @@ pub mod play;
 pub mod progress;
 pub mod report;
 pub mod run;
+pub mod scenario;
 pub mod schedule;
 pub mod series;
 pub mod tally;

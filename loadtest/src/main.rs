@@ -23,6 +23,7 @@ use tidegate_load::play::run::{Cast, play};
 use tidegate_load::progress::Meter;
 use tidegate_load::report::Report;
 use tidegate_load::run::{Progress, RunError, run};
+use tidegate_load::scenario::{PhaseReport, Scenario, ScenarioReport};
 use tidegate_load::schedule::{BACKLOG_REQUESTS_MAX, Rate};
 use tidegate_load::tls::Trust;
 use tidegate_load::units::{nanos, parse_duration};
@@ -48,10 +49,22 @@ enum Verb {
 }
 
 #[derive(Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["url", "urls"])))]
-#[command(group(clap::ArgGroup::new("how").required(true).args(["rate", "closed"])))]
-#[command(group(clap::ArgGroup::new("end").required(true).multiple(true).args(["duration", "requests"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["url", "urls", "scenario"])))]
+#[command(group(clap::ArgGroup::new("how").required(true).args(["rate", "closed", "scenario"])))]
+#[command(group(
+    clap::ArgGroup::new("end").required(true).multiple(true).args(["duration", "requests", "scenario"])
+))]
+#[command(
+    override_usage = "tidegate-load run [OPTIONS] <--url <URL>|--urls <FILE>> <--rate <RATE>|--closed> \
+    <--duration <DURATION>|--requests <REQUESTS>>\n       tidegate-load run [OPTIONS] <SCENARIO>"
+)]
 struct RunArgs {
+    /// A scenario: phases one after the other, from a TOML file; what else is given here holds for all of them.
+    #[arg(value_name = "SCENARIO", conflicts_with_all = [
+        "url", "urls", "order", "seed", "ramp_to", "connections", "streams", "threads", "duration",
+        "requests", "range", "warmup", "timeout", "drain", "backlog",
+    ])]
+    scenario: Option<PathBuf>,
     /// http:// or https:// URL to ask for; may be given more than once.
     #[arg(long)]
     url: Vec<String>,
@@ -67,6 +80,9 @@ struct RunArgs {
     /// Open loop: requests per second over all connections, on a fixed schedule.
     #[arg(long)]
     rate: Option<Rate>,
+    /// The rate goes to this one in a straight line over --duration.
+    #[arg(long, value_name = "RATE", requires = "rate", requires = "duration")]
+    ramp_to: Option<Rate>,
     /// Closed loop: each connection asks again when it is answered.
     #[arg(long)]
     closed: bool,
@@ -85,6 +101,9 @@ struct RunArgs {
     /// Requests that are measured.
     #[arg(long)]
     requests: Option<u64>,
+    /// Ask each URL for this range of bytes, as 0-499, 500- or -500; may be given more than once.
+    #[arg(long, value_name = "RANGE", allow_hyphen_values = true)]
+    range: Vec<String>,
     /// Time before the measurement: asks in the same way, counts nothing.
     #[arg(long, value_parser = parse_duration, default_value = "0s")]
     warmup: Duration,
@@ -128,6 +147,9 @@ struct Common {
     /// Process of the server on this host, to tell its CPU time; may be given more than once.
     #[arg(long, value_name = "PID")]
     server_pid: Vec<u32>,
+    /// The server's page of metrics, to tell its CPU time by process_cpu_seconds_total.
+    #[arg(long, value_name = "URL")]
+    server_metrics: Option<String>,
     /// What must hold, as in 'p99_first_byte < 50ms'; may be given more than once.
     #[arg(long = "assert", value_name = "EXPR")]
     assertions: Vec<Assertion>,
@@ -194,40 +216,76 @@ impl Common {
         make: impl FnOnce(&mut Meter) -> Result<Report, String>,
     ) -> Result<ExitCode, String> {
         // Opened now: a report that cannot be written should not cost a run first.
-        let open = |option, path: &Option<PathBuf>| {
-            path.as_deref().map(|path| Output::open(option, path)).transpose()
-        };
         let (json, html) = (open("--json", &self.json)?, open("--html", &self.html)?);
         let report = make(&mut Meter::new(io::stderr().is_terminal()))?;
+        self.tell(&report, [&json, &html])?;
+        if let Some(json) = json {
+            json.write_json(&report)?;
+        }
+        if let Some(html) = html {
+            html.write(page(&report).render().as_bytes())?;
+        }
+        judge(&report)
+    }
+
+    /// For people.
+    fn tell(&self, report: &Report, outputs: [&Option<Output>; 2]) -> Result<(), String> {
         let report_on_stdout =
-            [&json, &html].into_iter().any(|output| matches!(output, Some(Output::Stdout(_))));
+            outputs.into_iter().any(|output| matches!(output, Some(Output::Stdout(_))));
         if !self.quiet {
             let mut out: Box<dyn Write> =
                 if report_on_stdout { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
             // A reader that went away (a closed pipe) does not make the run a bad one.
             let _written = write!(out, "{report}");
         }
+        Ok(())
+    }
+
+    /// Runs the phases of a scenario one after the other, all of them, also after one that failed.
+    fn scenario(&self, path: &Path) -> Result<ExitCode, String> {
+        let scenario = Scenario::read(path, &self.options()).map_err(|error| error.to_string())?;
+        let json = open("--json", &self.json)?;
+        let mut all = ScenarioReport { scenario: path.display().to_string(), phases: Vec::new() };
+        let mut code = Ok(ExitCode::SUCCESS);
+        for phase in scenario.phases {
+            let html = match &self.html {
+                Some(path) if path == Path::new("-") => {
+                    return Err("--html of a scenario is a file for each phase: give a name".into());
+                }
+                html => open("--html", &html.as_deref().map(|path| of_phase(path, &phase.name)))?,
+            };
+            if !self.quiet {
+                eprintln!("tidegate-load: phase {}", phase.name);
+            }
+            let meter = &mut Meter::new(io::stderr().is_terminal());
+            let (options, cast) = (&phase.options, &phase.cast);
+            let report = with_signals(meter, self.quiet, async |stop, show| match cast {
+                Some(cast) => play(options, cast, stop, show).await,
+                None => run(options, stop, show).await,
+            });
+            let report = report.map_err(|what| format!("phase {}: {what}", phase.name))?;
+            self.tell(&report, [&json, &None])?;
+            if let Some(html) = html {
+                html.write(page(&report).render().as_bytes())?;
+            }
+            let named = |what| format!("phase {}: {what}", phase.name);
+            // The worst of them is the scenario's.
+            code = match (judge(&report).map_err(named), code) {
+                (Err(what), Ok(_)) => Err(what),
+                (_, Err(what)) => Err(what),
+                (Ok(ExitCode::SUCCESS), code) => code,
+                (failed, _) => failed,
+            };
+            let interrupted = report.interrupted;
+            all.phases.push(PhaseReport { name: phase.name, report });
+            if interrupted {
+                break;
+            }
+        }
         if let Some(json) = json {
-            let mut text = serde_json::to_vec_pretty(&report).map_err(|e| e.to_string())?;
-            text.push(b'\n');
-            json.write(&text)?;
+            json.write_json(&all)?;
         }
-        if let Some(html) = html {
-            html.write(page(&report).render().as_bytes())?;
-        }
-        if report.nothing_ran() {
-            let why = report.first_failure.as_deref().unwrap_or("no request could be sent");
-            return Err(format!("nothing could be run: {why}"));
-        }
-        let mut code = ExitCode::SUCCESS;
-        for failed in report.failed_assertions() {
-            eprintln!(
-                "tidegate-load: assertion failed: {}: it is {}",
-                failed.assertion, failed.shown
-            );
-            code = ExitCode::from(1);
-        }
-        Ok(code)
+        code
     }
 
     fn options(&self) -> Options {
@@ -241,10 +299,32 @@ impl Common {
                 (false, None) => Trust::System,
             },
             server_pids: self.server_pid.clone(),
+            server_metrics: self.server_metrics.clone(),
             assertions: self.assertions.clone(),
             ..Options::default()
         }
     }
+}
+
+/// What a run came to, as an exit status; what failed is told.
+fn judge(report: &Report) -> Result<ExitCode, String> {
+    if report.nothing_ran() {
+        let why = report.first_failure.as_deref().unwrap_or("no request could be sent");
+        return Err(format!("nothing could be run: {why}"));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for failed in report.failed_assertions() {
+        eprintln!("tidegate-load: assertion failed: {}: it is {}", failed.assertion, failed.shown);
+        code = ExitCode::from(1);
+    }
+    Ok(code)
+}
+
+/// `report.html` of the phase `climb` is `report-climb.html`.
+fn of_phase(path: &Path, phase: &str) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().map_or("html".into(), |ending| ending.to_string_lossy());
+    path.with_file_name(format!("{stem}-{phase}.{ending}"))
 }
 
 impl PlayArgs {
@@ -275,6 +355,9 @@ impl PlayArgs {
 
 impl RunArgs {
     fn run(self) -> Result<ExitCode, String> {
+        if let Some(path) = &self.scenario {
+            return self.common.scenario(path);
+        }
         let options = self.options()?;
         let quiet = self.common.quiet;
         self.common.report(|meter| {
@@ -292,6 +375,8 @@ impl RunArgs {
             order: self.order,
             seed: self.seed,
             rate: self.rate,
+            ramp_to: self.ramp_to,
+            ranges: self.range.clone(),
             connections: self.connections,
             streams: self.streams,
             threads: self.threads,
@@ -347,6 +432,10 @@ fn read_urls(path: &Path) -> Result<Vec<String>, String> {
     Ok(lines.map(str::to_owned).collect())
 }
 
+fn open(option: &'static str, path: &Option<PathBuf>) -> Result<Option<Output>, String> {
+    path.as_deref().map(|path| Output::open(option, path)).transpose()
+}
+
 /// Where a report goes.
 enum Output {
     Stdout(&'static str),
@@ -360,6 +449,12 @@ impl Output {
         }
         let file = File::create(path).map_err(|e| format!("{option} {}: {e}", path.display()))?;
         Ok(Output::File(option, path.into(), file))
+    }
+
+    fn write_json(self, report: &impl serde::Serialize) -> Result<(), String> {
+        let mut text = serde_json::to_vec_pretty(report).map_err(|e| e.to_string())?;
+        text.push(b'\n');
+        self.write(&text)
     }
 
     fn write(self, bytes: &[u8]) -> Result<(), String> {

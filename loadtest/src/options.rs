@@ -5,7 +5,7 @@ use crate::assertion::Assertion;
 use crate::channel::Protocol;
 use crate::cpu::PROCESSES_MAX;
 use crate::pick::Order;
-use crate::schedule::{BACKLOG_REQUESTS_MAX, Plan, Rate};
+use crate::schedule::{BACKLOG_REQUESTS_MAX, Plan, RAMP_NS_MAX, Rate};
 use crate::tls::Trust;
 use crate::units::nanos;
 use crate::url::{URLS_MAX, Url, UrlError};
@@ -33,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// `None`: closed loop.
     pub rate: Option<Rate>,
+    /// What the rate comes to at the end of `duration`, in a straight line; else it stays.
+    pub ramp_to: Option<Rate>,
     /// Connections to each server.
     pub connections: usize,
     pub threads: usize,
@@ -47,6 +49,8 @@ pub struct Options {
     pub backlog_max: u64,
     /// `Name: value`.
     pub headers: Vec<String>,
+    /// Each URL is asked for with each of them in turn, as `0-499`; none: whole.
+    pub ranges: Vec<String>,
     /// Send there, whatever the URLs say.
     pub connect: Option<SocketAddr>,
     pub trust: Trust,
@@ -55,6 +59,8 @@ pub struct Options {
     pub streams: usize,
     /// Processes of the server on this host, whose CPU time is sampled.
     pub server_pids: Vec<u32>,
+    /// Where the server tells its own CPU time, in the text form of Prometheus.
+    pub server_metrics: Option<String>,
     pub assertions: Vec<Assertion>,
 }
 
@@ -65,6 +71,7 @@ impl Default for Options {
             order: Order::Cycle,
             seed: 1,
             rate: None,
+            ramp_to: None,
             connections: 10,
             threads: 1,
             duration: None,
@@ -74,11 +81,13 @@ impl Default for Options {
             drain: Duration::from_secs(5),
             backlog_max: BACKLOG_REQUESTS_MAX,
             headers: Vec::new(),
+            ranges: Vec::new(),
             connect: None,
             trust: Trust::System,
             protocol: Protocol::Http1,
             streams: 1,
             server_pids: Vec::new(),
+            server_metrics: None,
             assertions: Vec::new(),
         }
     }
@@ -107,6 +116,12 @@ pub enum OptionsError {
     /// HTTP/1.1 has one request at a time on a connection.
     StreamsOfHttp1,
     ServerPid(String),
+    /// What is wrong with the page of `--server-metrics`.
+    ServerMetrics(String),
+    /// Why a rate cannot change in this run.
+    Ramp(&'static str),
+    /// A range, and what is wrong with it.
+    Range(String),
     /// The URL that is not https.
     Http3NeedsTls(String),
 }
@@ -144,6 +159,13 @@ impl fmt::Display for OptionsError {
                  --connections in place of --streams",
             ),
             OptionsError::ServerPid(what) => f.write_str(what),
+            OptionsError::ServerMetrics(what) => write!(f, "--server-metrics {what}"),
+            OptionsError::Ramp(what) => f.write_str(what),
+            OptionsError::Range(text) => write!(
+                f,
+                "'{}' is no range of bytes: write 0-499, 500- or -500",
+                text.escape_debug()
+            ),
             OptionsError::Http3NeedsTls(url) => {
                 write!(f, "{url}: HTTP/3 is always encrypted: write https:// (and --ca FILE)")
             }
@@ -167,6 +189,7 @@ impl Options {
         }
         Ok(Plan {
             rate: self.rate,
+            ramp_to: self.ramp_to,
             warmup_ns: nanos(self.warmup),
             duration_ns: self.duration.map(nanos),
             requests: self.requests,
@@ -205,6 +228,20 @@ impl Options {
         if let Some(requests) = self.requests {
             within("--requests", requests, 1, REQUESTS_MAX)?;
         }
+        if self.ramp_to.is_some() {
+            let Some(duration) = self.duration.filter(|_| self.rate.is_some()) else {
+                return Err(OptionsError::Ramp(
+                    "a rate that changes needs one to begin with and the time that it takes: give rate and duration",
+                ));
+            };
+            if nanos(duration) > RAMP_NS_MAX {
+                return Err(OptionsError::Ramp("a rate changes within 24h at most"));
+            }
+        }
+        within("ranges", self.ranges.len() as u64, 0, RANGES_MAX)?;
+        if let Some(range) = self.ranges.iter().find(|range| !is_range(range)) {
+            return Err(OptionsError::Range(range.clone()));
+        }
         if self.duration.is_some_and(|duration| duration.is_zero()) {
             return Err(OptionsError::NoTime("--duration"));
         }
@@ -237,6 +274,20 @@ impl Options {
         };
         self.urls.iter().enumerate().map(parse).collect()
     }
+}
+
+/// Ranges that each URL is asked for with.
+pub const RANGES_MAX: u64 = 1000;
+
+/// Whether this is one range of bytes as a request has it (RFC 9110 section 14.1.1).
+fn is_range(text: &str) -> bool {
+    let number = |text: &str| text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit());
+    let Some((first, last)) = text.split_once('-') else { return false };
+    let whole = !first.is_empty() || !last.is_empty();
+    let orderly = first.is_empty()
+        || last.is_empty()
+        || first.parse::<u64>().ok().zip(last.parse::<u64>().ok()).is_some_and(|(a, b)| a <= b);
+    whole && number(first) && number(last) && orderly
 }
 
 /// Requests of one run: so many that nobody waits for the end.

@@ -115,6 +115,8 @@ pub struct OptionsReport {
     /// Version of HTTP.
     pub http: &'static str,
     pub rate_per_second: Option<f64>,
+    /// What the rate comes to at the end of the duration.
+    pub ramp_to_per_second: Option<f64>,
     pub connections: usize,
     pub streams: usize,
     pub threads: usize,
@@ -129,6 +131,7 @@ pub struct OptionsReport {
     pub url_count: usize,
     /// The first [`URLS_SHOWN_MAX`].
     pub urls: Vec<String>,
+    pub ranges: Vec<String>,
     pub headers: Vec<String>,
     pub connect: Option<String>,
     pub trust: String,
@@ -290,6 +293,7 @@ impl OptionsReport {
         OptionsReport {
             mode: if options.rate.is_some() { "open" } else { "closed" },
             rate_per_second: options.rate.map(|rate| rate.as_f64()),
+            ramp_to_per_second: options.ramp_to.map(|rate| rate.as_f64()),
             http: options.protocol.as_str(),
             connections: options.connections,
             streams: options.streams,
@@ -304,6 +308,7 @@ impl OptionsReport {
             seed: options.seed,
             url_count: options.urls.len(),
             urls: options.urls.iter().take(URLS_SHOWN_MAX).cloned().collect(),
+            ranges: options.ranges.clone(),
             headers: options.headers.clone(),
             connect: options.connect.map(|address| address.to_string()),
             trust: match &options.trust {

@@ -16,7 +16,7 @@ use crate::schedule::{Claim, Plan, Slots};
 use crate::series::Sample;
 use crate::tally::{Ending, Record, Tally};
 use crate::tls::client_config;
-use crate::url::Url;
+use crate::url::{URLS_MAX, Url};
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -121,7 +121,7 @@ pub async fn run(
     mut progress: impl FnMut(&Progress),
 ) -> Result<Report, RunError> {
     let plan = options.plan()?;
-    let mut server = cpu::Server::new(&options.server_pids).map_err(OptionsError::ServerPid)?;
+    let mut server = cpu::Server::new(options).await?;
     let (targets, endpoints) = prepare(options).await?;
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
@@ -169,13 +169,13 @@ pub async fn run(
         tokio::time::interval_at((shared.start + PROGRESS_EVERY).into(), PROGRESS_EVERY);
     tokio::pin!(stop);
     let (mut tally, mut stopped_ns) = (Tally::default(), None);
-    let mut sample = |at_ns| Sample {
+    let sample = |at_ns, server_cpu_ns| Sample {
         at_ns,
         connections: shared.open.load(Ordering::Relaxed),
         client_cpu_ns: cpu::own_cpu_ns(),
-        server_cpu_ns: server.cpu_ns(),
+        server_cpu_ns,
     };
-    let mut samples = vec![sample(0)];
+    let mut samples = vec![sample(0, server.cpu_ns().await)];
     let mut interrupted = false;
     loop {
         tokio::select! {
@@ -193,8 +193,10 @@ pub async fn run(
                 let _stopped = stop_sender.send(true);
             }
             _ = ticker.tick() => {
+                // A server that is slow to tell shifts the sample's moment with it.
+                let server_cpu_ns = server.cpu_ns().await;
                 let now = now_ns();
-                samples.push(sample(now));
+                samples.push(sample(now, server_cpu_ns));
                 let share = match (plan.end_ns(), plan.requests) {
                     (Some(end), _) => Some(now as f64 / end.max(1) as f64),
                     (None, Some(requests)) => {
@@ -210,8 +212,9 @@ pub async fn run(
     // Else a moment would be all that the last interval is judged by.
     if end_ns.saturating_sub(samples[samples.len() - 1].at_ns) > SAMPLE_NS_MIN || samples.len() == 1
     {
-        samples
-            .push(Sample { connections: samples[samples.len() - 1].connections, ..sample(end_ns) });
+        let connections = samples[samples.len() - 1].connections;
+        let server_cpu_ns = server.cpu_ns().await;
+        samples.push(Sample { connections, ..sample(end_ns, server_cpu_ns) });
     }
     for handle in handles {
         if let Err(panic) = handle.join() {
@@ -269,6 +272,20 @@ impl Shared {
 async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Arc<Place>>), OptionsError> {
     let urls = options.parsed_urls()?;
     let (fields, host) = fields(&options.headers)?;
+    // One for each range, or the one without.
+    let mut forms = Vec::new();
+    for range in &options.ranges {
+        let mut form = fields.clone();
+        form.set("range", format!("bytes={range}"))
+            .map_err(|_| OptionsError::Range(range.clone()))?;
+        forms.push(form);
+    }
+    if forms.is_empty() {
+        forms.push(fields);
+    }
+    if urls.len().saturating_mul(forms.len()) > URLS_MAX {
+        return Err(OptionsError::TooManyUrls);
+    }
     let tls = match urls.iter().any(|url| url.scheme == Scheme::Https) {
         true => Some(client_config(&options.trust, options.protocol).map_err(OptionsError::Tls)?),
         false => None,
@@ -302,9 +319,11 @@ async fn prepare(options: &Options) -> Result<(Vec<Target>, Vec<Arc<Place>>), Op
             }
         };
         let authority = host.clone().unwrap_or_else(|| url.authority.to_string());
-        let request = Request::get(options.protocol, &url, &authority, &fields)
-            .map_err(|error| OptionsError::Request(url.target.clone(), error))?;
-        targets.push(Target { endpoint, request });
+        for fields in &forms {
+            let request = Request::get(options.protocol, &url, &authority, fields)
+                .map_err(|error| OptionsError::Request(url.target.clone(), error))?;
+            targets.push(Target { endpoint, request });
+        }
     }
     Ok((targets, endpoints))
 }

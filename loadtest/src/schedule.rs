@@ -76,11 +76,63 @@ impl Rate {
 /// Nanoseconds times thousandths: a rate of 0.001 has one slot in this time.
 const MILLI_SECOND_NS: u64 = 1000 * SECOND_NS;
 
+/// The longest time in which a rate changes: with it the sums below stay inside 128 bits.
+pub const RAMP_NS_MAX: u64 = 24 * 3600 * SECOND_NS;
+
+/// How the rate goes: evenly, or from one to another in a straight line over a span that begins after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    rate: Rate,
+    /// Where it goes, from when, and how long that takes.
+    ramp: Option<(Rate, u64, u64)>,
+}
+
+impl Pace {
+    fn due_ns(&self, index: u64) -> u64 {
+        let Some((to, from_ns, span_ns)) = self.ramp else { return self.rate.due_ns(index) };
+        let before = self.rate.due_before(from_ns);
+        let Some(index) = index.checked_sub(before) else { return self.rate.due_ns(index) };
+        // The last moment before which no more than `index` slots were due: what is asked for is due then.
+        let (mut low, mut high) = (0, span_ns.saturating_add(1));
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match self.ramped(to, span_ns, middle) <= index {
+                true => low = middle,
+                false => high = middle,
+            }
+        }
+        from_ns.saturating_add(low)
+    }
+
+    /// How many slots are due before `ns` (exclusive).
+    fn due_before(&self, ns: u64) -> u64 {
+        match self.ramp {
+            Some((to, from_ns, span_ns)) if ns > from_ns => {
+                let ramped = self.ramped(to, span_ns, (ns - from_ns).min(span_ns));
+                self.rate.due_before(from_ns).saturating_add(ramped)
+            }
+            _ => self.rate.due_before(ns),
+        }
+    }
+
+    /// Slots due in the first `ns` of the ramp: the area under the rate's line.
+    fn ramped(&self, to: Rate, span_ns: u64, ns: u64) -> u64 {
+        let (from, to) = (u128::from(self.rate.milli), u128::from(to.milli));
+        let (ns, span) = (u128::from(ns), u128::from(span_ns.min(RAMP_NS_MAX)).max(1));
+        // from * ns + (to - from) * ns^2 / (2 * span), all times 2 * span; never negative, since ns <= span.
+        let area = from * ns * (2 * span - ns) + to * ns * ns;
+        let slots = area.div_ceil(2 * span * u128::from(MILLI_SECOND_NS));
+        u64::try_from(slots).unwrap_or(u64::MAX)
+    }
+}
+
 /// What a run does, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// `None`: closed loop, each user asks again when answered.
     pub rate: Option<Rate>,
+    /// The rate at the end of `duration_ns`, which it comes to in a straight line; else it stays.
+    pub ramp_to: Option<Rate>,
     /// Requests that are due (closed: begun) before this moment are sent but not counted.
     pub warmup_ns: u64,
     /// Time that is counted, after the warm-up.
@@ -90,17 +142,22 @@ pub struct Plan {
 }
 
 impl Plan {
+    fn pace(&self) -> Option<Pace> {
+        let ramp = self.ramp_to.zip(self.duration_ns).map(|(to, span)| (to, self.warmup_ns, span));
+        self.rate.map(|rate| Pace { rate, ramp })
+    }
+
     /// Slots of the warm-up (open loop).
     fn warmup_slots(&self) -> u64 {
-        self.rate.map_or(0, |rate| rate.due_before(self.warmup_ns))
+        self.pace().map_or(0, |pace| pace.due_before(self.warmup_ns))
     }
 
     /// All slots of an open loop; `u64::MAX` when nothing ends it.
     fn slots(&self) -> u64 {
-        let Some(rate) = self.rate else { return u64::MAX };
+        let Some(pace) = self.pace() else { return u64::MAX };
         let by_time = self
             .duration_ns
-            .map_or(u64::MAX, |ns| rate.due_before(self.warmup_ns.saturating_add(ns)));
+            .map_or(u64::MAX, |ns| pace.due_before(self.warmup_ns.saturating_add(ns)));
         let by_count =
             self.requests.map_or(u64::MAX, |count| self.warmup_slots().saturating_add(count));
         by_time.min(by_count)
@@ -111,9 +168,9 @@ impl Plan {
     pub fn end_ns(&self) -> Option<u64> {
         let by_time = self.duration_ns.map(|ns| self.warmup_ns.saturating_add(ns));
         let by_count = self
-            .rate
+            .pace()
             .zip(self.requests)
-            .map(|(rate, requests)| rate.due_ns(self.warmup_slots().saturating_add(requests)));
+            .map(|(pace, requests)| pace.due_ns(self.warmup_slots().saturating_add(requests)));
         match (by_time, by_count) {
             (Some(time), Some(count)) => Some(time.min(count)),
             (time, count) => time.or(count),
@@ -136,6 +193,7 @@ pub enum Claim {
 #[derive(Debug)]
 pub struct Slots {
     plan: Plan,
+    pace: Option<Pace>,
     slots: u64,
     warmup_slots: u64,
     end_ns: Option<u64>,
@@ -149,6 +207,7 @@ impl Slots {
     pub fn new(plan: Plan, backlog_max: u64) -> Slots {
         Slots {
             plan,
+            pace: plan.pace(),
             slots: plan.slots(),
             warmup_slots: plan.warmup_slots(),
             end_ns: plan.end_ns(),
@@ -160,13 +219,13 @@ impl Slots {
 
     /// The next slot.
     pub fn claim(&self, now_ns: u64) -> Claim {
-        let Some(rate) = self.plan.rate else { return self.claim_closed(now_ns) };
+        let Some(pace) = self.pace else { return self.claim_closed(now_ns) };
         loop {
             let next = self.next.load(Ordering::Relaxed);
             if next >= self.slots {
                 return Claim::Over;
             }
-            let oldest = self.due(rate, now_ns).saturating_sub(self.backlog_max);
+            let oldest = self.due(&pace, now_ns).saturating_sub(self.backlog_max);
             let after = if oldest > next { oldest } else { next + 1 };
             // Relaxed: the number is all that is shared; what follows from it is each user's own.
             let taken =
@@ -177,7 +236,7 @@ impl Slots {
             return if oldest > next {
                 Claim::GivenUp(next..oldest)
             } else {
-                Claim::Send { index: next, due_ns: rate.due_ns(next), counted: self.counts(next) }
+                Claim::Send { index: next, due_ns: pace.due_ns(next), counted: self.counts(next) }
             };
         }
     }
@@ -201,14 +260,14 @@ impl Slots {
 
     /// Takes out, for good, the slots that were due by `now_ns` and nobody sent.
     pub fn close(&self, now_ns: u64) -> Range<u64> {
-        let Some(rate) = self.plan.rate else { return 0..0 };
+        let Some(pace) = self.pace else { return 0..0 };
         let next = self.next.swap(u64::MAX, Ordering::Relaxed);
-        next..self.due(rate, now_ns).max(next)
+        next..self.due(&pace, now_ns).max(next)
     }
 
     /// The moment of a slot (open loop).
     pub fn due_ns(&self, index: u64) -> u64 {
-        self.plan.rate.map_or(0, |rate| rate.due_ns(index))
+        self.pace.map_or(0, |pace| pace.due_ns(index))
     }
 
     /// The slot is after the warm-up (open loop).
@@ -218,13 +277,13 @@ impl Slots {
 
     /// Requests that are due and not yet taken.
     pub fn backlog(&self, now_ns: u64) -> u64 {
-        let due = self.plan.rate.map_or(0, |rate| self.due(rate, now_ns));
+        let due = self.pace.map_or(0, |pace| self.due(&pace, now_ns));
         due.saturating_sub(self.next.load(Ordering::Relaxed))
     }
 
     /// Slots due up to and with `now_ns`.
-    fn due(&self, rate: Rate, now_ns: u64) -> u64 {
-        rate.due_before(now_ns.saturating_add(1)).min(self.slots)
+    fn due(&self, pace: &Pace, now_ns: u64) -> u64 {
+        pace.due_before(now_ns.saturating_add(1)).min(self.slots)
     }
 }
 

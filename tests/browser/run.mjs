@@ -244,6 +244,59 @@ async function chosenRendition(browser, demo) {
   await close();
 }
 
+// Goal: the page of a load is whole by itself, and true. Method: a short load on an edge of the demo; the page from
+// the disk in a browser that tells what it asks for; its numbers against the report that was written as JSON beside it.
+async function loadReport(browser, demo) {
+  const edge = demo.facts.nodes['edge-a1'];
+  const [html, json] = ['report.html', 'report.json'].map((name) => path.join(work, name));
+  const made = spawnSync(path.join(path.dirname(program), 'tidegate-load'), ['run', '--quiet', '--rate', '50',
+    '--duration', '3s', '--warmup', '1s', '--connections', '4', '--html', html, '--json', json,
+    '--url', `http://${edge.address}:8080/about.txt`, '--server-pid', String(demo.read().nodes['edge-a1'].pid),
+    '--assert', 'requests == 150', '--assert', 'errors == 0'], { encoding: 'utf8' });
+  assert.equal(made.status, 0, made.stderr);
+  const report = JSON.parse(readFileSync(json, 'utf8'));
+  for (const [name, viewport] of [['wide', { width: 1280, height: 860 }], ['phone', { width: 390, height: 844 }]]) {
+    const { page, complaints, close } = await open(browser, 'about:blank', viewport);
+    const asked = [];
+    page.on('request', (request) => asked.push(request.url()));
+    await page.goto(`file://${html}`, { waitUntil: 'load' });
+    const seen = await page.evaluate(() => ({
+      report: JSON.parse(document.querySelector('#report').textContent),
+      verdict: document.querySelector('.verdict h2').textContent,
+      tiles: Object.fromEntries([...document.querySelectorAll('.tiles > div')].map((tile) =>
+        [tile.querySelector('h2').textContent, tile.querySelector('.note').textContent])),
+      charts: [...document.querySelectorAll('.charts figure')].map((figure) => ({
+        name: figure.querySelector('h2').textContent,
+        lines: [...figure.querySelectorAll('svg path.line, svg circle.point')].map((line) => {
+          const box = line.getBBox();
+          return { width: box.width, finite: [box.x, box.y, box.width, box.height].every(Number.isFinite) };
+        }),
+        width: figure.querySelector('svg').getBoundingClientRect().width,
+      })),
+      wide: document.documentElement.scrollWidth - innerWidth,
+    }));
+    assert.deepEqual(seen.report, report, 'the page holds the report');
+    assert.equal(seen.verdict, 'Passed: all 2 assertions held');
+    assert.equal(seen.tiles.Answers, `${report.answers} of ${report.requests} requests`);
+    assert.ok(seen.charts.length >= 4, `${seen.charts.length} charts`);
+    for (const chart of seen.charts) {
+      assert.ok(chart.width > 100, `${chart.name} is ${chart.width} px wide`);
+      assert.ok(chart.lines.length > 0 && chart.lines.every((line) => line.finite), `${chart.name} is drawn`);
+    }
+    const drawn = seen.charts.filter((chart) => chart.lines.some((line) => line.width > 50)).map((chart) => chart.name);
+    for (const wanted of ['First byte', 'Answers', 'Throughput', 'CPUs kept busy']) {
+      assert.ok(drawn.includes(wanted), `${wanted} has a line; with one are ${drawn}`);
+    }
+    await page.locator('.charts svg').first().hover();
+    assert.deepEqual(asked, [`file://${html}`], 'nothing else is asked for');
+    assert.ok(seen.wide <= 0, `on ${name} the page is ${seen.wide} px too wide`);
+    assert.deepEqual(complaints, [], 'the console is clean');
+    await keepPicture(page, artefacts, `load-${name}`);
+    await close();
+  }
+  return `${report.answers} answers`;
+}
+
 if (!existsSync(chromium)) {
   console.log(`FAILED   ${chromium} is missing: apt-get install chromium (make test does that by itself)`);
   console.log('browser: 0 passed, 1 failed, 0 skipped');
@@ -262,6 +315,7 @@ try {
     await test('explain names the edge, the rule and the parent', () => explain(demo));
     const browser = await launch(chromium);
     try {
+      await test('the page of a load is whole by itself and says what its JSON says', () => loadReport(browser, demo));
       await test('the chain page shows numbers that grow', () => chainPage(browser, demo));
       await test('the viewer page lets one choose the rendition', () => chosenRendition(browser, demo));
       await test('an edge killed in the middle is not seen by the viewer', () => killedEdge(browser, demo));

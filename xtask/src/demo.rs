@@ -39,25 +39,50 @@ pub fn build() -> Result<(), String> {
     ]))
 }
 
-/// Runs a side-by-side rig: hits from memory against nginx, or, against all peers, `bench trace` (the reference trace)
-/// or `bench mixed` (hits from disk and fills); `bench start`: how an edge with a full store comes back.
+/// The rigs of the benchmark beside that of hits from memory, and what each needs on this machine.
+const RIGS: [(&str, Option<&str>); 8] = [
+    ("trace", Some("bench-trace")),
+    ("mixed", Some("bench-trace")),
+    ("start", None),
+    ("load", Some("bench")),
+    ("http3", Some("bench-http3")),
+    ("handshakes", Some("bench")),
+    ("disk", Some("bench")),
+    ("idle", None),
+];
+
+/// Runs a side-by-side rig: hits from memory against nginx, or one of `RIGS`, which stands first.
 pub fn bench(options: Vec<String>) -> Result<(), String> {
-    let rig = options
-        .first()
-        .map(String::as_str)
-        .filter(|first| ["trace", "mixed", "start", "load"].contains(first));
-    let needs_peers = rig.is_none_or(|rig| rig != "start");
-    if needs_peers {
-        setup::run(if matches!(rig, None | Some("load")) { "bench" } else { "bench-trace" })?;
+    let rig = options.first().and_then(|first| RIGS.iter().find(|(name, _)| name == first));
+    if let Some(verb) = rig.map_or(Some("bench"), |(_, needs)| *needs) {
+        setup::run(verb)?;
     }
     build()?;
     finish(&mut cargo(&["build", "--release", "-p", "tidegate-bench"]))?;
     let programs = target().join("release");
-    let out = target().join(format!("bench/{}.json", rig.unwrap_or("report")));
+    let name = rig.map(|(name, _)| *name);
+    let out = target().join(format!("bench/{}.json", name.unwrap_or("report")));
     let out = out.display().to_string();
     let mut all: Vec<&str> = options.iter().map(String::as_str).collect();
     if !all.contains(&"--out") {
         all.extend(["--out", &out]);
     }
+    let quic;
+    if name == Some("http3") && !all.contains(&"--quic") {
+        quic = build_quic()?;
+        all.extend(["--quic", &quic]);
+    }
     finish(command(programs.join("tidegate-bench"), &all).env("TIDEGATE_BIN_DIR", &programs))
+}
+
+/// Builds the QUIC servers of the crate registry, in a folder of their own: they share nothing with the workspace.
+fn build_quic() -> Result<String, String> {
+    let manifest = root().join("benches/quic/Cargo.toml").display().to_string();
+    let room = target().join("quic");
+    println!("Building tokio-quiche and s2n-quic; the first time takes some minutes");
+    finish(
+        cargo(&["build", "--release", "--locked", "--manifest-path", &manifest])
+            .env("CARGO_TARGET_DIR", &room),
+    )?;
+    Ok(room.join("release/tidegate-bench-quic").display().to_string())
 }

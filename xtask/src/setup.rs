@@ -14,13 +14,13 @@ struct Need {
     verbs: &'static [&'static str],
 }
 
-const ALL: &[&str] = &["demo", "test", "bench", "bench-trace"];
-const NEEDS: [Need; 13] = [
+const ALL: &[&str] = &["demo", "test", "bench", "bench-trace", "bench-http3"];
+const NEEDS: [Need; 16] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
         why: "links Rust programs",
-        verbs: &["demo", "test", "bench", "bench-trace", "fuzz"],
+        verbs: &["demo", "test", "bench", "bench-trace", "bench-http3", "fuzz"],
     },
     Need {
         package: "libc6-dev",
@@ -84,6 +84,24 @@ const NEEDS: [Need; 13] = [
         verbs: &["bench"],
     },
     Need {
+        package: "caddy",
+        present: || on_path("caddy"),
+        why: "is measured beside us over HTTP/3",
+        verbs: &["bench-http3"],
+    },
+    Need {
+        package: "cmake",
+        present: || on_path("cmake"),
+        why: "builds BoringSSL for tokio-quiche, which is measured beside us",
+        verbs: &["bench-http3"],
+    },
+    Need {
+        package: "libclang-dev",
+        present: || Path::new("/usr/share/doc/libclang-dev").exists(),
+        why: "reads BoringSSL's headers for tokio-quiche",
+        verbs: &["bench-http3"],
+    },
+    Need {
         package: "nghttp2-client",
         present: || on_path("h2load"),
         why: "is what the load harness is held against",
@@ -94,6 +112,7 @@ const NEEDS: [Need; 13] = [
 /// Packages that bring services, and which.
 const SERVICES: &[(&str, &[&str])] = &[
     ("nginx-light", &["nginx"]),
+    ("caddy", &["caddy"]),
     ("trafficserver", &["trafficserver"]),
     ("varnish", &["varnish", "varnishncsa"]),
 ];

@@ -18,9 +18,12 @@ pub fn page(report: &Report) -> Page {
     if options.url_count > 1 {
         facts.push(format!("and {} more URLs, {}", options.url_count - 1, options.order));
     }
-    facts.push(match options.rate_per_second {
-        Some(rate) => format!("open loop, {} requests/s", scaled(rate)),
-        None => "closed loop".to_owned(),
+    facts.push(match (options.rate_per_second, options.ramp_to_per_second) {
+        (Some(rate), None) => format!("open loop, {} requests/s", scaled(rate)),
+        (Some(rate), Some(to)) => {
+            format!("open loop, {} to {} requests/s", scaled(rate), scaled(to))
+        }
+        (None, _) => "closed loop".to_owned(),
     });
     facts.push(format!("HTTP/{}", options.http));
     facts.push(match options.streams {

@@ -71,7 +71,7 @@ pub async fn play(
     if !(1..=PLAYERS_MAX).contains(&cast.players) {
         return Err(OptionsError::OutOfRange("--players", 1, PLAYERS_MAX as u64).into());
     }
-    let mut server = cpu::Server::new(&options.server_pids).map_err(OptionsError::ServerPid)?;
+    let mut server = cpu::Server::new(options).await?;
     let (fields, host) = fields(&options.headers)?;
     let started_unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let shared = Arc::new(Shared {
@@ -107,13 +107,13 @@ pub async fn play(
     }
     drop((sender, stop_receiver));
     let deadline = options.duration.and_then(|duration| shared.start.checked_add(duration));
-    let mut sample = |at_ns| Sample {
+    let sample = |at_ns, server_cpu_ns| Sample {
         at_ns,
         connections: shared.open.load(Ordering::Relaxed),
         client_cpu_ns: cpu::own_cpu_ns(),
-        server_cpu_ns: server.cpu_ns(),
+        server_cpu_ns,
     };
-    let mut samples = vec![sample(0)];
+    let mut samples = vec![sample(0, server.cpu_ns().await)];
     let mut ticker =
         tokio::time::interval_at((shared.start + PROGRESS_EVERY).into(), PROGRESS_EVERY);
     tokio::pin!(stop);
@@ -138,8 +138,9 @@ pub async fn play(
                 let _stopped = stop_sender.send(true);
             }
             _ = ticker.tick() => {
+                let server_cpu_ns = server.cpu_ns().await;
                 let now = shared.now_ns();
-                samples.push(sample(now));
+                samples.push(sample(now, server_cpu_ns));
                 progress(&shared.progress(now));
             }
         }
@@ -150,7 +151,7 @@ pub async fn play(
         }
     }
     let elapsed_ns = shared.now_ns();
-    samples.push(sample(elapsed_ns));
+    samples.push(sample(elapsed_ns, server.cpu_ns().await));
     let started_unix_ms = u64::try_from(started_unix_ms.as_millis()).unwrap_or(u64::MAX);
     let measured = Measured { tally, elapsed_ns, samples, audience: Some(audience) };
     Ok(Report::new(options, &measured, started_unix_ms, interrupted))

@@ -5,11 +5,17 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 fn open(rate: f64, warmup_ns: u64, duration_ns: Option<u64>, requests: Option<u64>) -> Plan {
-    Plan { rate: Some(Rate::per_second(rate).unwrap()), warmup_ns, duration_ns, requests }
+    Plan {
+        rate: Some(Rate::per_second(rate).unwrap()),
+        ramp_to: None,
+        warmup_ns,
+        duration_ns,
+        requests,
+    }
 }
 
 fn closed(warmup_ns: u64, duration_ns: Option<u64>, requests: Option<u64>) -> Plan {
-    Plan { rate: None, warmup_ns, duration_ns, requests }
+    Plan { rate: None, ramp_to: None, warmup_ns, duration_ns, requests }
 }
 
 #[test]
@@ -138,5 +144,48 @@ proptest! {
         let left = slots.close(u64::MAX / 2);
         prop_assert_eq!(left.start.min(requests), expected);
         prop_assert_eq!(left.end, requests);
+    }
+}
+
+fn ramp(from: f64, to: f64, warmup_ns: u64, duration_ns: u64) -> Plan {
+    Plan {
+        ramp_to: Some(Rate::per_second(to).unwrap()),
+        ..open(from, warmup_ns, Some(duration_ns), None)
+    }
+}
+
+#[test]
+fn a_ramp_goes_from_one_rate_to_the_other() {
+    // 10 s from 100 to 300 per second are 2,000 requests, 750 of them in the first half.
+    let slots = Slots::new(ramp(100.0, 300.0, 0, 10 * SECOND_NS), 1_000_000);
+    assert_eq!(slots.slots, 2_000);
+    assert_eq!(slots.pace.unwrap().due_before(5 * SECOND_NS), 750);
+    let rate_near =
+        |index| SECOND_NS as f64 / (slots.due_ns(index + 1) - slots.due_ns(index)) as f64;
+    assert!((rate_near(0) - 100.0).abs() < 2.0 && (rate_near(1_998) - 300.0).abs() < 2.0);
+    // Down to nearly nothing, after a warm-up at the first rate.
+    let slots = Slots::new(ramp(200.0, 0.001, SECOND_NS, 10 * SECOND_NS), 1_000_000);
+    assert_eq!((slots.warmup_slots, slots.slots), (200, 1_201));
+    assert_eq!(slots.due_ns(199), SECOND_NS / 200 * 199);
+}
+
+proptest! {
+    #[test]
+    fn a_ramp_has_each_slot_at_one_moment(
+        from in 0.001f64..1e6,
+        to in 0.001f64..1e6,
+        warmup_ns in 0..SECOND_NS,
+        span_ns in 1..RAMP_NS_MAX,
+        index in any::<u64>(),
+    ) {
+        let plan = ramp(from, to, warmup_ns, span_ns);
+        let (pace, slots) = (plan.pace().unwrap(), plan.slots());
+        prop_assume!(slots > 1);
+        let index = index % (slots - 1);
+        let (due, next) = (pace.due_ns(index), pace.due_ns(index + 1));
+        prop_assert!(due <= next && next <= warmup_ns + span_ns);
+        // Before its moment there were no more than those in front of it, after it there is this one too.
+        prop_assert!(pace.due_before(due) <= index);
+        prop_assert!(pace.due_before(due + 1) > index);
     }
 }

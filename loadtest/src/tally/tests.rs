@@ -44,6 +44,7 @@ fn a_stall_shows_for_all_who_were_due_in_it() {
     let service = |sent: u64| if stall.contains(&sent) { stall.end - sent + MS } else { MS };
     let open = Plan {
         rate: Some(Rate::per_second(1000.0).unwrap()),
+        ramp_to: None,
         warmup_ns: 0,
         duration_ns: None,
         requests: Some(10_000),

@@ -3,7 +3,7 @@
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -66,6 +66,38 @@ fn shake(
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
     let shown = tls.peer_certificates().unwrap()[0].to_vec();
     Ok((shown, tls.handshake_kind().unwrap()))
+}
+
+#[test]
+fn the_cheaper_cipher_is_taken_whatever_a_client_puts_first() {
+    // Goal: handshakes and bytes cost what they must; a client that has only the dearer ones is served all the same.
+    let options = FleetOptions { parents: 1, edges: 1, https: true, ..FleetOptions::default() };
+    let fleet = Fleet::start("ciphers", &options);
+    let https = fleet.member("edge-1").https();
+    let agreed = |offered: &[CipherSuite]| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(|suite| offered.contains(&suite.suite()));
+        provider.cipher_suites.sort_by_key(|s| offered.iter().position(|of| *of == s.suite()));
+        let mut roots = RootCertStore::empty();
+        let chain = &fleet.member("edge-1").server.machine.certificates[0].chain;
+        roots.add(CertificateDer::from_pem_file(chain).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let asked = ServerName::IpAddress(https.ip().into());
+        let mut tls = ClientConnection::new(Arc::new(config), asked).unwrap();
+        tls.complete_io(&mut TcpStream::connect(https).unwrap()).unwrap();
+        tls.negotiated_cipher_suite().unwrap().suite()
+    };
+    use CipherSuite::{
+        TLS13_AES_128_GCM_SHA256 as AES_128, TLS13_AES_256_GCM_SHA384 as AES_256,
+        TLS13_CHACHA20_POLY1305_SHA256 as CHACHA,
+    };
+    assert_eq!(agreed(&[AES_256, CHACHA, AES_128]), AES_128);
+    assert_eq!(agreed(&[AES_256]), AES_256);
+    assert_eq!(agreed(&[CHACHA]), CHACHA);
 }
 
 fn der(path: &str) -> Vec<u8> {

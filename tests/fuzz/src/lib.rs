@@ -11,6 +11,7 @@ mod http;
 mod http3;
 mod judgement;
 pub mod mutate;
+mod playlist;
 
 /// One target.
 pub struct Target {
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot-file", run: control::snapshot, seeds: control::snapshot_seeds },
     Target { name: "snapshot-source", run: control::source, seeds: control::source_seeds },
     Target { name: "purge", run: judgement::purge, seeds: judgement::purge_seeds },
+    Target { name: "playlist", run: playlist::run, seeds: playlist::seeds },
     Target { name: "heartbeat", run: control::heartbeat, seeds: control::heartbeat_seeds },
 ];
 

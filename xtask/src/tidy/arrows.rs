@@ -147,7 +147,14 @@ const ARROWS: &[Row] = &[
     ("tests", &["base", "protocols", "tests"]),
     (
         "tests/fuzz",
-        &["base", "protocols", "dataplane/cache", "dataplane/store", "controlplane/steer"],
+        &[
+            "base",
+            "protocols",
+            "dataplane/cache",
+            "dataplane/store",
+            "controlplane/steer",
+            "loadtest",
+        ],
     ),
     ("tests/faults", &[]),
     ("tests/sim", &["base", "protocols", "dataplane", "tests/faults"]),
