@@ -20,6 +20,7 @@ pub fn behaviour() -> Behaviour {
         compress: false,
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: tidegate_contract::vary_ignore_default(),
+        pacing: tidegate_contract::Pacing::default(),
         cors_allow_origin: None,
         redirect: None,
         response_headers: vec![],

@@ -484,6 +484,7 @@ fn behaviour() -> Behaviour {
         compress: false,
         cache_key: CacheKeyRule { drop: vec![], keep: vec![], sort: false },
         vary_ignore: vec![],
+        pacing: tidegate_contract::Pacing::default(),
         cors_allow_origin: None,
         redirect: None,
         response_headers: vec![],

@@ -589,6 +589,7 @@ pub fn behaviour(name: &str, path: &str, cache: bool, ttl: u32) -> Behaviour {
         compress: false,
         cache_key: CacheKeyRule { drop: vec!["token".to_owned()], keep: Vec::new(), sort: true },
         vary_ignore: tidegate_contract::vary_ignore_default(),
+        pacing: tidegate_contract::Pacing::default(),
         cors_allow_origin: Some("*".to_owned()),
         redirect: None,
         response_headers: vec![HeaderRule::Add {

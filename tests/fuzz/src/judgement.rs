@@ -34,6 +34,7 @@ fn behaviour() -> Behaviour {
             sort: true,
         },
         vary_ignore: tidegate_contract::vary_ignore_default(),
+        pacing: tidegate_contract::Pacing::default(),
         cors_allow_origin: None,
         redirect: None,
         response_headers: vec![],

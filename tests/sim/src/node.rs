@@ -77,6 +77,7 @@ fn behaviour(name: &str, path: &str, cache: bool) -> Behaviour {
         compress: false,
         cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: true },
         vary_ignore: tidegate_contract::vary_ignore_default(),
+        pacing: tidegate_contract::Pacing::default(),
         cors_allow_origin: None,
         redirect: None,
         response_headers: Vec::new(),
