@@ -190,7 +190,9 @@ fn overtakes(
         (0..50).all(|_| sent() == before)
     });
     raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &ask("/small.m4s", second))).unwrap();
-    then.map(|frame| raw.send(frame).unwrap());
+    if let Some(frame) = then {
+        raw.send(frame).unwrap();
+    }
     let (mut urgent, mut overtaken) = (0, None);
     while late < large || urgent < small {
         let frame = raw.next().unwrap();
