@@ -1,7 +1,7 @@
 //! The side-by-side rigs. Hits from memory (this file): one tidegate edge and nginx serve the same files on the same core; a load generator on
 //! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
 //! trace (`trace`) and hits from disk (`mixed`): a parent and its peers as caches in front of an origin that counts.
-//! How an edge with a full store comes back (`start`). The load harness beside other generators (`generators`).
+//! How an edge with a full store comes back (`start`). Players behind a narrow link (`stalls`). The load harness beside other generators (`generators`).
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
 //! to round; every answer is a hit and a success, or the run ends with an error; results are ratios of one run.
@@ -13,6 +13,7 @@ mod generators;
 mod mixed;
 mod nginx;
 mod report;
+mod stalls;
 mod start;
 mod trace;
 mod wrk;
@@ -55,6 +56,7 @@ enum Rig {
     Trace(Box<trace::TraceArgs>),
     Mixed(Box<mixed::MixedArgs>),
     Start(start::StartArgs),
+    Stalls(stalls::StallsArgs),
     /// The load harness beside wrk and h2load.
     Load(generators::GeneratorArgs),
 }
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Some(Rig::Trace(args)) => trace::run(args),
         Some(Rig::Mixed(args)) => mixed::run(args),
         Some(Rig::Start(args)) => start::run(args),
+        Some(Rig::Stalls(args)) => stalls::run(args),
         Some(Rig::Load(args)) => generators::run(args),
     };
     match result {

@@ -40,13 +40,14 @@ pub fn build() -> Result<(), String> {
 }
 
 /// Runs a side-by-side rig: hits from memory against nginx, or, against all peers, `bench trace` (the reference trace)
-/// or `bench mixed` (hits from disk and fills); `bench start`: how an edge with a full store comes back.
+/// or `bench mixed` (hits from disk and fills); `bench start`: how an edge with a full store comes back;
+/// `bench stalls`: players behind a narrow link.
 pub fn bench(options: Vec<String>) -> Result<(), String> {
     let rig = options
         .first()
         .map(String::as_str)
-        .filter(|first| ["trace", "mixed", "start", "load"].contains(first));
-    let needs_peers = rig.is_none_or(|rig| rig != "start");
+        .filter(|first| ["trace", "mixed", "start", "load", "stalls"].contains(first));
+    let needs_peers = !matches!(rig, Some("start" | "stalls"));
     if needs_peers {
         setup::run(if matches!(rig, None | Some("load")) { "bench" } else { "bench-trace" })?;
     }

@@ -20,7 +20,7 @@ const VERBS: [(&str, &str); 7] = [
     ("setup", "install what is missing for `demo`, `test`, `bench` or `bench-trace`"),
     ("demo", "build and run the demo; options are those of `tidegate demo`"),
     ("test", "everything that must pass: format, lints, tidy, tests, end to end, browser"),
-    ("bench", "side by side: hits from memory; rigs: `trace`, `mixed`, `start`, `load`"),
+    ("bench", "side by side: hits from memory; rigs: `trace`, `mixed`, `start`, `load`, `stalls`"),
     ("fuzz", "run the fuzz targets by libFuzzer; names of targets and --seconds N may follow"),
     ("docs", "render docs/reference; with --check, fail where it is out of date"),
     ("tidy", "check what a program can check of architecture, sources and papers"),
