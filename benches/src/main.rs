@@ -2,7 +2,8 @@
 //! another core asks both in turn; what is compared is the CPU time that each server's processes took. The reference
 //! trace (`trace`) and hits from disk (`mixed`): a parent and its peers as caches in front of an origin that counts.
 //! HTTP/3 beside other QUIC servers (`http3`); new TLS connections (`handshakes`), idle ones (`idle`), and large objects from
-//! disk over HTTPS (`disk`). How an edge with a full store comes back (`start`). The load harness beside
+//! disk over HTTPS (`disk`). How an edge with a full store comes back (`start`). Players behind a
+//! narrow link (`stalls`). The load harness beside
 //! other generators (`generators`).
 //!
 //! Must stay true: contestants are measured one after the other in every round, in an order that changes from round
@@ -20,6 +21,7 @@ mod mixed;
 mod nginx;
 mod own;
 mod report;
+mod stalls;
 mod start;
 mod trace;
 mod wrk;
@@ -62,6 +64,7 @@ enum Rig {
     Trace(Box<trace::TraceArgs>),
     Mixed(Box<mixed::MixedArgs>),
     Start(start::StartArgs),
+    Stalls(stalls::StallsArgs),
     /// The load harness beside wrk and h2load.
     Load(generators::GeneratorArgs),
     Http3(http3::Http3Args),
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Some(Rig::Trace(args)) => trace::run(args),
         Some(Rig::Mixed(args)) => mixed::run(args),
         Some(Rig::Start(args)) => start::run(args),
+        Some(Rig::Stalls(args)) => stalls::run(args),
         Some(Rig::Load(args)) => generators::run(args),
         Some(Rig::Http3(args)) => http3::run(args),
         Some(Rig::Handshakes(args)) => handshakes::run(args),

@@ -178,6 +178,9 @@ struct PlayArgs {
     /// Time in the buffer at which a player rests.
     #[arg(long, value_parser = parse_duration, default_value = "30s")]
     buffer: Duration,
+    /// Players tell the server how they are (CMCD).
+    #[arg(long)]
+    cmcd: bool,
     /// Bits per second that a player believes in before it has measured anything.
     #[arg(long, default_value_t = 1_000_000)]
     first_guess: u64,
@@ -336,6 +339,7 @@ impl PlayArgs {
                 buffer_s: self.buffer.as_secs_f64(),
                 first_guess_bps: self.first_guess as f64,
                 watch_ns: self.watch.map(nanos),
+                tells: self.cmcd,
             },
         };
         let options = Options {

@@ -108,6 +108,7 @@ struct RawPhase {
     watch: Option<Time>,
     buffer: Option<Time>,
     first_guess: Option<u64>,
+    cmcd: Option<bool>,
     #[serde(default)]
     assert: Vec<Text<Assertion>>,
 }
@@ -232,6 +233,7 @@ impl RawPhase {
                 buffer_s: time(&self.buffer, Duration::from_secs(30)).as_secs_f64(),
                 first_guess_bps: self.first_guess.unwrap_or(1_000_000) as f64,
                 watch_ns: self.watch.as_ref().map(|time| nanos(time.0)),
+                tells: self.cmcd.unwrap_or(false),
             },
         });
         match cast {
@@ -264,6 +266,7 @@ impl RawPhase {
             ("watch", self.watch.is_some()),
             ("buffer", self.buffer.is_some()),
             ("first_guess", self.first_guess.is_some()),
+            ("cmcd", self.cmcd.is_some()),
         ];
         let (strange, whose) = match self.players {
             Some(_) => (&loads[..], "a phase without players"),

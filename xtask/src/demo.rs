@@ -40,7 +40,7 @@ pub fn build() -> Result<(), String> {
 }
 
 /// The rigs of the benchmark beside that of hits from memory, and what each needs on this machine.
-const RIGS: [(&str, Option<&str>); 8] = [
+const RIGS: [(&str, Option<&str>); 9] = [
     ("trace", Some("bench-trace")),
     ("mixed", Some("bench-trace")),
     ("start", None),
@@ -49,6 +49,7 @@ const RIGS: [(&str, Option<&str>); 8] = [
     ("handshakes", Some("bench")),
     ("disk", Some("bench")),
     ("idle", None),
+    ("stalls", None),
 ];
 
 /// Runs a side-by-side rig: hits from memory against nginx, or one of `RIGS`, which stands first.

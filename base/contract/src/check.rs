@@ -287,6 +287,7 @@ impl<'a> Checker<'a> {
         if let Some(redirect) = &behaviour.redirect {
             self.redirect(here, redirect);
         }
+        self.pacing(here, &behaviour.pacing);
         let cors = behaviour.cors_allow_origin.as_deref();
         if cors.is_some_and(|value| value.is_empty() || !printable(value)) {
             let mend = "write \"*\" or an origin like \"https://player.example\"";
@@ -311,6 +312,19 @@ impl<'a> Checker<'a> {
                     format!("the value of `{}` holds control characters", name.escape_default());
                 self.tell(here, "response_headers", what, "write it on one line");
             }
+        }
+    }
+
+    fn pacing(&mut self, here: Object, pacing: &Pacing) {
+        if let Some(rate) = pacing.rate_max_kbps {
+            self.range(here, "rate_max_kbps", u64::from(rate), RATE_KBPS_MIN, RATE_KBPS_MAX);
+        }
+        self.range(here, "burst", pacing.burst_bytes, 0, BURST_BYTES_MAX);
+        if !BITRATE_FACTORS.contains(&pacing.bitrate_factor) {
+            let what = format!("bitrate_factor {} is out of range", pacing.bitrate_factor);
+            let (min, max) = (BITRATE_FACTORS.start(), BITRATE_FACTORS.end());
+            let mend = format!("write one from {min} (just enough) to {max}");
+            self.tell(here, "bitrate_factor", what, mend);
         }
     }
 
@@ -929,6 +943,11 @@ fn is_token_byte(b: u8) -> bool {
 const TTL_SECONDS_MAX: u64 = 10 * 365 * 86_400;
 /// More addresses than this never fit the 1232 bytes of a DNS answer together with the rest.
 const DNS_ANSWERS_MAX: u64 = 16;
+/// Less than any rendition needs.
+const RATE_KBPS_MIN: u64 = 512;
+const RATE_KBPS_MAX: u64 = 400_000_000;
+const BURST_BYTES_MAX: u64 = 64 << 20;
+const BITRATE_FACTORS: std::ops::RangeInclusive<f64> = 1.0..=10.0;
 const ADDRESSES_MAX: usize = 8;
 const CORES_MAX: u64 = 1024;
 /// Less RAM than this cannot hold one fill.

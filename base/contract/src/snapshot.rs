@@ -105,6 +105,9 @@ pub struct Behaviour {
     pub vary_ignore: Vec<String>,
     /// `Access-Control-Allow-Origin` of answers; `None`: none is added.
     pub cors_allow_origin: Option<String>,
+    /// How fast and how soon edges send, and what they use of what players tell.
+    #[serde(default, skip_serializing_if = "Pacing::is_default")]
+    pub pacing: Pacing,
     /// Requests are answered with a redirect instead of content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -131,6 +134,7 @@ impl Behaviour {
             obey_clients: false,
             cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
             vary_ignore: vary_ignore_default(),
+            pacing: Pacing::default(),
             cors_allow_origin: None,
             redirect: None,
             response_headers: Vec::new(),
@@ -149,6 +153,66 @@ pub struct CacheKeyRule {
     pub keep: Vec<String>,
     /// Sort what is left by name.
     pub sort: bool,
+}
+
+/// How an edge's answers to viewers leave; what a behaviour does not say, its delivery service does.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pacing {
+    /// Kilobits per second that one connection is sent at most; `None`: as fast as it goes.
+    pub rate_max_kbps: Option<u32>,
+    /// Congestion control of the TCP connections that ask here; `None`: as the system has it.
+    pub congestion: Option<Congestion>,
+    /// What players tell of themselves (CMCD) caps the pace and says what is urgent.
+    pub cmcd: bool,
+    /// A player that tells no throughput of its own is sent so many times its bitrate, when its buffer is full.
+    pub bitrate_factor: f64,
+    /// Bytes of each answer that leave before what the player told binds.
+    pub burst_bytes: u64,
+    /// The next object that a player names is brought in before it asks.
+    pub prefetch: bool,
+    /// Requests that are passed on carry what players told to the next hop.
+    pub pass_cmcd: bool,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Pacing {
+            rate_max_kbps: None,
+            congestion: None,
+            cmcd: true,
+            bitrate_factor: 1.5,
+            burst_bytes: 256 << 10,
+            prefetch: true,
+            pass_cmcd: false,
+        }
+    }
+}
+
+impl Pacing {
+    fn is_default(&self) -> bool {
+        *self == Pacing::default()
+    }
+}
+
+/// How a TCP connection finds out what the path to its client takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Congestion {
+    Bbr,
+    Cubic,
+    Reno,
+}
+
+impl Congestion {
+    /// The kernel's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Congestion::Bbr => "bbr",
+            Congestion::Cubic => "cubic",
+            Congestion::Reno => "reno",
+        }
+    }
 }
 
 /// Where a behaviour sends its clients.

@@ -306,8 +306,19 @@ impl<'a> Compiler<'a> {
         self.tell(at.unwrap_or(At { file: 0, offset: 0 }), what, mend);
     }
 
+    /// What `inner` does not say of these fields itself stands in `outer`.
+    fn inherit(&mut self, outer: Object, inner: Object, fields: &[&str]) {
+        for field in fields {
+            if let Some(at) = self.places.get(&(outer, (*field).to_owned())).copied() {
+                self.places.entry((inner, (*field).to_owned())).or_insert(at);
+            }
+        }
+    }
+
     fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|(at, ..)| *at);
+        // What several objects inherit is told once.
+        self.diagnostics.dedup();
         let mut diagnostics: Vec<Diagnostic> = Vec::new();
         for (at, what, mend) in self.diagnostics {
             let (file, line, column) = match self.files.get(at.file) {
@@ -494,21 +505,36 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
         origin_host: origin_host.unwrap_or_default(),
         behaviours: Vec::new(),
     };
+    let mut common = Pacing::default();
+    pacing(&mut table, &mut common);
     for (offset, inner) in table.tables("behaviour") {
         let object = Object::Behaviour(index, service.behaviours.len());
-        service.behaviours.push(behaviour(Table::new(
-            table.compiler(),
-            object,
-            file,
-            offset,
-            inner,
-        )));
+        let inner = Table::new(table.compiler(), object, file, offset, inner);
+        service.behaviours.push(behaviour(inner, common));
+        table.compiler().inherit(Object::DeliveryService(index), object, &PACING_NUMBERS);
     }
     table.finish();
     service
 }
 
-fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
+/// The table `pacing`, if there is one, over what is said already.
+fn pacing(table: &mut Table<'_, '_, '_>, pacing: &mut Pacing) {
+    let (object, file) = (table.object(), table.file());
+    let Some((offset, inner)) = table.table("pacing") else { return };
+    let mut inner = Table::new(table.compiler(), object, file, offset, inner);
+    pacing.rate_max_kbps = inner.take("rate_max_kbps").or(pacing.rate_max_kbps);
+    pacing.congestion = inner.take("congestion").or(pacing.congestion);
+    inner.set("cmcd", &mut pacing.cmcd);
+    inner.set("bitrate_factor", &mut pacing.bitrate_factor);
+    if let Some(Size(bytes)) = inner.take("burst") {
+        pacing.burst_bytes = bytes;
+    }
+    inner.set("prefetch", &mut pacing.prefetch);
+    inner.set("pass_cmcd", &mut pacing.pass_cmcd);
+    inner.finish();
+}
+
+fn behaviour(mut table: Table<'_, '_, '_>, common: Pacing) -> Behaviour {
     let class = table.take("class").unwrap_or(CLASS_NONE);
     let name: String = table.need("name", "name = \"...\"");
     let path: String = table.need("path", "path = \"/videos/*\"");
@@ -523,6 +549,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         compress: table.take("compress").unwrap_or(true),
         obey_clients: table.take("obey_clients").unwrap_or(false),
         cors_allow_origin: table.take("cors_allow_origin"),
+        pacing: common,
         ..Behaviour::plain(&name, &path)
     };
     table.set("stale_while_revalidate_seconds", &mut behaviour.stale_while_revalidate_seconds);
@@ -543,6 +570,7 @@ fn behaviour(mut table: Table<'_, '_, '_>) -> Behaviour {
         rule.set("sort", &mut behaviour.cache_key.sort);
         rule.finish();
     }
+    pacing(&mut table, &mut behaviour.pacing);
     if let Some((offset, inner)) = table.table("redirect") {
         let mut redirect = Table::new(table.compiler(), object, file, offset, inner);
         behaviour.redirect = Some(Redirect {
@@ -604,6 +632,9 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
+
+/// Fields of `pacing` that the checks look at.
+const PACING_NUMBERS: [&str; 3] = ["rate_max_kbps", "bitrate_factor", "burst"];
 
 /// The file that every source tree has.
 pub const CDN_FILE: &str = "cdn.toml";

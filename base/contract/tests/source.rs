@@ -38,6 +38,14 @@ fn the_example_compiles_to_what_it_says() {
     assert_eq!((playlists.default_ttl_seconds, playlists.stale_if_error_seconds), (Some(15), 3600));
     assert_eq!(segments.default_ttl_seconds, Some(3600));
     assert!(!api.cache && api.methods.contains(&"POST".to_owned()));
+    let common = tidegate_contract::Pacing {
+        rate_max_kbps: Some(100_000),
+        congestion: Some(tidegate_contract::Congestion::Bbr),
+        ..Default::default()
+    };
+    assert_eq!((playlists.pacing, rest.pacing), (common, common));
+    assert_eq!((api.pacing.rate_max_kbps, api.pacing.cmcd), (Some(20_000), false));
+    assert_eq!(api.pacing.congestion, common.congestion, "what it does not say is the service's");
     assert_eq!(subtitles.vary_ignore, tidegate_contract::vary_ignore_default());
     let redirect = old.redirect.as_ref().unwrap();
     assert_eq!((redirect.status, redirect.only_http), (308, false));
@@ -343,6 +351,32 @@ fn every_mistake_is_found_with_its_place_and_mend() {
         (FILMS, "status = 308", "status = 304", &["is no redirect"]),
         (FILMS, "methods = [\"GET\"", "methods = [\"GRAB\"", &["method `GRAB` is not known"]),
         (
+            FILMS,
+            "rate_max_kbps = 100000",
+            "rate_max_kbps = 100",
+            &["films.toml:21:17: rate_max_kbps = 100 is out", "write a number from 512 to"],
+        ),
+        (
+            FILMS,
+            "congestion = \"bbr\"",
+            "congestion = \"brr\"",
+            &["films.toml:23:14", "did you mean \"bbr\"?"],
+        ),
+        (
+            FILMS,
+            "bitrate_factor = 1.5",
+            "bitrate_factor = 0.5",
+            &["films.toml:27:18: bitrate_factor 0.5 is out", "from 1 (just enough) to 10"],
+        ),
+        (FILMS, "burst = \"256 KiB\"", "burst = \"1 GiB\"", &["films.toml:28:9: burst = "]),
+        (FILMS, "pass_cmcd", "pass_cmdc", &["did you mean `pass_cmcd`?"]),
+        (
+            FILMS,
+            "rate_max_kbps = 20000, cmcd = false",
+            "rate_max_kbps = 1",
+            &["films.toml:65:28: rate_max_kbps = 1 is out"],
+        ),
+        (
             ZONES,
             "192.0.2.0/24",
             "192.0.2.1/24",
@@ -389,6 +423,12 @@ fn all_problems_come_at_once_and_two_address_defaults_are_one() {
     {
         assert!(text.contains(want), "{text}");
     }
+}
+
+#[test]
+fn what_all_behaviours_inherit_is_told_once() {
+    let found = edited("delivery-services/films.toml", "burst = \"256 KiB\"", "burst = \"65 MiB\"");
+    assert_eq!(found.matches("burst = ").count(), 1, "{found}");
 }
 
 #[test]

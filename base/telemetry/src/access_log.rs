@@ -39,6 +39,8 @@ pub struct TransactionEnd<'a> {
     /// Server id of the next hop that was asked.
     pub fill: Option<&'a str>,
     pub fill_us: Option<u64>,
+    /// Kilobits per second that the answer was sent at, at most; `None`: as fast as it went.
+    pub pace_kbps: Option<u64>,
     pub range: Option<&'a [u8]>,
     pub user_agent: Option<&'a [u8]>,
     /// What went wrong, in our words.
@@ -117,6 +119,11 @@ pub const ACCESS_LOG_FIELDS: &[LogField] = &[
     field("fill_us", "time until the next hop answered, microseconds", |t| {
         Value::number(t.fill_us)
     }),
+    field(
+        "pace_kbps",
+        "kilobits per second that it was sent at, at most; absent without limit",
+        |t| Value::number(t.pace_kbps),
+    ),
     field("range", "Range of the request", |t| Value::bytes(t.range)),
     field("user_agent", "User-Agent of the request", |t| Value::bytes(t.user_agent)),
     field("error", "what went wrong", |t| Value::text(t.error)),
@@ -196,6 +203,7 @@ mod tests {
             cache_status: Some("edge-a1; hit"),
             fill: Some("parent-1"),
             fill_us: Some(5),
+            pace_kbps: Some(6),
             range: Some(b"bytes=0-1"),
             user_agent: Some(b"curl/8"),
             error: Some("none"),

@@ -2,15 +2,16 @@
 //!
 //! The zone holds: the apex (SOA, NS), `<router>.<zone>` (the routers), `<routing name>.<service>.<zone>` and
 //! the services' hosts below the zone (steered), `<edge>.<service>.<zone>` (that edge). All else below it is
-//! NXDOMAIN.
+//! NXDOMAIN. What is steered, and an edge's own name, also tell that HTTP/3 is spoken there (HTTPS, RFC 9460), when all edges
+//! of the answer speak it at one port.
 //!
 //! Must stay true: outside the zone all is refused; a name that exists is never NXDOMAIN for a type it lacks.
 
 use std::net::IpAddr;
-use tidegate_contract::{Role, Snapshot};
+use tidegate_contract::{Role, Server, Snapshot};
 use tidegate_dns::{
-    Data, Name, NameError, Query, Rcode, Record, Response, Soa, Transport, kind, parse, write,
-    write_reject,
+    Data, Https, Name, NameError, Query, Rcode, Record, Response, Soa, Transport, kind, parse,
+    write, write_reject,
 };
 use tidegate_steer::{Ask, Decision, Health, Located, Request, Table};
 
@@ -132,21 +133,34 @@ fn respond(
     } else {
         let host = query.name.to_host();
         match table.locate(&host) {
+            Some(Located::Edge { server, .. }) if query.kind == kind::HTTPS => {
+                let https = https([table.server(server)].into_iter(), 1);
+                response.answers.extend(https.map(|data| own(EDGE_TTL_SECONDS, data)));
+            }
             Some(Located::Edge { server, .. }) => {
                 let addresses = &table.server(server).addresses;
                 response.answers.extend(
                     of_kind(addresses, query.kind).map(|a| own(EDGE_TTL_SECONDS, a.into())),
                 );
             }
-            Some(Located::Service(_)) if matches!(query.kind, kind::A | kind::AAAA) => {
+            Some(Located::Service(_))
+                if matches!(query.kind, kind::A | kind::AAAA | kind::HTTPS) =>
+            {
                 let (client, told) = client(query, peer);
                 let request = Request { client, host: &host, ask: Ask::Dns, trace: false };
                 let decision = table.decide(health, &request);
-                let addresses =
-                    decision.edges.iter().filter_map(|e| of_kind(&e.addresses, query.kind).next());
-                let data =
-                    addresses.take(zone.answers_max).map(|address| own(zone.ttl, address.into()));
-                response.answers.extend(data);
+                if query.kind == kind::HTTPS {
+                    let servers = &table.snapshot().servers;
+                    let edges = decision.edges.iter();
+                    let edges = edges.filter_map(|e| servers.iter().find(|s| s.id == e.server));
+                    let https = https(edges, zone.answers_max);
+                    response.answers.extend(https.map(|data| own(zone.ttl, data)));
+                } else {
+                    let edges = decision.edges.iter();
+                    let addresses = edges.filter_map(|e| of_kind(&e.addresses, query.kind).next());
+                    let data = addresses.take(zone.answers_max);
+                    response.answers.extend(data.map(|address| own(zone.ttl, address.into())));
+                }
                 // Without a client subnet there is nothing to limit (RFC 7871 7.2.1: scope 0).
                 response.scope = if told { decision.scope } else { 0 };
                 steered = Some((host, client, decision, response.answers.len()));
@@ -164,6 +178,29 @@ fn respond(
         response.authorities.push(zone.soa_record(NEGATIVE_TTL_SECONDS));
     }
     (response, steered)
+}
+
+/// What is said of HTTPS, beside the addresses that questions for A and AAAA are answered with. A client may take this record and
+/// those addresses together, so it must be true of each of them.
+fn https<'a>(edges: impl Iterator<Item = &'a Server> + Clone, answers_max: usize) -> Option<Data> {
+    let told = |kind| {
+        let with =
+            move |server: &'a Server| Some((server, of_kind(&server.addresses, kind).next()?));
+        edges.clone().filter_map(with).take(answers_max)
+    };
+    let mut ports = told(kind::A).chain(told(kind::AAAA)).map(|(server, _)| server.http3_port());
+    let port = ports.next()??;
+    if !ports.all(|other| other == Some(port)) {
+        return None;
+    }
+    let v4 = |(_, address)| if let IpAddr::V4(v4) = address { Some(v4) } else { None };
+    let v6 = |(_, address)| if let IpAddr::V6(v6) = address { Some(v6) } else { None };
+    Some(Data::Https(Https {
+        alpn: &["h3", "h2"],
+        port: (port != HTTPS_PORT).then_some(port),
+        ipv4_hint: told(kind::A).filter_map(v4).collect(),
+        ipv6_hint: told(kind::AAAA).filter_map(v6).collect(),
+    }))
 }
 
 /// Whose address to steer by: what the resolver tells of its client, else the resolver's own.
@@ -189,6 +226,7 @@ fn of_kind(addresses: &[IpAddr], kind: u16) -> impl Iterator<Item = IpAddr> {
     addresses.iter().filter(fits).copied()
 }
 
+const HTTPS_PORT: u16 = 443;
 /// Routers and the zone itself change seldom.
 const APEX_TTL_SECONDS: u32 = 3600;
 /// An edge's own name: its address changes only with a snapshot.

@@ -4,7 +4,7 @@
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, RecordType};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -522,6 +522,80 @@ async fn the_zone_answers_for_itself_and_nothing_else() {
     }
     let static_edge = dns(&world, "edge-l1.films.cdn.example.net.", RecordType::A, None).await;
     assert_eq!(addresses(&static_edge), ["198.51.100.11".parse::<IpAddr>().unwrap()]);
+}
+
+/// ALPN ids, port and hints of the one HTTPS record; `None`: there is none.
+fn https(message: &Message) -> Option<(Vec<String>, Option<u16>, Vec<IpAddr>)> {
+    use hickory_proto::rr::rdata::svcb::SvcParamValue;
+    assert!(message.answers.len() <= 1);
+    let RData::HTTPS(https) = &message.answers.first()?.data else { panic!("{message:?}") };
+    let (mut alpn, mut port, mut hints) = (Vec::new(), None, Vec::new());
+    for (_, value) in &https.0.svc_params {
+        match value {
+            SvcParamValue::Alpn(ids) => alpn = ids.0.clone(),
+            SvcParamValue::Port(number) => port = Some(*number),
+            SvcParamValue::Ipv4Hint(list) => hints.extend(list.0.iter().map(|a| IpAddr::V4(a.0))),
+            SvcParamValue::Ipv6Hint(list) => hints.extend(list.0.iter().map(|a| IpAddr::V6(a.0))),
+            other => panic!("{other:?}"),
+        }
+    }
+    hints.sort();
+    Some((alpn, port, hints))
+}
+
+#[tokio::test]
+async fn a_first_visit_can_be_http3_where_all_edges_of_the_answer_speak_it() {
+    const SERVICE: &str = "cdn.films.cdn.example.net.";
+    let world = world(false, LogTarget::None, 0).await;
+    let ids = ["edge-b1", "edge-b2", "edge-l1", "edge-l2"];
+    let _edges: Vec<Edge> = ids.iter().map(|id| edge(&world, id)).collect();
+    up(&world, &ids).await;
+    let ask = async |name: &str, subnet| https(&dns(&world, name, RecordType::HTTPS, subnet).await);
+    let lisbon = Some(("10.1.2.0", 24));
+    let h3 = || vec!["h3".to_owned(), "h2".to_owned()];
+    let ip = |list: &[&str]| {
+        let mut list: Vec<IpAddr> = list.iter().map(|a| a.parse().unwrap()).collect();
+        list.sort();
+        list
+    };
+    // In Berlin one of two does: a client would take this record with the other one's address.
+    assert_eq!(ask(SERVICE, None).await, None);
+    let negative = dns(&world, SERVICE, RecordType::HTTPS, None).await;
+    assert_eq!(negative.metadata.response_code, ResponseCode::NoError);
+    assert_eq!(negative.authorities[0].record_type(), RecordType::SOA);
+    // By its own name an edge speaks for itself.
+    let one = Some((h3(), None, ip(&["192.0.2.11", "2001:db8:b::11"])));
+    assert_eq!(ask("edge-b1.films.cdn.example.net.", None).await, one);
+    assert_eq!(ask("edge-b2.films.cdn.example.net.", None).await, None);
+    assert_eq!(ask("router-1.cdn.example.net.", None).await, None);
+
+    let adopt = |generation, change: &dyn Fn(&mut Server)| {
+        let mut next = (*world.snapshot).clone();
+        next.generation = generation;
+        let certificates = next.servers[0].machine.certificates.clone();
+        for server in next.servers.iter_mut().filter(|s| s.role == Role::Edge) {
+            server.machine.certificates = certificates.clone();
+            change(server);
+        }
+        world.router.adopt(Arc::new(next));
+    };
+    adopt(8, &|edge| edge.https_port = Some(if edge.addresses.len() > 1 { 443 } else { 8443 }));
+    let berlin = ["192.0.2.11", "192.0.2.12", "2001:db8:b::11", "2001:db8:b::12"];
+    assert_eq!(ask(SERVICE, None).await, Some((h3(), None, ip(&berlin))));
+    let far = Some((h3(), Some(8443), ip(&["198.51.100.11", "198.51.100.12"])));
+    assert_eq!(ask(SERVICE, lisbon).await, far);
+    // The hints are the addresses that the other questions are answered with.
+    let v4 = addresses(&dns(&world, SERVICE, RecordType::A, lisbon).await);
+    assert_eq!(v4, ip(&["198.51.100.11", "198.51.100.12"]));
+    let answer = dns(&world, SERVICE, RecordType::HTTPS, lisbon).await;
+    assert_eq!(answer.answers[0].ttl, 20);
+    adopt(9, &|edge| edge.https_port = Some(if edge.id == "edge-b2" { 444 } else { 443 }));
+    assert_eq!(ask(SERVICE, None).await, None, "at two ports");
+    adopt(10, &|edge| {
+        edge.https_port = Some(443);
+        edge.http3 = edge.id != "edge-b2";
+    });
+    assert_eq!(ask(SERVICE, None).await, None, "one is switched off");
 }
 
 #[tokio::test]

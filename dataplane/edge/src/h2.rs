@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! socket, TLS (fill::Duplex) <-> Io <-> h2::server::Connection <-> one task for each stream: head -> transaction -> Answer
-//! h2/meter.rs   frames that cost us and bring nothing: how many are borne
+//! h2/meter.rs   frames that cost us and bring nothing: how many are borne; PRIORITY_UPDATE, which h2 passes over
 //! h2/turns.rs   which stream may write next (RFC 9218)
 //! ```
 //! h2 writes frame by frame; what it writes is sealed and gathered, and leaves when it has nothing more to write.
@@ -26,6 +26,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use meter::FrameMeter;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -33,15 +34,16 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::client::{BodyLength, SEND_STALL_MAX, set_manner_of};
 use tidegate_engine::memory::CLIENT_H2_BYTES;
+use tidegate_engine::pace::{Burst, Manner, Pace, Paces};
 use tidegate_engine::session::{
     BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
 };
 use tidegate_engine::{Core, Face, HeadFields, Outlet};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
-use tidegate_ring::{now, started, timeout};
+use tidegate_ring::{TcpStream, now, started, timeout};
 use tidegate_tls::Server;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turns::Turns;
@@ -50,6 +52,9 @@ use turns::Turns;
 const STREAMS_MAX: u32 = 100;
 /// Of one stream, waiting in h2 for its turn on the wire.
 const STREAM_BUFFER_BYTES: usize = 128 << 10;
+/// Of a connection, in the kernel and not yet sent. With less, most answers would find the socket full, and each time copy
+/// what it did not take; that costs resident memory (`tests/e2e/tests/h2/main.rs`).
+const UNSENT_BYTES_MAX: u32 = 512 << 10;
 /// Body of one DATA frame: with its header it fills one TLS record (RFC 8446 §5.1).
 const FRAME_BYTES: usize = (16 << 10) - 9;
 /// Decoded fields of one request, at 32 bytes on top for each (RFC 9113 §10.5.1).
@@ -76,10 +81,17 @@ pub async fn serve(
     face: Face,
     call: Call,
 ) {
+    let duplex = Duplex::new(stream, SEND_STALL_MAX);
+    let tcp = duplex.tcp().clone();
+    // What the kernel holds has had its turn: little of it, so that what is urgent later need not wait behind it.
+    let _longer_queue = tcp.set_unsent_max(UNSENT_BYTES_MAX);
     let wire = Rc::new(Wire {
-        duplex: RefCell::new(Duplex::new(stream, SEND_STALL_MAX)),
+        duplex: RefCell::new(duplex),
         meter: RefCell::new(FrameMeter::default()),
         turns: Turns::default(),
+        paces: RefCell::default(),
+        urgencies: RefCell::default(),
+        tcp,
     });
     let _open = OpenConnection::count(&core, CLIENT_H2_BYTES);
     // In a box of its own, as large as it is.
@@ -180,6 +192,10 @@ struct Wire {
     duplex: RefCell<Duplex<Server>>,
     meter: RefCell<FrameMeter>,
     turns: Turns,
+    paces: RefCell<Paces>,
+    /// Said by PRIORITY_UPDATE, of streams that are under way or still to come.
+    urgencies: RefCell<BTreeMap<u32, Urgency>>,
+    tcp: Rc<TcpStream>,
 }
 
 impl Wire {
@@ -197,6 +213,19 @@ impl Wire {
             polled.map(Ok)
         })
         .await
+    }
+
+    /// What the client says of streams beside their requests counts before what it said with them (RFC 9218 §7).
+    fn hear_priorities(&self) {
+        for (stream, urgency) in self.meter.borrow_mut().take_updates() {
+            let mut urgencies = self.urgencies.borrow_mut();
+            urgencies.insert(stream, urgency);
+            if urgencies.len() > STREAMS_MAX as usize {
+                urgencies.pop_first(); // over, most likely
+            }
+            drop(urgencies);
+            self.turns.changed(stream);
+        }
     }
 
     fn is_bearable(&self) -> bool {
@@ -221,6 +250,7 @@ impl AsyncRead for Io {
         wire.meter.borrow_mut().take(elapsed, &come[..n]);
         into.put_slice(&come[..n]);
         duplex.take(n);
+        wire.hear_priorities();
         Poll::Ready(Ok(()))
     }
 }
@@ -280,6 +310,7 @@ fn spawn_stream(
         let (parts, mut body) = request.into_parts();
         let head_only = parts.method == http::Method::HEAD;
         let priority = parts.headers.get("priority").map(HeaderValue::as_bytes);
+        let says_priority = priority.is_some();
         let urgency = Urgency::parse(priority.unwrap_or_default());
         let id = respond.stream_id().into();
         let mut answer = Answer {
@@ -289,6 +320,8 @@ fn spawn_stream(
             left: None,
             wire,
             urgency,
+            says_priority,
+            burst: Burst::of(&Pace::default()),
             id,
             over: false,
         };
@@ -368,6 +401,9 @@ struct Answer {
     left: Option<u64>,
     wire: Rc<Wire>,
     urgency: Urgency,
+    /// By the client itself.
+    says_priority: bool,
+    burst: Burst,
     id: u32,
     /// The stream has its end, of whatever kind.
     over: bool,
@@ -404,6 +440,15 @@ impl Outlet for Answer {
         self.head = Some(head);
     }
 
+    fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
+        if !self.says_priority {
+            self.urgency = self.urgency.raised(manner.need);
+        }
+        self.burst = Burst::of(&manner.pace);
+        let rate = self.wire.paces.borrow_mut().begin(self.id.into(), manner.pace);
+        set_manner_of(&self.wire.tcp, manner, rate)
+    }
+
     async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
         self.send_head(false)?;
         let Some(stream) = &mut self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
@@ -421,7 +466,14 @@ impl Outlet for Answer {
             if piece.is_empty() {
                 continue;
             }
-            self.wire.turns.wait(self.urgency, self.id, piece.len()).await;
+            // To a frame.
+            if self.burst.take(piece.len()).is_none() {
+                let rate = self.wire.paces.borrow_mut().bind(self.id.into());
+                self.wire.tcp.set_pace(rate)?;
+            }
+            let told = || self.wire.urgencies.borrow().get(&self.id).copied();
+            let urgency = || told().unwrap_or(self.urgency);
+            self.wire.turns.wait(urgency, self.id, piece.len()).await;
             self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
             self.over = self.left == Some(0);
             stream.send_data(piece, self.over).map_err(io::Error::other)?;
@@ -465,5 +517,8 @@ impl Drop for Answer {
     /// A transaction that ended without an answer (it panicked) is no answer.
     fn drop(&mut self) {
         self.abort();
+        self.wire.urgencies.borrow_mut().remove(&self.id);
+        let rate = self.wire.paces.borrow_mut().end(self.id.into());
+        let _gone = self.wire.tcp.set_pace(rate);
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! UDP socket <-> h3/endpoint.rs <-> h3/connection.rs <-> one task for each stream: head -> transaction -> h3/answer.rs
+//! h3/bucket.rs    how fast its packets may leave
 //! h3/post.rs      connection ids that name their core, and datagrams handed from core to core
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! never a short body that looks whole; a client that breaks a rule ends its stream or its connection and no other.
 
 mod answer;
+mod bucket;
 mod connection;
 mod endpoint;
 mod post;
@@ -177,6 +179,7 @@ impl Session {
             match timeout(IDLE_SPAN_MAX, next).await {
                 Ok(Next::Stream(Opened::Request(id))) => {
                     requests += 1;
+                    self.rules.borrow_mut().request_came();
                     self.spawn_request(id);
                 }
                 Ok(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
@@ -271,6 +274,9 @@ impl Session {
                     },
                     Err(Ended::Over) => return,
                 };
+                for update in rules.borrow_mut().take_priority_updates() {
+                    connection.reprioritize(update.stream, Urgency::parse(&update.value));
+                }
                 match outcome {
                     Ok(Uni::Open) => {}
                     Ok(Uni::Unwanted(code)) => {
@@ -364,8 +370,7 @@ async fn serve_request(
     let exchange = match parsed {
         Ok(parsed) => {
             head_only = parsed.head.method == Method::Head;
-            let urgency = parsed.head.fields.get("priority").unwrap_or_default();
-            answer.prioritize(Urgency::parse(urgency));
+            answer.prioritize(parsed.head.fields.get("priority"));
             reading.body(&parsed).await.and_then(|body| {
                 let head = judge(&parsed.head)
                     .map_err(|refused| Refusal::Answer(refused, Code::MESSAGE_ERROR))?;

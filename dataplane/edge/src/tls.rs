@@ -345,6 +345,10 @@ impl Transport for TlsClient {
     fn is_secure(&self) -> bool {
         true
     }
+
+    fn tcp(&self) -> &TcpStream {
+        self.0.tcp()
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! What a client says of an answer's priority (RFC 9218), whatever version of HTTP carries it.
+//! What a client says of an answer's priority (RFC 9218), whatever version of HTTP carries it; and what its player tells, when the
+//! client says nothing.
+
+use tidegate_engine::pace::Need;
 
 /// What a client says of an answer's priority (RFC 9218 §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +13,16 @@ pub struct Urgency {
 }
 
 impl Urgency {
+    /// As soon as a player needs it that leaves it to us. Who says something of priorities knows better.
+    pub fn raised(self, need: Need) -> Urgency {
+        let level = match need {
+            Need::Ordinary => self.level,
+            Need::Soon => self.level.min(2),
+            Need::Now => self.level.min(1),
+        };
+        Urgency { level, ..self }
+    }
+
     /// Of a `Priority` field; what is not understood is as if it were not there.
     pub fn parse(value: &[u8]) -> Urgency {
         let mut urgency = Urgency { level: 3, incremental: false };
@@ -28,6 +41,14 @@ impl Urgency {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_needs_it_comes_sooner_and_nobody_later() {
+        let level = |text: &str, need| Urgency::parse(text.as_bytes()).raised(need).level;
+        let levels = [Need::Ordinary, Need::Soon, Need::Now].map(|need| level("", need));
+        assert_eq!(levels, [3, 2, 1]);
+        assert_eq!(level("u=0", Need::Soon), 0);
+    }
 
     #[test]
     fn priorities_are_read_as_far_as_they_are_understood() {

@@ -4,6 +4,7 @@
 //! Must stay true: exactly one final head per request; a body of known length is sent whole or its stream (for HTTP/1.1 the
 //! connection) is broken off, so that a client never takes a part for the whole.
 
+use crate::pace::{Burst, Manner, Pace};
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ pub trait Transport {
     async fn close(&mut self);
     /// Whether the bytes are encrypted.
     fn is_secure(&self) -> bool;
+    /// What carries them.
+    fn tcp(&self) -> &TcpStream;
 }
 
 impl Transport for TcpStream {
@@ -42,6 +45,10 @@ impl Transport for TcpStream {
 
     fn is_secure(&self) -> bool {
         false
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self
     }
 }
 
@@ -74,6 +81,11 @@ pub enum HeadFields<'a> {
 pub trait Outlet {
     /// The final head; it may wait for the first body bytes, or for `finish`. Without [`FRAMING_FIELDS`].
     fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength);
+    /// How the answer shall leave; before its head.
+    ///
+    /// # Errors
+    /// The kernel does not do some of it: the answer leaves all the same.
+    fn set_manner(&mut self, manner: &Manner) -> io::Result<()>;
     /// Body bytes, in order.
     async fn body(&mut self, bytes: &Bytes) -> io::Result<()>;
     /// The answer is complete; `false`: it is shorter than its head says.
@@ -84,6 +96,15 @@ pub trait Outlet {
     fn is_secure(&self) -> bool;
     /// For the log.
     fn protocol(&self) -> &'static str;
+}
+
+/// Tells the kernel how a connection's answers leave, at `rate` bytes per second.
+///
+/// # Errors
+/// It does not do some of it.
+pub fn set_manner_of(tcp: &TcpStream, manner: &Manner, rate: Option<u64>) -> io::Result<()> {
+    tcp.set_pace(rate)?;
+    manner.congestion.map_or(Ok(()), |congestion| tcp.set_congestion(congestion.name()))
 }
 
 /// One request's client.
@@ -113,6 +134,14 @@ impl<'a, O: Outlet> Client<'a, O> {
     /// Name of the protocol, for the log.
     pub fn protocol(&self) -> &'static str {
         self.outlet.protocol()
+    }
+
+    /// How the answer shall leave.
+    ///
+    /// # Errors
+    /// The kernel does not do some of it: the answer leaves all the same.
+    pub fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
+        self.outlet.set_manner(manner)
     }
 
     /// Whether a final head has been begun.
@@ -179,12 +208,23 @@ pub struct Http1<'a, T: Transport> {
     pub keep_alive: bool,
     pending: Vec<u8>,
     chunked: bool,
+    pace: Pace,
+    burst: Burst,
 }
 
 impl<'a, T: Transport> Http1<'a, T> {
     /// For one request's answer; `head_only`: the request was HEAD.
     pub fn new(transport: &'a mut T, head_only: bool, version: Version, keep_alive: bool) -> Self {
-        Http1 { transport, head_only, version, keep_alive, pending: Vec::new(), chunked: false }
+        Http1 {
+            transport,
+            head_only,
+            version,
+            keep_alive,
+            pending: Vec::new(),
+            chunked: false,
+            pace: Pace::default(),
+            burst: Burst::of(&Pace::default()),
+        }
     }
 
     /// The connection, for reading a request body.
@@ -201,6 +241,18 @@ impl<'a, T: Transport> Http1<'a, T> {
         let outcome = self.transport.send_all(pieces).await;
         self.keep_alive &= outcome.is_ok();
         outcome
+    }
+
+    async fn body_piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut head = std::mem::take(&mut self.pending);
+        if self.chunked {
+            encode_chunk_head(bytes.len() as u64, &mut head);
+            self.send(&[&head, bytes, b"\r\n"]).await
+        } else if head.is_empty() {
+            self.send(&[bytes]).await
+        } else {
+            self.send(&[&head, bytes]).await
+        }
     }
 
     fn frame(&mut self, length: BodyLength) {
@@ -240,16 +292,23 @@ impl<T: Transport> Outlet for Http1<'_, T> {
         self.frame(length);
     }
 
+    fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
+        (self.pace, self.burst) = (manner.pace, Burst::of(&manner.pace));
+        set_manner_of(self.transport.tcp(), manner, manner.pace.ceiling)
+    }
+
     async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
-        let mut head = std::mem::take(&mut self.pending);
-        if self.chunked {
-            encode_chunk_head(bytes.len() as u64, &mut head);
-            self.send(&[&head, bytes, b"\r\n"]).await
-        } else if head.is_empty() {
-            self.send(&[bytes]).await
-        } else {
-            self.send(&[&head, bytes]).await
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let Some(free) = self.burst.take(rest.len()) else {
+                let both = self.pace.wish.into_iter().chain(self.pace.ceiling).min();
+                self.transport.tcp().set_pace(both)?;
+                continue;
+            };
+            self.body_piece(&rest[..free]).await?;
+            rest = &rest[free..];
         }
+        Ok(())
     }
 
     async fn finish(&mut self, complete: bool) -> io::Result<()> {

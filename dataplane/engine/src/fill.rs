@@ -295,6 +295,19 @@ impl Fill {
         });
     }
 
+    /// Waits until no more bytes come.
+    pub async fn ended(&self) {
+        poll_fn(|cx| {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.ended.is_some() {
+                return Poll::Ready(());
+            }
+            state.waiters.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Whoever brought it is gone: what has not ended well has failed, and nobody waits on.
     pub fn abandon(&self) {
         self.change(|state| {

@@ -23,6 +23,7 @@ pub mod node;
 pub mod object;
 pub mod orders;
 pub mod origin;
+pub mod pace;
 pub mod purge;
 pub mod ram;
 pub mod reader;

@@ -3,12 +3,12 @@
 //!
 //! Sheds in this order as the flexible part fills, and takes up again in the other one:
 //! ```text
+//! 50 %   nothing is brought in before it is asked for
 //! 70 %   nothing is admitted to the store: what would wait for the device is let go
 //! 85 %   no connection is accepted: clients wait in the backlog, routers see it by the load
 //! 95 %   requests are answered 503 with Retry-After; not those of operators, who have a port of their own
 //! ```
-//! Prefetch, when there is one, comes before all of these. Must stay true: what is counted here is counted where it is
-//! taken and given back, never estimated from a sample; reading it takes no lock.
+//! Must stay true: what is counted here is counted where it is taken and given back, never estimated from a sample; reading it takes no lock.
 
 use crate::fill::Windows;
 use crate::stores::Stores;
@@ -81,10 +81,19 @@ impl Memory {
         clients + self.windows.making() + heads + sealed + self.arena.heap_bytes()
     }
 
+    /// Whether there is room for what nobody has asked for yet.
+    pub fn may_prefetch(&self) -> bool {
+        may_prefetch_at(self.flexible_used(), self.plan.flexible)
+    }
+
     /// What is shed now.
     pub fn pressure(&self) -> Pressure {
         pressure_of(self.flexible_used(), self.plan.flexible)
     }
+}
+
+fn may_prefetch_at(used: u64, flexible: u64) -> bool {
+    used.saturating_mul(100) / flexible.max(1) < 50
 }
 
 fn pressure_of(used: u64, flexible: u64) -> Pressure {
@@ -102,6 +111,8 @@ mod tests {
 
     #[test]
     fn what_is_shed_comes_in_its_order() {
+        assert!(may_prefetch_at(49, 100) && !may_prefetch_at(50, 100));
+        assert_eq!(pressure_of(50, 100), Pressure::Calm, "prefetch is the first to go");
         let levels: Vec<_> = (0..=110).map(|used| pressure_of(used, 100)).collect();
         assert!(levels.is_sorted());
         assert_eq!(

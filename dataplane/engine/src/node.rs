@@ -6,6 +6,7 @@ use crate::isolate::isolated;
 use crate::memory::Memory;
 use crate::purge::Purges;
 use crate::ram::RamTier;
+use crate::steps::prefetch::Prefetches;
 use crate::stores::{StoreFace, Stores};
 use crate::table::Table;
 use crate::view::View;
@@ -41,6 +42,9 @@ pub struct Node {
     pub timeouts: Timeouts,
     pub started: Instant,
     pub draining: AtomicBool,
+    pub prefetches: Arc<Prefetches>,
+    /// It was said that the kernel lacks a congestion control that a delivery service asks for.
+    pub congestion_told: AtomicBool,
     /// Connections to next hops that any core may take.
     pub idle: Arc<SharedIdle>,
 }
@@ -76,6 +80,8 @@ impl Node {
             timeouts: Timeouts::of(role),
             started: tidegate_ring::now(),
             draining: AtomicBool::new(false),
+            prefetches: Arc::default(),
+            congestion_told: AtomicBool::new(false),
             idle: Arc::default(),
         }
     }

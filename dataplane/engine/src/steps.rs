@@ -6,4 +6,5 @@ pub mod encode;
 pub mod fill;
 pub mod keep;
 pub mod pass;
+pub mod prefetch;
 pub mod synth;

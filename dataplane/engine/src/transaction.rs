@@ -11,15 +11,17 @@ use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
+use crate::pace::Manner;
 use crate::purge::{issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, fill_fields, lead, span_of};
 use crate::steps::keep::{admit, invalidate};
-use crate::steps::{encode, pass, synth};
+use crate::steps::{encode, pass, prefetch, synth};
 use crate::table::{Claim, Known};
 use crate::view::View;
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,8 +33,9 @@ use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
 };
-use tidegate_contract::{Behaviour, Redirect, Role};
+use tidegate_contract::{Behaviour, Pacing, Redirect, Role};
 use tidegate_fill::{Answer, Request};
+use tidegate_http::cmcd::{self, Cmcd, Told};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
 use tidegate_ring::now;
 use tidegate_telemetry::TransactionEnd;
@@ -61,6 +64,10 @@ pub(crate) struct Notes {
     fill: Option<String>,
     fill_us: Option<u64>,
     first_byte_us: Option<u64>,
+    /// What the player tells of itself.
+    cmcd: Option<Box<Cmcd>>,
+    /// Kilobits per second that its answer leaves at, at most.
+    pace_kbps: Option<u64>,
     error: Option<String>,
 }
 
@@ -131,6 +138,9 @@ async fn steps<O: Outlet>(
     {
         return send_elsewhere(client, request, redirect).await;
     }
+    if for_viewer && behaviour.pacing.cmcd {
+        notes.cmcd = player_of(core, request);
+    }
     // Lookup, and fill when it says so, until there is something to deliver.
     let (service_index, target) = (routed.service, routed.target.clone());
     let mut wanted = Wanted {
@@ -150,6 +160,9 @@ async fn steps<O: Outlet>(
     let mut found = obtain(&mut wanted, request, notes).await;
     notes.first_byte_us = Some(since(started).as_micros() as u64);
     if let Found::Object { object, fill, upstream } = found {
+        if let Some(cmcd) = &notes.cmcd {
+            prefetch::behind(&wanted, request, cmcd, client.address);
+        }
         if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
             return Ok(());
         }
@@ -192,6 +205,46 @@ async fn steps<O: Outlet>(
             }
         }
         Found::Synth(status, text) => refuse(&wanted, client, status, text, notes).await,
+    }
+}
+
+/// What the player tells of itself with this request; what breaks the rules counts for nothing.
+fn player_of(core: &Core, request: &RequestHead) -> Option<Box<Cmcd>> {
+    let cmcd = match cmcd::told(&request.fields, request.query.as_deref()) {
+        Told::Nothing => return None,
+        Told::Read(cmcd) => Some(cmcd),
+        Told::Ignored => None,
+    };
+    core.count(|c| &c.cmcd_total, 1);
+    core.count(|c| &c.cmcd_ignored_total, u64::from(cmcd.is_none()));
+    cmcd
+}
+
+/// Has the answer, of so many body bytes if that is known, leave as the behaviour and the player want it.
+fn set_manner<O: Outlet>(
+    wanted: &Wanted<'_>,
+    client: &mut Client<'_, O>,
+    body: Option<u64>,
+    notes: &mut Notes,
+) {
+    let core = wanted.core;
+    // The fleet gets what it asks for as it asks for it.
+    let rule = if wanted.for_viewer { wanted.behaviour.pacing } else { Pacing::default() };
+    let manner = Manner::of(&rule, notes.cmcd.as_deref(), body);
+    let pace = manner.pace;
+    notes.pace_kbps = pace.wish.into_iter().chain(pace.ceiling).min().map(|rate| rate / 125);
+    core.count(|c| &c.paced_answers_total, u64::from(notes.pace_kbps.is_some()));
+    let Err(error) = client.set_manner(&manner) else { return };
+    core.count(|c| &c.pacing_failed_total, 1);
+    if let Some(congestion) = manner.congestion
+        && !core.node.congestion_told.swap(true, Ordering::Relaxed)
+    {
+        eprintln!(
+            "tidegated: congestion control {}: {error}; connections go on with the system's\n    mend: load it (modprobe tcp_{}) \
+             and allow it (sysctl net.ipv4.tcp_allowed_congestion_control), or take it out of `pacing`",
+            congestion.name(),
+            congestion.name()
+        );
     }
 }
 
@@ -255,10 +308,13 @@ pub fn route(view: &View, request: &RequestHead) -> Option<Result<Routed, &'stat
     let behaviours = &service_view.service.behaviours;
     let found = first_behaviour(behaviours, &path)?;
     let behaviour = behaviours.iter().position(|b| std::ptr::eq(b, found))?;
-    let key =
-        cache_key(&service_view.service.id, &found.cache_key, &path, request.query.as_deref());
-    let target =
-        target_of(&path, upstream_query(&found.cache_key, request.query.as_deref()).as_deref());
+    // What players tell of themselves is told to us.
+    let query = match &request.query {
+        Some(query) if !found.pacing.pass_cmcd => Some(cmcd::without(query)),
+        query => query.as_deref().map(Cow::Borrowed),
+    };
+    let key = cache_key(&service_view.service.id, &found.cache_key, &path, query.as_deref());
+    let target = target_of(&path, upstream_query(&found.cache_key, query.as_deref()).as_deref());
     Some(Ok(Routed { service, behaviour, path, key, target }))
 }
 
@@ -271,8 +327,10 @@ async fn preflight<O: Outlet>(
     // Values come from a checked snapshot; one that is no field value is left out.
     let _left_out = fields.append("access-control-allow-origin", origin.to_owned());
     let _left_out = fields.append("access-control-allow-methods", behaviour.methods.join(", "));
-    let _left_out =
-        fields.append("access-control-allow-headers", "range, if-range, cmcd-request, cmcd-object");
+    let _left_out = fields.append(
+        "access-control-allow-headers",
+        "range, if-range, cmcd-request, cmcd-object, cmcd-session, cmcd-status",
+    );
     let _left_out = fields.append("access-control-max-age", "86400");
     client.head(204, fields, BodyLength::Absent);
     client.finish().await
@@ -304,7 +362,7 @@ enum Found {
 const LOOKUPS_MAX: usize = 4;
 
 /// What is known of a key, in memory or in the store.
-async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
+pub(crate) async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
     let table = &wanted.core.node.table;
     let mut known = table.get(key, now);
     let unknown = known.object.is_none() && known.fill.is_none() && known.marker.is_none();
@@ -615,6 +673,12 @@ async fn send_object<O: Outlet>(
     } else {
         core.count(|c| &c.misses_total, 1);
     }
+    let body = match &portion {
+        Portion::Whole => object.total(),
+        Portion::Single(range) => Some(range.end() - range.start() + 1),
+        _ => None,
+    };
+    set_manner(wanted, client, body, notes);
     let me = &wanted.view.me.id;
     let own = notes.status.render(me).to_string();
     let secure = client.is_secure();
@@ -704,6 +768,7 @@ async fn relay<O: Outlet>(
     notes.status.fwd_status = Some(answer.head.status);
     let upstream = answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
     let secure = client.is_secure();
+    set_manner(wanted, client, answer.body.length(), notes);
     let whole = pass::relay(client, answer, |fields| {
         dress(wanted, fields, secure, upstream.as_ref(), notes);
     })
@@ -741,6 +806,9 @@ async fn pass_on<O: Outlet>(
     let mut fields = request.fields.clone();
     hop_by_hop::remove(&mut fields);
     hop_by_hop::remove_unkeyed(&mut fields);
+    if !wanted.behaviour.pacing.pass_cmcd {
+        fields.retain(|name, _| !cmcd::FIELDS.contains(&name));
+    }
     for name in ["host", "content-length", "expect"] {
         fields.remove(name);
     }
@@ -814,6 +882,7 @@ fn finish<O: Outlet>(
         cache_status: notes.cache_status.as_deref(),
         fill: notes.fill.as_deref().filter(|hop| !hop.is_empty()),
         fill_us: notes.fill_us,
+        pace_kbps: notes.pace_kbps,
         range: request.fields.get("range"),
         user_agent: request.fields.get("user-agent"),
         error: notes.error.as_deref(),

@@ -59,6 +59,11 @@ impl<S: Side> Duplex<S> {
         }
     }
 
+    /// What carries it.
+    pub fn tcp(&self) -> &Rc<TcpStream> {
+        &self.tcp
+    }
+
     /// What has come and was not taken; nothing: the peer has ended its side in order.
     ///
     /// # Errors

@@ -94,6 +94,11 @@ impl<S: Side> TlsStream<S> {
     }
 
     /// The connection, its session, and what was opened already.
+    /// What carries it.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
     pub(crate) fn into_parts(self) -> (TcpStream, Session<S>, Vec<u8>) {
         (self.tcp, self.session, self.plain)
     }

@@ -9,7 +9,7 @@ use crate::executor::current;
 use crate::receive_ring;
 use crate::time::{sleep, timeout};
 use io_uring::{opcode, squeue, types};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -75,14 +75,18 @@ pub(crate) async fn ready(socket: &Rc<impl AsRawFd + 'static>, events: i16) -> i
 }
 
 fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: passes the address and size of a live i32.
+    set_option_bytes(socket, level, name, &value.to_ne_bytes())
+}
+
+fn set_option_bytes(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: passes the address and size of a live slice.
     let outcome = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
         )
     };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -151,7 +155,7 @@ impl TcpListener {
             match outcome {
                 Some(Ok(fd)) => {
                     *self.stream.borrow_mut() = Some(stream);
-                    return TcpStream { socket: Rc::new(std::net::TcpStream::from(fd)) };
+                    return TcpStream::of(Rc::new(std::net::TcpStream::from(fd)));
                 }
                 Some(Err(error)) => {
                     let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
@@ -177,6 +181,10 @@ pub fn empty_message() -> Vec<u8> {
 /// A connection on this thread's ring.
 pub struct TcpStream {
     socket: Rc<std::net::TcpStream>,
+    /// Bytes per second that the kernel was told; zero: nothing.
+    pace: Cell<u64>,
+    /// The congestion control that it was asked for; empty: none.
+    congestion: Cell<&'static str>,
 }
 
 impl TcpStream {
@@ -194,17 +202,22 @@ impl TcpStream {
             return Err(io::Error::from_raw_os_error(-result));
         }
         socket.set_nodelay(true)?;
-        Ok(TcpStream { socket })
+        Ok(TcpStream::of(socket))
+    }
+
+    fn of(socket: Rc<std::net::TcpStream>) -> TcpStream {
+        TcpStream { socket, pace: Cell::new(0), congestion: Cell::new("") }
     }
 
     /// The bare socket, which another thread may take up; `Err`: the kernel still works on it for this thread.
     pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {
-        Rc::try_unwrap(self.socket).map_err(|socket| TcpStream { socket })
+        let TcpStream { socket, pace, congestion } = self;
+        Rc::try_unwrap(socket).map_err(|socket| TcpStream { socket, pace, congestion })
     }
 
     /// Takes up a socket that [`TcpStream::into_std`] gave.
     pub fn from_std(socket: std::net::TcpStream) -> TcpStream {
-        TcpStream { socket: Rc::new(socket) }
+        TcpStream::of(Rc::new(socket))
     }
 
     /// Address of the other end.
@@ -221,6 +234,34 @@ impl TcpStream {
     /// Sends small writes at once (TCP_NODELAY).
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.socket.set_nodelay(true)
+    }
+
+    /// Has the kernel send no more than so many bytes per second from now on; `None`: as fast as it goes.
+    pub fn set_pace(&self, bytes_per_second: Option<u64>) -> io::Result<()> {
+        let pace = bytes_per_second.unwrap_or(0);
+        if self.pace.get() == pace {
+            return Ok(()); // nothing to tell, and most connections never are paced
+        }
+        // All ones: without limit (tcp(7); the kernel paces by its own timer where no qdisc does).
+        let value = bytes_per_second.unwrap_or(u64::MAX).to_ne_bytes();
+        set_option_bytes(&self.socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &value)?;
+        self.pace.set(pace);
+        Ok(())
+    }
+
+    /// Has the kernel find out what the path takes by this one of its ways; it is asked once, so that it also fails once.
+    pub fn set_congestion(&self, name: &'static str) -> io::Result<()> {
+        if self.congestion.replace(name) == name {
+            return Ok(());
+        }
+        let option = libc::TCP_CONGESTION;
+        set_option_bytes(&self.socket, libc::IPPROTO_TCP, option, name.as_bytes())
+    }
+
+    /// Has the kernel take no more from us while it holds so many bytes that it has not sent yet.
+    pub fn set_unsent_max(&self, bytes: u32) -> io::Result<()> {
+        let value = i32::try_from(bytes).unwrap_or(i32::MAX);
+        set_option(&self.socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value)
     }
 
     /// Appends what arrives to `into`; zero bytes mean the other end has closed its side. Bytes that arrive while
@@ -397,5 +438,45 @@ impl TcpStream {
     pub fn shutdown_write(&self) {
         // An error means that the connection is gone already.
         let _gone = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of an option.
+    fn option<const N: usize>(stream: &TcpStream, level: i32, name: i32) -> [u8; N] {
+        let (mut value, mut len) = ([0u8; N], N as libc::socklen_t);
+        let (fd, into) = (stream.socket.as_raw_fd(), value.as_mut_ptr().cast());
+        // SAFETY: passes the address and size of a live array, and of a live length.
+        let outcome = unsafe { libc::getsockopt(fd, level, name, into, &raw mut len) };
+        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        value
+    }
+
+    #[test]
+    fn the_kernel_is_told_how_fast_and_how() {
+        let listener = bound_listener("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::from_std(std::net::TcpStream::connect(address).unwrap());
+        let pace =
+            || u64::from_ne_bytes(option(&stream, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE));
+        assert_eq!(pace(), u64::MAX);
+        // Beyond 32 bits of bits as of bytes.
+        for wanted in [Some(1_250_000), Some(6_000_000_000), None, Some(64_000)] {
+            stream.set_pace(wanted).unwrap();
+            assert_eq!(pace(), wanted.unwrap_or(u64::MAX));
+        }
+        stream.set_unsent_max(128 << 10).unwrap();
+        let unsent = option(&stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+        assert_eq!(i32::from_ne_bytes(unsent), 128 << 10);
+        // Every kernel has this one.
+        stream.set_congestion("reno").unwrap();
+        let name: [u8; 16] = option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION);
+        assert!(name.starts_with(b"reno\0"), "{name:?}");
+        let unknown = stream.set_congestion("no-such").unwrap_err();
+        assert_eq!(unknown.raw_os_error(), Some(libc::ENOENT));
+        stream.set_congestion("no-such").unwrap();
     }
 }

@@ -26,11 +26,13 @@ pub struct Manners {
     pub first_guess_bps: f64,
     /// A viewer leaves after this time.
     pub watch_ns: Option<u64>,
+    /// It tells servers how it is (CMCD).
+    pub tells: bool,
 }
 
 impl Default for Manners {
     fn default() -> Manners {
-        Manners { buffer_s: 30.0, first_guess_bps: 1_000_000.0, watch_ns: None }
+        Manners { buffer_s: 30.0, first_guess_bps: 1_000_000.0, watch_ns: None, tells: false }
     }
 }
 
@@ -69,6 +71,8 @@ pub struct Ask {
     pub range: Option<Range>,
     /// The bytes are wanted, not only their number.
     pub playlist: bool,
+    /// Fields that tell the server how the player is.
+    pub cmcd: Vec<(&'static str, String)>,
 }
 
 /// How something was loaded.
@@ -120,6 +124,8 @@ pub struct Player {
     fast: Average,
     slow: Average,
     watched: Watched,
+    /// Stalls that a server was told of.
+    stalls_told: u64,
 }
 
 /// One rendition and what is known of it.
@@ -175,6 +181,7 @@ impl Player {
             fast: Average::new(FAST_S),
             slow: Average::new(SLOW_S),
             watched: Watched::default(),
+            stalls_told: 0,
         }
     }
 
@@ -271,7 +278,43 @@ impl Player {
     fn ask(&mut self, wanted: Wanted, url: Url, range: Option<Range>) -> Next {
         self.asked = Some(wanted);
         let playlist = matches!(wanted, Wanted::First | Wanted::Media);
-        Next::Ask(Ask { url, range, playlist })
+        let cmcd = match wanted {
+            Wanted::Map | Wanted::Segment if self.manners.tells => self.tells(&url),
+            _ => Vec::new(),
+        };
+        Next::Ask(Ask { url, range, playlist, cmcd })
+    }
+
+    /// CTA-5004, as hls.js and dash.js tell it: rounded, keys in order.
+    fn tells(&mut self, url: &Url) -> Vec<(&'static str, String)> {
+        let kbps = |rendition: &Rendition| rendition.variant.bandwidth / 1000;
+        let rendition = &self.variants[self.current];
+        let top = self.variants.iter().map(kbps).max().unwrap_or(0);
+        let mut fields = Vec::new();
+        if kbps(rendition) > 0 {
+            fields.push(("cmcd-object", format!("br={},ot=av,tb={top}", kbps(rendition))));
+        }
+        let mut request = format!("bl={}", (self.buffer_s * 10.0).round() as u64 * 100);
+        let after = self.position.zip(rendition.media.as_ref()).and_then(|(position, media)| {
+            media.segments.get((position + 1).checked_sub(media.sequence)? as usize)
+        });
+        // As a path; what a text in quotes could not hold is not told.
+        if let Some(next) = after.filter(|s| s.url.authority == url.authority && s.range.is_none())
+        {
+            let target = next.url.target.replace('%', "%25");
+            if !target.contains(['"', '\\']) {
+                request += &format!(",nor=\"{target}\"");
+            }
+        }
+        if self.seen != Seen::Playing {
+            request += ",su";
+        }
+        fields.push(("cmcd-request", request));
+        if self.watched.stalls > self.stalls_told {
+            self.stalls_told = self.watched.stalls;
+            fields.push(("cmcd-status", "bs".to_owned()));
+        }
+        fields
     }
 
     /// Waits are never longer than the viewer stays.

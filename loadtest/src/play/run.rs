@@ -383,6 +383,9 @@ impl Viewer {
             let value = format!("bytes={}-{}", range.first, range.last);
             fields.set("range", value).map_err(|error| error.to_string())?;
         }
+        for (name, value) in &ask.cmcd {
+            fields.set(*name, value.clone()).map_err(|error| error.to_string())?;
+        }
         let request = Request::get(options.protocol, url, &authority, &fields)?;
         let channel = self.channel(url).await?;
         let (mut stream, opened) = match timeout(options.timeout, channel.stream()).await {

@@ -1,5 +1,5 @@
 //! DNS messages of an authoritative server, sans-IO: one query in, one answer out (RFC 1035, 6891, 7871,
-//! 8482).
+//! 8482, 9460).
 //!
 //! Must stay true: parsing is linear in the message, follows no compression pointer, and never panics; an
 //! answer goes only to a query (QR = 0), so two servers cannot talk in a circle; an answer over UDP has at
@@ -12,7 +12,7 @@ mod response;
 
 pub use name::{Name, NameError};
 pub use query::{ClientSubnet, Edns, Query, Reject, parse};
-pub use response::{Data, Record, Response, Soa, Transport, write, write_reject};
+pub use response::{Data, Https, Record, Response, Soa, Transport, write, write_reject};
 
 /// Response codes that this server gives (RFC 1035 4.1.1, RFC 6891 9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +35,7 @@ pub mod kind {
     pub const HINFO: u16 = 13;
     pub const AAAA: u16 = 28;
     pub const OPT: u16 = 41;
+    pub const HTTPS: u16 = 65;
     pub const IXFR: u16 = 251;
     pub const AXFR: u16 = 252;
     pub const ANY: u16 = 255;

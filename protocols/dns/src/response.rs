@@ -40,8 +40,21 @@ pub enum Data {
     Aaaa(Ipv6Addr),
     Ns(Name),
     Soa(Soa),
+    Https(Https),
     /// The answer to ANY: "RFC8482" and nothing more (RFC 8482 4.2).
     Hinfo,
+}
+
+/// How HTTPS is spoken under the owner's name itself: one ServiceMode record of the first priority (RFC 9460 9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// Protocols by their ALPN ids, the best first.
+    pub alpn: &'static [&'static str],
+    /// `None`: 443.
+    pub port: Option<u16>,
+    /// Addresses, so that a client need not wait for its other questions.
+    pub ipv4_hint: Vec<Ipv4Addr>,
+    pub ipv6_hint: Vec<Ipv6Addr>,
 }
 
 /// Start of authority.
@@ -138,6 +151,7 @@ fn put_record(out: &mut Vec<u8>, question: &Name, record: &Record) {
         Data::Aaaa(_) => kind::AAAA,
         Data::Ns(_) => kind::NS,
         Data::Soa(_) => kind::SOA,
+        Data::Https(_) => kind::HTTPS,
         Data::Hinfo => kind::HINFO,
     };
     put(out, &[kind, kind::CLASS_IN]);
@@ -155,10 +169,39 @@ fn put_record(out: &mut Vec<u8>, question: &Name, record: &Record) {
                 out.extend_from_slice(&number.to_be_bytes());
             }
         }
+        Data::Https(https) => put_https(out, https),
         Data::Hinfo => out.extend_from_slice(b"\x07RFC8482\x00"),
     }
     let length = (out.len() - length_at - 2) as u16;
     out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Priority 1, target `.` (the owner), and the parameters in the order of their numbers (RFC 9460 2.2).
+fn put_https(out: &mut Vec<u8>, https: &Https) {
+    const ALPN: u16 = 1;
+    const PORT: u16 = 3;
+    const IPV4_HINT: u16 = 4;
+    const IPV6_HINT: u16 = 6;
+    put(out, &[1]);
+    out.push(0);
+    let alpn = || https.alpn.iter().filter(|id| !id.is_empty() && id.len() <= 255);
+    put(out, &[ALPN, alpn().map(|id| id.len() as u16 + 1).sum()]);
+    for id in alpn() {
+        out.push(id.len() as u8);
+        out.extend_from_slice(id.as_bytes());
+    }
+    if let Some(port) = https.port {
+        put(out, &[PORT, 2, port]);
+    }
+    // A hint without addresses would make the record malformed.
+    if !https.ipv4_hint.is_empty() {
+        put(out, &[IPV4_HINT, 4 * https.ipv4_hint.len() as u16]);
+        https.ipv4_hint.iter().for_each(|address| out.extend_from_slice(&address.octets()));
+    }
+    if !https.ipv6_hint.is_empty() {
+        put(out, &[IPV6_HINT, 16 * https.ipv6_hint.len() as u16]);
+        https.ipv6_hint.iter().for_each(|address| out.extend_from_slice(&address.octets()));
+    }
 }
 
 /// The name, its longest suffix that the question ends with replaced by a pointer into the question.

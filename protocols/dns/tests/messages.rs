@@ -284,3 +284,49 @@ fn any_gets_the_short_answer_of_rfc_8482() {
     assert_eq!(&*hinfo.cpu, b"RFC8482");
     assert_eq!(message.answers[0].dns_class, DNSClass::IN);
 }
+
+proptest! {
+    #[test]
+    fn https_records_are_read_by_others(
+        v4 in prop::collection::vec(any::<std::net::Ipv4Addr>(), 0..5),
+        v6 in prop::collection::vec(any::<std::net::Ipv6Addr>(), 0..5),
+        port: Option<u16>,
+    ) {
+        use hickory_proto::rr::rdata::svcb::{SvcParamKey, SvcParamValue};
+        let query = their_query(1, "a.example", kind::HTTPS, false, None).to_vec().unwrap();
+        let query = parse(&query).unwrap();
+        let data = Data::Https(Https {
+            alpn: &["h3", "h2"], port, ipv4_hint: v4.clone(), ipv6_hint: v6.clone(),
+        });
+        let record = Record { owner: query.name.clone(), ttl: 20, data };
+        let response = Response { answers: vec![record], ..Response::empty(Rcode::NoError, true) };
+        let mut out = Vec::new();
+        prop_assert!(write(&query, &response, Transport::Udp, &mut out));
+        let message = Message::from_vec(&out).unwrap();
+        let RData::HTTPS(https) = &message.answers[0].data else { panic!() };
+        let svcb = &https.0;
+        prop_assert_eq!((svcb.svc_priority, svcb.target_name.is_root()), (1, true));
+        let mut params = svcb.svc_params.clone();
+        let keys: Vec<u16> = params.iter().map(|(key, _)| u16::from(*key)).collect();
+        prop_assert!(keys.is_sorted());
+        let mut take = |wanted: SvcParamKey| {
+            let at = params.iter().position(|(key, _)| *key == wanted)?;
+            Some(params.remove(at).1)
+        };
+        let Some(SvcParamValue::Alpn(alpn)) = take(SvcParamKey::Alpn) else { panic!() };
+        prop_assert_eq!(alpn.0, ["h3", "h2"]);
+        let told = match take(SvcParamKey::Port) { Some(SvcParamValue::Port(port)) => Some(port), _ => None };
+        prop_assert_eq!(told, port);
+        let hints = match take(SvcParamKey::Ipv4Hint) {
+            Some(SvcParamValue::Ipv4Hint(hint)) => hint.0.iter().map(|a| a.0).collect(),
+            _ => Vec::new(),
+        };
+        prop_assert_eq!(hints, v4);
+        let hints = match take(SvcParamKey::Ipv6Hint) {
+            Some(SvcParamValue::Ipv6Hint(hint)) => hint.0.iter().map(|a| a.0).collect(),
+            _ => Vec::new(),
+        };
+        prop_assert_eq!(hints, v6);
+        prop_assert!(params.is_empty());
+    }
+}

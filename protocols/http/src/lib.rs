@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod cache_control;
+pub mod cmcd;
 pub mod coding;
 pub mod conditional;
 pub mod date;

@@ -64,7 +64,25 @@ pub struct Connection {
     /// What our last GOAWAY said.
     own_goaway: Option<u64>,
     push_id_max: Option<u64>,
+    /// PRIORITY_UPDATE frames that the peer may still send.
+    updates_left: u32,
+    updates: Vec<PriorityUpdate>,
 }
+
+/// What a client says of a request's priority after, or before, it asked (RFC 9218 §7.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PriorityUpdate {
+    /// Id of the request stream.
+    pub stream: u64,
+    /// As the value of a `Priority` field.
+    pub value: Bytes,
+}
+
+/// PRIORITY_UPDATE frames at the start of a connection, and for each request more.
+const UPDATES_FIRST: u32 = 128;
+const UPDATES_PER_REQUEST: u32 = 16;
+/// Saved up at most.
+const UPDATES_MAX: u32 = 2048;
 
 const CONTROL: u64 = 0x00;
 const PUSH: u64 = 0x01;
@@ -84,7 +102,19 @@ impl Connection {
             goaway: None,
             own_goaway: None,
             push_id_max: None,
+            updates_left: UPDATES_FIRST,
+            updates: Vec::new(),
         }
+    }
+
+    /// The peer has asked for something; it may say so many times more how urgent that is.
+    pub fn request_came(&mut self) {
+        self.updates_left = (self.updates_left + UPDATES_PER_REQUEST).min(UPDATES_MAX);
+    }
+
+    /// What the peer has said of priorities since it was asked last.
+    pub fn take_priority_updates(&mut self) -> Vec<PriorityUpdate> {
+        std::mem::take(&mut self.updates)
     }
 
     /// Appends what our control stream begins with: its type and SETTINGS. The stream stays open.
@@ -148,7 +178,7 @@ impl Connection {
                 while let Some(item) = frames.read(&mut input)? {
                     // DATA is refused where frames are read.
                     if let Item::Frame(kind, payload) = item {
-                        self.control(kind, &payload)?;
+                        self.control(kind, payload)?;
                     }
                 }
             }
@@ -204,16 +234,43 @@ impl Connection {
         Ok(kind)
     }
 
+    /// RFC 9218 §7.2.
+    fn priority(&mut self, payload: Bytes) -> Result<(), Error> {
+        let wrong = |code, what| Err(Error::connection(code, what));
+        if self.side == Side::Client {
+            return wrong(Code::FRAME_UNEXPECTED, "PRIORITY_UPDATE from a server");
+        }
+        let Some((stream, length)) = varint::decode(&payload) else {
+            return wrong(Code::FRAME_ERROR, "PRIORITY_UPDATE without an id");
+        };
+        // The lowest bits of a request stream are zero (RFC 9000 §2.1).
+        if stream % 4 != 0 {
+            return wrong(
+                Code::ID_ERROR,
+                "PRIORITY_UPDATE names a stream that is no request stream",
+            );
+        }
+        let Some(left) = self.updates_left.checked_sub(1) else {
+            return wrong(Code::EXCESSIVE_LOAD, "too many PRIORITY_UPDATE frames");
+        };
+        self.updates_left = left;
+        self.updates.push(PriorityUpdate { stream, value: payload.slice(length..) });
+        Ok(())
+    }
+
     /// One frame of the peer's control stream.
-    fn control(&mut self, kind: u64, payload: &[u8]) -> Result<(), Error> {
+    fn control(&mut self, kind: u64, payload: Bytes) -> Result<(), Error> {
         if kind == frame::SETTINGS {
             if self.settings.is_some() {
                 return Err(Error::connection(Code::FRAME_UNEXPECTED, "a second SETTINGS"));
             }
-            self.settings = Some(settings::decode(payload)?);
+            self.settings = Some(settings::decode(&payload)?);
             return Ok(());
         }
-        let number = varint::decode(payload)
+        if kind == frame::PRIORITY_UPDATE {
+            return self.priority(payload);
+        }
+        let number = varint::decode(&payload)
             .filter(|(_, length)| *length == payload.len())
             .map(|(number, _)| number)
             .ok_or(Error::connection(

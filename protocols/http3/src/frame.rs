@@ -19,6 +19,8 @@ pub(crate) const SETTINGS: u64 = 0x4;
 pub(crate) const PUSH_PROMISE: u64 = 0x5;
 pub(crate) const GOAWAY: u64 = 0x7;
 pub(crate) const MAX_PUSH_ID: u64 = 0xd;
+/// RFC 9218 §7.2; the one of pushes means nothing here and is skipped.
+pub(crate) const PRIORITY_UPDATE: u64 = 0xf0700;
 
 /// Where the frames come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub(crate) struct FrameReader {
 pub(crate) const IDLE_FRAMES_MAX: u32 = 256;
 /// Bytes of all unknown frames of one stream.
 pub(crate) const SKIPPED_BYTES_MAX: u64 = 64 * 1024;
+/// A number and a field value.
+const PRIORITY_BYTES_MAX: u64 = 128;
 /// A frame that holds one number.
 const NUMBER_BYTES_MAX: usize = 8;
 
@@ -166,6 +170,9 @@ impl FrameReader {
             (CANCEL_PUSH | SETTINGS | GOAWAY | MAX_PUSH_ID, Place::Request | Place::Response) => {
                 unexpected("a frame of the control stream on a request stream")
             }
+            (PRIORITY_UPDATE, Place::Request | Place::Response) => {
+                unexpected("PRIORITY_UPDATE on a request stream")
+            }
             _ => Ok(()),
         }
     }
@@ -180,6 +187,8 @@ impl FrameReader {
             }
             HEADERS => self.section_bytes_max,
             SETTINGS => SETTINGS_BYTES_MAX,
+            // How many of them may come is the connection's to say: clients send one or two with each request.
+            PRIORITY_UPDATE if length <= PRIORITY_BYTES_MAX => PRIORITY_BYTES_MAX as usize,
             CANCEL_PUSH | GOAWAY | MAX_PUSH_ID => {
                 self.idle()?;
                 NUMBER_BYTES_MAX

@@ -25,7 +25,7 @@ mod reader;
 mod settings;
 pub mod varint;
 
-pub use connection::{Connection, Side, Uni, UniStream};
+pub use connection::{Connection, PriorityUpdate, Side, Uni, UniStream};
 pub use encode::{encode_data_head, encode_request, encode_response, encode_trailers};
 pub use error::{Code, Error};
 pub use message::{ParsedRequest, ParsedResponse};

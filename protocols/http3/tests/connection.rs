@@ -154,3 +154,48 @@ fn stream_types_have_their_rules() {
     assert_eq!(code(one_stream(Side::Server, &[1, 0])), Err(Code::STREAM_CREATION_ERROR));
     assert_eq!(code(one_stream(Side::Client, &[1, 0])), Err(Code::ID_ERROR));
 }
+
+#[test]
+fn priorities_are_told_of_requests_and_no_more_often_than_is_borne() {
+    const UPDATE: u64 = 0xf0700;
+    let update = |stream: u64, value: &str| {
+        let mut payload = Vec::new();
+        tidegate_http3::varint::encode(stream, &mut payload);
+        payload.extend_from_slice(value.as_bytes());
+        frame(UPDATE, &payload)
+    };
+    let mut machine = connection(Side::Server);
+    let mut stream = UniStream::default();
+    let long = "x".repeat(500);
+    let frames = [update(0, "u=1"), update(400, ""), update(4, &long), update(8, "i")];
+    let bytes = [vec![0], settings(), frames.concat()].concat();
+    // However they are cut.
+    for piece in bytes.chunks(3) {
+        machine.receive(&mut stream, Bytes::copy_from_slice(piece)).unwrap();
+    }
+    let told = machine.take_priority_updates();
+    let told: Vec<(u64, &[u8])> = told.iter().map(|u| (u.stream, &u.value[..])).collect();
+    assert_eq!(told, [(0, &b"u=1"[..]), (400, b""), (8, b"i")], "the long one is skipped");
+    assert!(machine.take_priority_updates().is_empty());
+
+    let judge = |side, frame: Vec<u8>| control(side, &[settings(), frame]).unwrap_err();
+    assert_eq!(judge(Side::Server, update(2, "u=1")), Code::ID_ERROR);
+    assert_eq!(judge(Side::Server, frame(UPDATE, b"")), Code::FRAME_ERROR);
+    assert_eq!(judge(Side::Client, update(0, "u=1")), Code::FRAME_UNEXPECTED);
+    // Pushes there are none.
+    assert!(control(Side::Server, &[settings(), frame(UPDATE + 1, &[0])]).is_ok());
+
+    let flood = Bytes::from(vec![update(0, "u=1"); 128].concat());
+    let mut machine = connection(Side::Server);
+    let mut stream = UniStream::default();
+    machine.receive(&mut stream, Bytes::from([vec![0], settings()].concat())).unwrap();
+    machine.receive(&mut stream, flood.clone()).unwrap();
+    // A client that asks for things may go on for as long as it does.
+    for _ in 0..100 {
+        (0..8).for_each(|_| machine.request_came());
+        machine.receive(&mut stream, flood.clone()).unwrap();
+        assert_eq!(machine.take_priority_updates().len() % 128, 0);
+    }
+    let error = machine.receive(&mut stream, flood).unwrap_err();
+    assert_eq!(error.code(), Code::EXCESSIVE_LOAD);
+}

@@ -22,7 +22,7 @@ pub struct Client {
     pub quic: quinn::Connection,
     pub rules: Rc<RefCell<Rules>>,
     /// It lives as long as the connection.
-    _control: Rc<SendStream>,
+    control: Rc<tokio::sync::Mutex<SendStream>>,
 }
 
 /// QUIC with the fleet's TLS; the window is that of each stream.
@@ -63,7 +63,8 @@ impl Client {
         let mut control = quic.open_uni().await.unwrap();
         control.write_all(&preamble).await.unwrap();
         let rules = Rc::new(RefCell::new(rules));
-        let client = Client { endpoint, quic, rules, _control: Rc::new(control) };
+        let client =
+            Client { endpoint, quic, rules, control: Rc::new(tokio::sync::Mutex::new(control)) };
         let listener = client.clone();
         tokio::task::spawn_local(async move {
             while let Ok(mut stream) = listener.quic.accept_uni().await {
@@ -78,6 +79,11 @@ impl Client {
             }
         });
         client
+    }
+
+    /// Sends frames on the control stream.
+    pub async fn say(&self, frames: &[u8]) {
+        self.control.lock().await.write_all(frames).await.unwrap();
     }
 
     /// Another port, as when a phone's network changes it.

@@ -3,7 +3,7 @@
 use crate::split;
 use tidegate_http::{
     Authority, CacheControl, ContentRange, EntityTag, Fields, Method, RangeSpecs, Resolved,
-    canonical_path, coding, date, path::file_names,
+    canonical_path, cmcd, coding, date, path::file_names,
 };
 use tidegate_http1::{
     ChunkedDecoder, Limits, RequestParser, ResponseParser, corpus, encode_request, encode_response,
@@ -50,6 +50,33 @@ pub fn request(input: &[u8]) {
     assert_eq!((&again.head.method, &again.head.path), (&head.method, &head.path));
     assert_eq!((&again.head.query, again.body), (&head.query, parsed.body));
     assert_eq!(again.head_bytes, sent.len(), "nothing is left behind the head");
+}
+
+/// A field and a query; what is understood of the next object stays at its origin.
+pub fn cmcd(input: &[u8]) {
+    let (field, query) = split(input);
+    let mut fields = Fields::new();
+    let _no_value = fields.append("cmcd-request", field.to_vec());
+    let query = String::from_utf8_lossy(query);
+    for told in [cmcd::told(&fields, None), cmcd::told(&Fields::new(), Some(&query))] {
+        let cmcd::Told::Read(told) = told else { continue };
+        let Some(next) = told.next else { continue };
+        if let Ok((path, _)) = cmcd::resolve_next("/a/b/c", &next) {
+            check_canonical(&path);
+        }
+    }
+    let without = cmcd::without(&query);
+    assert_eq!(cmcd::told(&Fields::new(), Some(&without)), cmcd::Told::Nothing);
+    assert_eq!(cmcd::without(&without), without);
+}
+
+pub fn cmcd_seeds() -> Vec<Vec<u8>> {
+    let texts: [&[u8]; 3] = [
+        b"bl=21300,dl=18500,mtp=48100,nor=\"..%2F300kbps%2Fs.m4v\",nrr=\"1-\",suCMCD=bs%2Cnor%3D%22a%253Fb%22",
+        b"br=3200,bs,d=4004,ot=v,rtp=15000,tb=6000,com.example-Key=\"a\\\"b\"&x&CMCD=v%3D1",
+        b"cid=\"x\",pr=1.08,sf=h,sid=\"y\",st=v,v=1",
+    ];
+    with_cut(texts.map(<[u8]>::to_vec).to_vec())
 }
 
 pub fn request_seeds() -> Vec<Vec<u8>> {

@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http3-control", run: http3::control, seeds: http3::control_seeds },
     Target { name: "http3-qpack", run: http3::qpack, seeds: http3::qpack_seeds },
     Target { name: "http-values", run: http::values, seeds: http::value_seeds },
+    Target { name: "cmcd", run: http::cmcd, seeds: http::cmcd_seeds },
     Target { name: "cache-judgement", run: judgement::run, seeds: judgement::seeds },
     Target { name: "stored-head", run: judgement::stored, seeds: judgement::stored_seeds },
     Target { name: "dns-query", run: control::dns, seeds: control::dns_seeds },

@@ -1,7 +1,7 @@
 //! TOML values as the types of the snapshot. An error is the mend, in words.
 
 use super::{CLASSES, Class};
-use crate::snapshot::{Admission, LocationStyle, RamPolicy, Role, ServerStatus};
+use crate::snapshot::{Admission, Congestion, LocationStyle, RamPolicy, Role, ServerStatus};
 use std::net::IpAddr;
 use toml::de::DeValue;
 
@@ -162,6 +162,14 @@ impl FromToml for Admission {
             ("always", Admission::Always),
             ("second-request", Admission::SecondRequest),
         ];
+        word(value, &words)
+    }
+}
+
+impl FromToml for Congestion {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let words =
+            [("bbr", Congestion::Bbr), ("cubic", Congestion::Cubic), ("reno", Congestion::Reno)];
         word(value, &words)
     }
 }

@@ -3,6 +3,10 @@
 //! A bucket of [`FRAMES_MAX`], filled up again by time and by what the client takes of us. SETTINGS, PING, PRIORITY, RST_STREAM,
 //! WINDOW_UPDATE, CONTINUATION, unknown types, and DATA without data take one each. (CVE-2019-9512, -9515, -9517 and their
 //! kin, whatever the type; resets and CONTINUATION have limits in h2 besides.)
+//!
+//! The one frame that h2 passes over and that says something is read here: PRIORITY_UPDATE (RFC 9218 §7.1).
+
+use crate::urgency::Urgency;
 
 use std::time::Duration;
 
@@ -19,6 +23,11 @@ const PREFACE_BYTES: usize = 24;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;
+const PRIORITY_UPDATE: u8 = 0x10;
+/// A stream's id, and a field value. Longer ones are passed over.
+const UPDATE_BYTES_MAX: usize = 4 + 64;
+/// Updates of streams that were not looked at yet: later ones are passed over.
+const UPDATES_MAX: usize = 100;
 
 /// Reads along what a client sends.
 #[derive(Debug)]
@@ -27,6 +36,9 @@ pub struct FrameMeter {
     skip: usize,
     header: [u8; HEADER_BYTES],
     header_len: usize,
+    /// Of a PRIORITY_UPDATE, as far as it has come.
+    update: Option<Vec<u8>>,
+    updates: Vec<(u32, Urgency)>,
     spent: u64,
     earned: u64,
     sent: u64,
@@ -35,7 +47,9 @@ pub struct FrameMeter {
 impl Default for FrameMeter {
     fn default() -> Self {
         let (header, header_len) = ([0; HEADER_BYTES], 0);
-        FrameMeter { skip: PREFACE_BYTES, header, header_len, spent: 0, earned: 0, sent: 0 }
+        let (update, updates) = (None, Vec::new());
+        let skip = PREFACE_BYTES;
+        FrameMeter { skip, header, header_len, update, updates, spent: 0, earned: 0, sent: 0 }
     }
 }
 
@@ -45,6 +59,7 @@ impl FrameMeter {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
+            self.read_update(&bytes[..skipped]);
             bytes = &bytes[skipped..];
             let wanted = (HEADER_BYTES - self.header_len).min(bytes.len());
             self.header[self.header_len..][..wanted].copy_from_slice(&bytes[..wanted]);
@@ -55,6 +70,8 @@ impl FrameMeter {
                 let [a, b, c, kind, flags, ..] = self.header;
                 let len = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.skip = len;
+                let is_update = kind == PRIORITY_UPDATE && (4..=UPDATE_BYTES_MAX).contains(&len);
+                self.update = is_update.then(Vec::new);
                 let brings = match kind {
                     DATA => len > 0 || flags & END_STREAM != 0,
                     HEADERS => true,
@@ -65,6 +82,27 @@ impl FrameMeter {
                 }
             }
         }
+    }
+
+    /// The next bytes of a frame's body.
+    fn read_update(&mut self, bytes: &[u8]) {
+        let Some(update) = &mut self.update else { return };
+        update.extend_from_slice(bytes);
+        if self.skip > 0 {
+            return;
+        }
+        if let Some((id, value)) = update.split_first_chunk()
+            && self.updates.len() < UPDATES_MAX
+        {
+            let stream = u32::from_be_bytes(*id) & (u32::MAX >> 1);
+            self.updates.push((stream, Urgency::parse(value)));
+        }
+        self.update = None;
+    }
+
+    /// What the client has said of streams since it was asked last.
+    pub fn take_updates(&mut self) -> Vec<(u32, Urgency)> {
+        std::mem::take(&mut self.updates)
     }
 
     /// What was earned and not spent is no more than a full bucket.
@@ -120,6 +158,38 @@ mod tests {
         for cut in [1, 2, 9, 13, 1000] {
             assert_eq!(after(&frames, cut).spent, 5, "{cut}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_priorities_is_read_however_it_is_cut() {
+        let update = |stream: u32, value: &[u8]| {
+            let mut frame = frame(PRIORITY_UPDATE, 0, 4 + value.len());
+            frame[HEADER_BYTES..][..4].copy_from_slice(&stream.to_be_bytes());
+            frame[HEADER_BYTES + 4..].copy_from_slice(value);
+            frame
+        };
+        let frames = [
+            update(5, b"u=1, i"),
+            frame(HEADERS, 0, 20),
+            update(0x8000_0007, b""),
+            update(9, &[b'x'; UPDATE_BYTES_MAX]),
+            frame(PRIORITY_UPDATE, 0, 3),
+            update(11, b"u=7"),
+            frame(DATA, 0, 30),
+        ];
+        for cut in [1, 2, 13, 1000] {
+            let mut meter = after(&frames, cut);
+            let told = meter.take_updates();
+            let expected = [(5, "u=1, i"), (7, ""), (11, "u=7")];
+            assert_eq!(
+                told,
+                expected.map(|(id, text)| (id, Urgency::parse(text.as_bytes()))),
+                "{cut}"
+            );
+            assert_eq!((meter.spent, meter.take_updates().len()), (5, 0));
+        }
+        let many = vec![update(1, b"u=1"); UPDATES_MAX + 50];
+        assert_eq!(after(&many, 1000).take_updates().len(), UPDATES_MAX);
     }
 
     #[test]

@@ -26,15 +26,26 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Waits until stream `id` may write `bytes` more.
-    pub async fn wait(&self, urgency: Urgency, id: u32, bytes: usize) {
+    /// Waits until stream `id`, whose urgency may change meanwhile, may write `bytes` more.
+    pub async fn wait(&self, urgency: impl Fn() -> Urgency, id: u32, bytes: usize) {
         // Those that go by turns stand at the end each time.
         self.turns.set(self.turns.get() + 1);
-        let turn = if urgency.incremental { self.turns.get() } else { u64::from(id) };
-        let place = (urgency.level, urgency.incremental, turn, id);
-        let _left = Left(self, place);
+        let place = || {
+            let urgency = urgency();
+            let turn = if urgency.incremental { self.turns.get() } else { u64::from(id) };
+            (urgency.level, urgency.incremental, turn, id)
+        };
+        let mut left = Left(self, place());
         poll_fn(|cx| {
             let mut waiting = self.waiting.borrow_mut();
+            let place = match place() {
+                now if now.0 == left.1.0 && now.1 == left.1.1 => left.1,
+                moved => {
+                    waiting.remove(&left.1);
+                    moved
+                }
+            };
+            left.1 = place;
             let first = waiting.keys().next().is_none_or(|first| *first >= place);
             if first && self.under_way.get() < UNDER_WAY_BYTES {
                 return Poll::Ready(());
@@ -44,6 +55,14 @@ impl Turns {
         })
         .await;
         self.under_way.set(self.under_way.get() + bytes);
+    }
+
+    /// The urgency of a stream has changed.
+    pub fn changed(&self, id: u32) {
+        let waiting = self.waiting.borrow();
+        if let Some((_, waker)) = waiting.iter().find(|((.., waits), _)| *waits == id) {
+            waker.wake_by_ref();
+        }
     }
 
     /// So many bytes were written.
@@ -82,14 +101,18 @@ mod tests {
     use super::*;
     use std::future::Future;
     use std::pin::pin;
-    use std::task::Context;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
 
     #[test]
     fn streams_write_by_urgency_then_in_order_or_by_turns() {
         let turns = Turns::default();
         let mut cx = Context::from_waker(Waker::noop());
         turns.under_way.set(UNDER_WAY_BYTES);
-        let wait = |text: &str, id| Box::pin(turns.wait(Urgency::parse(text.as_bytes()), id, 1));
+        let wait = |text: &'static str, id| {
+            Box::pin(turns.wait(|| Urgency::parse(text.as_bytes()), id, 1))
+        };
         let mut waiting = vec![
             (9, wait("u=5", 9)),
             (3, wait("", 3)),
@@ -117,15 +140,46 @@ mod tests {
     }
 
     #[test]
+    fn who_becomes_more_urgent_comes_sooner() {
+        let turns = Turns::default();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        turns.under_way.set(UNDER_WAY_BYTES);
+        let urgency = Cell::new(Urgency::parse(b"u=6"));
+        let mut late = pin!(turns.wait(|| urgency.get(), 1, 1));
+        let mut first = pin!(turns.wait(|| Urgency::parse(b""), 3, 1));
+        assert!(late.as_mut().poll(&mut cx).is_pending());
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        urgency.set(Urgency::parse(b"u=1"));
+        turns.changed(1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(late.as_mut().poll(&mut cx).is_pending(), "there is no room yet");
+        assert_eq!(turns.waiting.borrow().len(), 2, "its old place is nobody's");
+        turns.under_way.set(UNDER_WAY_BYTES - 1);
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        assert!(late.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
     fn who_gives_up_holds_up_nobody() {
         let turns = Turns::default();
         let mut cx = Context::from_waker(Waker::noop());
         turns.under_way.set(UNDER_WAY_BYTES);
         {
-            let mut first = pin!(turns.wait(Urgency::parse(b"u=0"), 1, 1));
+            let mut first = pin!(turns.wait(|| Urgency::parse(b"u=0"), 1, 1));
             assert!(first.as_mut().poll(&mut cx).is_pending());
         }
-        let mut second = pin!(turns.wait(Urgency::parse(b""), 3, 1));
+        let mut second = pin!(turns.wait(|| Urgency::parse(b""), 3, 1));
         assert!(second.as_mut().poll(&mut cx).is_pending());
         turns.written(1);
         assert!(second.as_mut().poll(&mut cx).is_ready());

@@ -11,6 +11,7 @@ use quinn_proto::StreamId;
 use std::io;
 use std::rc::Rc;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::pace::{Burst, Manner, Need, Pace};
 use tidegate_engine::{HeadFields, Outlet};
 use tidegate_http::Fields;
 use tidegate_http3::{Code, encode_data_head, encode_response};
@@ -25,6 +26,10 @@ pub struct Answer {
     id: StreamId,
     /// What goes before the next bytes: the head, until it is sent.
     pending: Vec<u8>,
+    urgency: Urgency,
+    /// By the client itself.
+    says_priority: bool,
+    burst: Burst,
     whole: bool,
     /// The stream has its end, of whatever kind.
     over: bool,
@@ -32,11 +37,28 @@ pub struct Answer {
 
 impl Answer {
     pub fn new(connection: Rc<Connection>, id: StreamId) -> Answer {
-        Answer { connection, id, pending: Vec::new(), whole: false, over: false }
+        Answer {
+            connection,
+            id,
+            pending: Vec::new(),
+            urgency: Urgency::parse(b""),
+            says_priority: false,
+            burst: Burst::of(&Pace::default()),
+            whole: false,
+            over: false,
+        }
     }
 
     /// RFC 9218: by urgency; of the same urgency in the order of the requests, behind them by turns those that said `i`.
-    pub fn prioritize(&self, urgency: Urgency) {
+    pub fn prioritize(&mut self, field: Option<&[u8]>) {
+        self.says_priority = field.is_some();
+        self.urgency = Urgency::parse(field.unwrap_or_default());
+        self.tell_rank();
+    }
+
+    /// What was said of this stream on the control stream counts before all else (RFC 9218 §7).
+    fn tell_rank(&self) {
+        let urgency = self.connection.told_urgency(self.id).unwrap_or(self.urgency);
         let priority = rank(urgency, self.id.index());
         let _ended_already =
             self.connection.sender(self.id, |stream| stream.set_priority(priority));
@@ -78,7 +100,7 @@ impl Answer {
 }
 
 /// What QUIC sorts by: the highest first, equals by turns.
-fn rank(urgency: Urgency, index: u64) -> i32 {
+pub(super) fn rank(urgency: Urgency, index: u64) -> i32 {
     let class = i32::from(7 - urgency.level.min(7)) * (ORDERED_MAX as i32 + 1);
     match urgency.incremental {
         true => class,
@@ -99,10 +121,30 @@ impl Outlet for Answer {
         encode_response(status, &all, &mut self.pending);
     }
 
+    /// The congestion control is chosen before the client has said what it wants: it is not the service's to choose.
+    fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
+        if !self.says_priority && manner.need != Need::Ordinary {
+            self.urgency = self.urgency.raised(manner.need);
+            self.tell_rank();
+        }
+        self.burst = Burst::of(&manner.pace);
+        self.connection.set_pace(|paces| paces.begin(self.id.index(), manner.pace));
+        Ok(())
+    }
+
     async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
-        let mut head = std::mem::take(&mut self.pending);
-        encode_data_head(bytes.len() as u64, &mut head);
-        self.write(&mut [Bytes::from(head), bytes.clone()]).await
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            let Some(free) = self.burst.take(rest.len()) else {
+                self.connection.set_pace(|paces| paces.bind(self.id.index()));
+                continue;
+            };
+            let piece = rest.split_to(free);
+            let mut head = std::mem::take(&mut self.pending);
+            encode_data_head(piece.len() as u64, &mut head);
+            self.write(&mut [Bytes::from(head), piece]).await?;
+        }
+        Ok(())
     }
 
     async fn finish(&mut self, complete: bool) -> io::Result<()> {
@@ -139,6 +181,7 @@ impl Drop for Answer {
     /// A transaction that ended without an answer (it panicked) is no answer.
     fn drop(&mut self) {
         self.abort();
+        self.connection.set_pace(|paces| paces.end(self.id.index()));
     }
 }
 

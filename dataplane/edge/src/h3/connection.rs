@@ -3,20 +3,25 @@
 //! Must stay true: whoever waits on a stream is woken when it can go on, and when the connection is over; what changed here is
 //! told to the endpoint, which else would send nothing of it.
 
+use super::STREAMS_MAX;
+use super::answer::rank;
+use super::bucket::Bucket;
 use super::endpoint::Endpoint;
 use crate::core::Seat;
+use crate::urgency::Urgency;
 use bytes::Bytes;
 use quinn_proto::{
     ConnectionHandle, Dir, Event, ReadError, SendStream, StreamEvent, StreamId, VarInt, WriteError,
 };
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Weak;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+use tidegate_engine::pace::Paces;
 use tidegate_http3::Code;
 use tidegate_ring::now;
 
@@ -42,6 +47,12 @@ pub struct Connection {
     pub(super) queued: Cell<bool>,
     /// Its place among the endpoint's timers.
     pub(super) timer: Cell<Option<Instant>>,
+    /// How fast it may be, and until when it waits for that.
+    pub(super) bucket: RefCell<Bucket>,
+    pub(super) paced_until: Cell<Option<Instant>>,
+    paces: RefCell<Paces>,
+    /// Said on the control stream, of requests that are under way or still to come.
+    urgencies: RefCell<BTreeMap<u64, Urgency>>,
     connected: Cell<bool>,
     over: Cell<bool>,
     /// Streams that the client gave up.
@@ -71,6 +82,10 @@ impl Connection {
             quic: RefCell::new(quic),
             queued: Cell::new(false),
             timer: Cell::new(None),
+            bucket: RefCell::default(),
+            paced_until: Cell::new(None),
+            paces: RefCell::default(),
+            urgencies: RefCell::default(),
             connected: Cell::new(false),
             over: Cell::new(false),
             cancelled: Cell::new(0),
@@ -128,6 +143,34 @@ impl Connection {
         if let Some(endpoint) = self.endpoint.upgrade() {
             endpoint.enqueue(self);
         }
+    }
+
+    /// Something changed in what its answers may have.
+    pub fn set_pace(&self, change: impl FnOnce(&mut Paces) -> Option<u64>) {
+        let rate = change(&mut self.paces.borrow_mut());
+        self.bucket.borrow_mut().set_rate(now(), rate);
+        // Who waits at the old rate may have to wait no more.
+        if self.paced_until.take().is_some() {
+            self.touch();
+        }
+    }
+
+    /// The client says anew how urgent a request is.
+    pub fn reprioritize(&self, stream: u64, urgency: Urgency) {
+        let Ok(id) = VarInt::from_u64(stream).map(StreamId::from) else { return };
+        let mut urgencies = self.urgencies.borrow_mut();
+        urgencies.insert(stream, urgency);
+        if urgencies.len() > STREAMS_MAX as usize {
+            urgencies.pop_first(); // over, most likely
+        }
+        drop(urgencies);
+        let rank = rank(urgency, id.index());
+        let _not_yet_or_over = self.sender(id, |stream| stream.set_priority(rank));
+    }
+
+    /// What it said last.
+    pub fn told_urgency(&self, id: StreamId) -> Option<Urgency> {
+        self.urgencies.borrow().get(&VarInt::from(id).into_inner()).copied()
     }
 
     /// Where the client is now.
@@ -264,6 +307,7 @@ impl Connection {
     pub fn forget(&self, id: StreamId) {
         self.readers.borrow_mut().remove(&id);
         self.writers.borrow_mut().remove(&id);
+        self.urgencies.borrow_mut().remove(&VarInt::from(id).into_inner());
     }
 }
 

@@ -378,7 +378,23 @@ impl Endpoint {
         let mut drained = self.hear(connection);
         packets.clear();
         let segments = self.state.max_gso_segments().min(SEGMENTS_MAX);
-        let transmit = connection.quic.borrow_mut().poll_transmit(now(), segments, packets);
+        let now = now();
+        let allowed = connection.bucket.borrow_mut().take(now, segments);
+        let waited = connection.paced_until.replace(allowed.err()).is_some();
+        let transmit = match allowed {
+            // What closes it waits for nothing.
+            Err(_) if !connection.is_over() => {
+                self.core.count(|c| &c.quic_paced_total, u64::from(!waited));
+                None
+            }
+            allowed => {
+                let segments = allowed.unwrap_or(1);
+                connection.quic.borrow_mut().poll_transmit(now, segments, packets)
+            }
+        };
+        if let Some(transmit) = &transmit {
+            connection.bucket.borrow_mut().sent(transmit.size);
+        }
         drained |= self.hear(connection);
         self.arm(connection);
         if drained {
@@ -424,6 +440,7 @@ impl Endpoint {
     /// Has its timer ring when it wants.
     fn arm(&self, connection: &Connection) {
         let wanted = connection.quic.borrow_mut().poll_timeout();
+        let wanted = wanted.into_iter().chain(connection.paced_until.get()).min();
         let armed = connection.timer.replace(wanted);
         if armed != wanted {
             let mut timers = self.timers.borrow_mut();

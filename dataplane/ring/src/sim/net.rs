@@ -474,6 +474,35 @@ impl TcpStream {
         }
     }
 
+    /// A simulated link has a pace of its own.
+    ///
+    /// # Errors
+    /// As the ring's.
+    pub fn set_pace(&self, bytes_per_second: Option<u64>) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.set_pace(bytes_per_second),
+            Kind::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub fn set_congestion(&self, name: &'static str) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.set_congestion(name),
+            Kind::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub fn set_unsent_max(&self, bytes: u32) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.set_unsent_max(bytes),
+            Kind::Simulated(_) => Ok(()),
+        }
+    }
+
     /// # Errors
     /// As the ring's.
     pub async fn receive(&self, into: &mut Vec<u8>) -> io::Result<usize> {

@@ -138,21 +138,42 @@ fn a_stream_that_is_not_read_holds_up_no_other() {
 
 #[test]
 fn what_is_more_urgent_comes_first() {
-    // Goal: what is asked for later and more urgent overtakes (RFC 9218). Method: a client with windows for everything,
-    // which reads nothing before it has asked for both; what it then reads comes in the order in which it was written.
+    // Goal: what is asked for later and more urgent overtakes, however the client says so (RFC 9218), or its player (CMCD).
+    // Method: a client with windows for everything, which reads nothing before it has asked for both; what it then reads
+    // comes in the order in which it was written.
     let fleet = Fleet::start("urgent", &FleetOptions { ram_bytes: 128 << 20, ..options() });
     let large = fleet.put("large.m4s", 28_000_000).len();
     let small = fleet.put("small.m4s", 12_000_000).len();
     for path in ["/large.m4s", "/small.m4s"] {
         assert_eq!(fleet.get("edge-1", path, "").unwrap().status, 200); // in memory now
     }
-    let mut raw = Raw::connect(&fleet);
+    let none: &[&[u8]] = &[];
+    let said: [&[u8]; 2] = [b"priority", b"u=1"];
+    let mut later = 3u32.to_be_bytes().to_vec();
+    later.extend(b"u=1");
+    overtakes(&fleet, (large, small), &[b"priority", b"u=6"], &said, None);
+    overtakes(&fleet, (large, small), none, none, Some(&frame(PRIORITY_UPDATE, 0, 0, &later)));
+    overtakes(&fleet, (large, small), none, &[b"cmcd-status", b"bs"], None);
+}
+
+/// Asks for both, with a field for each, and says something when both are under way.
+fn overtakes(
+    fleet: &Fleet,
+    (large, small): (usize, usize),
+    first: &[&[u8]],
+    second: &[&[u8]],
+    then: Option<&[u8]>,
+) {
+    let mut raw = Raw::connect(fleet);
     let window = (1u32 << 30).to_be_bytes();
     let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &window].concat());
     let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
     raw.send(&[begin, frame(WINDOW_UPDATE, 0, 0, &window)].concat()).unwrap();
-    let ask = |path: &str, urgency: &[u8]| [get(path), field(b"priority", urgency)].concat();
-    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &ask("/large.m4s", b"u=6"))).unwrap();
+    let ask = |path: &str, more: &[&[u8]]| match more {
+        [name, value] => [get(path), field(name, value)].concat(),
+        _ => get(path),
+    };
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &ask("/large.m4s", first))).unwrap();
     // It has begun, and now the socket fills up.
     let mut late = raw.until(DATA).unwrap().payload.len();
     fleet.until("nothing moves any more", |fleet| {
@@ -160,7 +181,10 @@ fn what_is_more_urgent_comes_first() {
         let before = sent();
         (0..50).all(|_| sent() == before)
     });
-    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &ask("/small.m4s", b"u=1"))).unwrap();
+    raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 3, &ask("/small.m4s", second))).unwrap();
+    if let Some(frame) = then {
+        raw.send(frame).unwrap();
+    }
     let (mut urgent, mut overtaken) = (0, None);
     while late < large || urgent < small {
         let frame = raw.next().unwrap();

@@ -170,34 +170,52 @@ fn a_stream_that_is_not_read_holds_up_no_other() {
 
 #[test]
 fn what_is_more_urgent_comes_first() {
-    // Goal: what is asked for later and more urgent overtakes (RFC 9218). By turns, as much of the one as of the other
-    // would come in the same time.
+    // Goal: what is asked for later and more urgent overtakes, however the client says so (RFC 9218), or its player (CMCD).
+    // By turns, as much of the one as of the other would come in the same time.
     let fleet = Fleet::start("h3-urgent", &FleetOptions { ram_bytes: 128 << 20, ..options() });
     fleet.put("large.m4s", 28_000_000);
     let small = fleet.put("small.m4s", 12_000_000);
     for path in ["/large.m4s", "/small.m4s"] {
         assert_eq!(fleet.get("edge-1", path, "").unwrap().status, 200); // in memory now
     }
+    // PRIORITY_UPDATE of the second request stream.
+    let update = [0x80, 0x0f, 0x07, 0x00, 4, 4, b'u', b'=', b'1'];
     block_on(async {
-        let client = Client::through(&fleet, fleet.member("edge-1").https(), 1 << 30).await;
-        let mut large = client.begin("/large.m4s", &[("priority", "u=6")]).await.unwrap();
-        let came = Rc::new(Cell::new(0));
-        let (counted, mut first) = (came.clone(), large.some().await.unwrap());
-        let reading = tokio::task::spawn_local(async move {
-            while let Some(data) = first {
-                counted.set(counted.get() + data.len());
-                first = large.some().await.unwrap();
-            }
-        });
-        let before = came.get();
-        let answer = client.get("/small.m4s", &[("priority", "u=1")]).await.unwrap();
-        let overtaken = came.get() - before;
-        assert!(answer.body == small);
-        println!("{overtaken} bytes of the less urgent one came before the last of the other");
-        assert!(overtaken < small.len() / 2, "{overtaken}");
-        reading.await.unwrap();
-        assert_eq!(came.get(), 28_000_000);
+        overtakes(&fleet, &small, &[("priority", "u=6")], &[("priority", "u=1")], None).await;
+        overtakes(&fleet, &small, &[], &[], Some(&update)).await;
+        overtakes(&fleet, &small, &[], &[("cmcd-status", "bs")], None).await;
     });
+}
+
+/// Asks for both, with fields for each, and says something of the second on the control stream.
+async fn overtakes(
+    fleet: &Fleet,
+    small: &[u8],
+    first: &[(&str, &str)],
+    second: &[(&str, &str)],
+    said: Option<&[u8]>,
+) {
+    let client = Client::through(fleet, fleet.member("edge-1").https(), 1 << 30).await;
+    let mut large = client.begin("/large.m4s", first).await.unwrap();
+    let came = Rc::new(Cell::new(0));
+    let (counted, mut first) = (came.clone(), large.some().await.unwrap());
+    let reading = tokio::task::spawn_local(async move {
+        while let Some(data) = first {
+            counted.set(counted.get() + data.len());
+            first = large.some().await.unwrap();
+        }
+    });
+    let before = came.get();
+    if let Some(frames) = said {
+        client.say(frames).await;
+    }
+    let answer = client.get("/small.m4s", second).await.unwrap();
+    let overtaken = came.get() - before;
+    assert!(answer.body == small);
+    println!("{overtaken} bytes of the less urgent one came before the last of the other");
+    assert!(overtaken < small.len() / 2, "{overtaken}");
+    reading.await.unwrap();
+    assert_eq!(came.get(), 28_000_000);
 }
 
 #[test]
