@@ -33,10 +33,18 @@ const STOP_LOOK: Duration = Duration::from_millis(10);
 /// For writing out what the store was given.
 const STORE_STOP: Duration = Duration::from_secs(5);
 
-/// Tells all cores to stop.
+/// Tells all cores to stop: at once but for what is under way, or when the connections that they have are over since another
+/// process takes the new ones.
 #[derive(Default)]
 pub struct Stop {
     stopped: AtomicBool,
+    replaced: AtomicBool,
+    /// Another process writes to the store, so that the keepers have ended.
+    no_store: AtomicBool,
+    /// Sockets for HTTP/3 that are not read any more.
+    pub unread: AtomicUsize,
+    /// Cores without a connection.
+    left: AtomicUsize,
     /// Cores that have nothing under way any more.
     quiet: AtomicUsize,
     waiters: Mutex<Vec<Waker>>,
@@ -46,6 +54,31 @@ impl Stop {
     /// Says so.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Another process has taken this one's place.
+    pub fn replace(&self) {
+        self.replaced.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Another process has the store.
+    pub fn give_store(&self) {
+        self.no_store.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that was said.
+    pub fn has_no_store(&self) -> bool {
+        self.no_store.load(Ordering::SeqCst)
+    }
+
+    /// Whether [`Stop::replace`] was said.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self) {
         let waiters =
             std::mem::take(&mut *self.waiters.lock().unwrap_or_else(PoisonError::into_inner));
         for waiter in waiters {
@@ -56,7 +89,8 @@ impl Stop {
     async fn wait(&self) {
         poll_fn(|cx| {
             self.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
-            if self.stopped.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+            let is_over = self.stopped.load(Ordering::SeqCst) || self.is_replaced();
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await
     }
@@ -98,25 +132,24 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         busy: Cell::new(0),
         lines: RefCell::new(Vec::new()),
     });
-    let open = Rc::new(Cell::new(true));
     let drain = Rc::new(Drain::default());
+    let replaced = Rc::new(Drain::default());
+    let mut listeners = Vec::new();
     for (listener, speaks) in parts.listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
-                let gate = Gate {
-                    speaks,
-                    tls: parts.tls.clone(),
-                    open: open.clone(),
-                    drain: drain.clone(),
-                };
-                spawn(accept(core.clone(), listener, gate));
+                let listener = Rc::new(listener);
+                let gate = Gate { speaks, tls: parts.tls.clone(), drain: drain.clone() };
+                spawn(accept(core.clone(), listener.clone(), gate));
+                listeners.push(listener);
             }
             Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
         }
     }
     for socket in parts.datagrams {
-        if let Err(error) = Endpoint::start(core.clone(), drain.clone(), parts.tls.clone(), socket)
-        {
+        let stages =
+            Stages { drain: drain.clone(), replaced: replaced.clone(), stop: parts.stop.clone() };
+        if let Err(error) = Endpoint::start(core.clone(), stages, parts.tls.clone(), socket) {
             eprintln!("tidegated: core {}: a socket for HTTP/3 is lost: {error}", parts.index);
         }
     }
@@ -137,8 +170,13 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         }
     });
     parts.stop.wait().await;
-    open.set(false);
+    // What they took is served; what they did not is the successor's. They close when the last of it has been given out.
+    listeners.drain(..).for_each(|listener| listener.stop());
+    if parts.stop.is_replaced() {
+        replaced.begin();
+    }
     drain.begin();
+    leave(&core, &parts.stop).await;
     let quiet = async {
         loop {
             // Connections that say goodbye have begun to when it is looked at first.
@@ -168,15 +206,35 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     core.flush_log();
 }
 
+/// The connections of a process that was replaced end by themselves, however long that takes; a stop ends the wait.
+async fn leave(core: &Core, stop: &Stop) {
+    let is_stopped = || stop.stopped.load(Ordering::SeqCst);
+    while !is_stopped() && (core.clients.get() > 0 || core.busy.get() > 0) {
+        sleep(STOP_LOOK).await;
+    }
+    // Other cores may read from this one's fills.
+    stop.left.fetch_add(1, Ordering::SeqCst);
+    while !is_stopped() && stop.left.load(Ordering::SeqCst) < core.node.counters.len() {
+        sleep(STOP_LOOK).await;
+    }
+}
+
+/// What tells an endpoint of HTTP/3 how far this core is.
+pub struct Stages {
+    pub drain: Rc<Drain>,
+    /// Its socket is another process' from then on.
+    pub replaced: Rc<Drain>,
+    pub stop: Arc<Stop>,
+}
+
 /// What a listener lets in.
 struct Gate {
     speaks: Speaks,
     tls: Arc<ArcSwapOption<Tls>>,
-    open: Rc<Cell<bool>>,
     drain: Rc<Drain>,
 }
 
-async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open, drain }: Gate) {
+async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, Gate { speaks, tls, drain }: Gate) {
     loop {
         // An operator is let in whatever happens.
         while speaks != Speaks::Admin
@@ -185,10 +243,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener, Gate { speaks, tls, open,
         {
             sleep(FULL_LOOK).await;
         }
-        let stream = listener.accept().await;
-        if !open.get() {
-            return;
-        }
+        let Some(stream) = listener.accept().await else { return };
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);

@@ -11,6 +11,7 @@ mod core;
 mod drain;
 mod h2;
 mod h3;
+mod handover;
 mod head;
 mod log;
 mod names;
