@@ -34,6 +34,9 @@ pub struct Args {
     /// How long a process that was replaced serves the connections that it has, in seconds.
     #[arg(long, default_value_t = 600)]
     pub leave_seconds: u64,
+    /// For tests: when this file is there, the last core does what it says, `panic` or `hang`.
+    #[arg(long, hide = true)]
+    pub test_fault: Option<PathBuf>,
 }
 
 impl Args {

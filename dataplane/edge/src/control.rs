@@ -5,6 +5,7 @@
 
 use crate::core::Stop;
 use crate::handover::Offer;
+use crate::notify::Notify;
 use crate::origins;
 use crate::snapshot::Source;
 use crate::tls::{self, Tls};
@@ -47,6 +48,7 @@ pub struct Control<'a> {
     /// Where this program lies; an upgrade puts another one there.
     pub program: PathBuf,
     pub successor: Option<Child>,
+    pub notify: Notify,
 }
 
 impl Control<'_> {
@@ -59,6 +61,7 @@ impl Control<'_> {
         let mut credentials_seen = HashMap::new();
         let mut running = snapshot;
         let mut stamps = self.certificate_stamps();
+        self.notify.ready(&format!("serving, generation {}", running.generation));
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
             self.look_after_successor();
@@ -74,6 +77,7 @@ impl Control<'_> {
                 Some(Signal::Stop) => {
                     self.node.draining.store(true, Ordering::Relaxed);
                     beats.send(&self.node, ServingState::Draining);
+                    self.notify.stopping();
                     self.stop();
                     return false;
                 }
@@ -98,6 +102,7 @@ impl Control<'_> {
                 }
             }
             if self.cores_alive(&mut last_ticks) {
+                self.notify.alive();
                 beats.send(&self.node, ServingState::Up);
             }
         }
@@ -133,7 +138,7 @@ impl Control<'_> {
         if !arguments.iter().any(|argument| argument == "--replace") {
             arguments.push("--replace".into());
         }
-        match Command::new(&self.program).args(arguments).spawn() {
+        match Command::new(&self.program).args(arguments).env_remove("WATCHDOG_PID").spawn() {
             Ok(successor) => {
                 eprintln!("tidegated {id}: process {} is to replace it", successor.id());
                 self.successor = Some(successor);
@@ -201,6 +206,7 @@ impl Control<'_> {
             );
         }
         eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
+        self.notify.status(&format!("serving, generation {}", snapshot.generation));
         *beats = Beats::renewed(beats, &snapshot);
         self.node.view.store(Arc::new(view));
         *kept = snapshot;

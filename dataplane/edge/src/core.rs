@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::TcpListener as StdListener;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,6 +116,8 @@ pub struct CoreParts {
     /// Rises while the core is alive.
     pub ticks: Arc<AtomicU64>,
     pub drain_seconds: u64,
+    /// As [`crate::args::Args`] has it.
+    pub fault: Option<PathBuf>,
 }
 
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
@@ -155,6 +158,9 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     }
     if core.index == 0 {
         spawn(next_hop::probe(core.clone()));
+    }
+    if let Some(file) = parts.fault.filter(|_| core.index + 1 == core.node.counters.len()) {
+        spawn(be_faulty(file));
     }
     let (ticking, ticks) = (core.clone(), parts.ticks);
     spawn(async move {
@@ -204,6 +210,18 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         let _written_or_late = timeout(STORE_STOP, written).await;
     }
     core.flush_log();
+}
+
+/// What no request can bring about, and tests have to.
+async fn be_faulty(file: PathBuf) {
+    loop {
+        sleep(TICK).await;
+        match std::fs::read(&file).as_deref() {
+            Ok(b"panic") => panic!("this core was told to end"),
+            Ok(b"hang") => std::thread::sleep(Duration::from_secs(3600)),
+            _ => {}
+        }
+    }
 }
 
 /// The connections of a process that was replaced end by themselves, however long that takes; a stop ends the wait.

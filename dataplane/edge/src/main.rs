@@ -15,6 +15,7 @@ mod handover;
 mod head;
 mod log;
 mod names;
+mod notify;
 mod origins;
 mod roll_file;
 mod snapshot;
@@ -27,13 +28,19 @@ mod urgency;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// What the process ends with when a core has ended unasked (EX_SOFTWARE of sysexits.h): it is to be started again.
+const CORE_LOST_STATUS: u8 = 70;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     match start::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegated {}: {error}", args.node);
-            ExitCode::FAILURE
+            match error.is::<start::CoreLost>() {
+                true => ExitCode::from(CORE_LOST_STATUS),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

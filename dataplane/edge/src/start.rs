@@ -10,6 +10,7 @@ use crate::h3::{self, EndpointParts, Post, Secret};
 use crate::handover::{Estate, Inherited, Predecessor, offer};
 use crate::log;
 use crate::names;
+use crate::notify::Notify;
 use crate::origins;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
@@ -45,6 +46,18 @@ const BACKLOG: i32 = 4096;
 const KEEPER_ENTRIES: u32 = 256;
 
 type Failure = Box<dyn Error>;
+
+/// A core, or a keeper, ended by a fault of its own.
+#[derive(Debug)]
+pub struct CoreLost(&'static str);
+
+impl std::fmt::Display for CoreLost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for CoreLost {}
 
 /// What a keeper says of its device.
 enum Word {
@@ -161,6 +174,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             stop: stop.clone(),
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,
+            fault: args.test_fault.clone(),
         };
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
@@ -217,17 +231,20 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         leave: Duration::from_secs(args.leave_seconds),
         program,
         successor: None,
+        notify: Notify::from_environment(),
     };
     let lost = control.run(snapshot);
     for thread in threads.into_iter().chain(keepers) {
         if thread.join().is_err() {
-            return Err("a core ended by a broken invariant; see the message above".into());
+            return Err(
+                CoreLost("a core ended by a broken invariant; see the message above").into()
+            );
         }
     }
     drop(node);
     drop(writer.lines);
     let _ended = writer.thread.join();
-    if lost { Err("a core ended unasked".into()) } else { Ok(()) }
+    if lost { Err(CoreLost("a core ended unasked").into()) } else { Ok(()) }
 }
 
 /// The sockets of all cores, and copies of them for a successor.

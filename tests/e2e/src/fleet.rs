@@ -252,7 +252,9 @@ impl Fleet {
         let index = self.index(id);
         let member = &mut self.members[index];
         member.elders.extend(member.child.take());
-        self.launch_with(index, &["--replace"]);
+        self.launch_as(index, |command| {
+            command.arg("--replace");
+        });
         let pid = u64::from(self.members[index].pid());
         let deadline = Instant::now() + Duration::from_secs(120);
         let serving = |fleet: &Fleet| {
@@ -299,12 +301,12 @@ impl Fleet {
     }
 
     fn launch(&mut self, index: usize) {
-        self.launch_with(index, &[]);
+        self.launch_as(index, |_| {});
     }
 
-    fn launch_with(&mut self, index: usize, more: &[&str]) {
+    fn launch_as(&mut self, index: usize, prepare: impl FnOnce(&mut Command)) {
         let mut command = self.command(&self.members[index].server.id);
-        command.args(more);
+        prepare(&mut command);
         let member = &mut self.members[index];
         let id = &member.server.id;
         let log = fs::OpenOptions::new()
@@ -353,6 +355,14 @@ impl Fleet {
         self.kill(id);
         let index = self.index(id);
         self.launch(index);
+        self.wait_ready(index);
+    }
+
+    /// As [`Fleet::restart`], with a command that was changed.
+    pub fn restart_as(&mut self, id: &str, prepare: impl FnOnce(&mut Command)) {
+        self.kill(id);
+        let index = self.index(id);
+        self.launch_as(index, prepare);
         self.wait_ready(index);
     }
 

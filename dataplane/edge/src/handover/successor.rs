@@ -5,6 +5,7 @@
 use super::{Name, Say, VERSION, give, hear, path, say};
 use crate::core::Stop;
 use crate::h3::{Post, Secret, read_letters};
+use crate::notify::Notify;
 use crate::roll_file::RollFile;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -132,6 +133,10 @@ impl Offer {
         // Told by answers over HTTP/1.1 too, that the next one goes to the other.
         if let Some(node) = self.node.upgrade() {
             node.draining.store(true, Ordering::Relaxed);
+        }
+        // Before the other says a word: the manager listens to this one so far.
+        if let Ok((_, pid)) = channel.peer() {
+            Notify::from_environment().successor(pid);
         }
         self.stop.replace();
         let unread = || self.stop.unread.load(Ordering::SeqCst) >= self.sockets(count);
