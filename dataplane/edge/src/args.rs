@@ -27,6 +27,16 @@ pub struct Args {
     /// all is filled that is not in memory.
     #[arg(long, default_value_t = 1.0)]
     pub store_wait_seconds: f64,
+    /// Take the place of the running process of this node, without losing a request: its sockets, its store, its
+    /// QUIC clients. If this one cannot serve, that one goes on.
+    #[arg(long)]
+    pub replace: bool,
+    /// How long a process that was replaced serves the connections that it has, in seconds.
+    #[arg(long, default_value_t = 600)]
+    pub leave_seconds: u64,
+    /// For tests: when this file is there, the last core does what it says, `panic` or `hang`.
+    #[arg(long, hide = true)]
+    pub test_fault: Option<PathBuf>,
 }
 
 impl Args {

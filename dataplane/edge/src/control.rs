@@ -4,6 +4,8 @@
 //! and is said once; stopping tells routers and monitors first.
 
 use crate::core::Stop;
+use crate::handover::Offer;
+use crate::notify::Notify;
 use crate::origins;
 use crate::purge_file::PurgeFile;
 use crate::snapshot::Source;
@@ -12,6 +14,7 @@ use arc_swap::ArcSwapOption;
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -39,7 +42,16 @@ pub struct Control<'a> {
     pub ticks: Vec<Arc<AtomicU64>>,
     pub stop: Arc<Stop>,
     pub log_reopen: Arc<AtomicBool>,
-    pub threads: &'a [JoinHandle<()>],
+    pub cores: &'a [JoinHandle<()>],
+    pub keepers: &'a [JoinHandle<()>],
+    /// `None`: this process cannot be replaced.
+    pub offer: Option<Arc<Offer>>,
+    /// How long it serves what it has when it was.
+    pub leave: Duration,
+    /// Where this program lies; an upgrade puts another one there.
+    pub program: PathBuf,
+    pub successor: Option<Child>,
+    pub notify: Notify,
 }
 
 impl Control<'_> {
@@ -52,19 +64,27 @@ impl Control<'_> {
         let mut credentials_seen = HashMap::new();
         let mut running = snapshot;
         let mut stamps = self.certificate_stamps();
+        self.notify.ready(&format!("serving, generation {}", running.generation));
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
-            if self.threads.iter().any(JoinHandle::is_finished) {
-                self.stop.stop();
+            self.look_after_successor();
+            if self.stop.is_replaced() {
+                return self.leave(signal);
+            }
+            let keepers = if self.stop.has_no_store() { &[] } else { self.keepers };
+            if self.cores.iter().chain(keepers).any(JoinHandle::is_finished) {
+                self.stop();
                 return true;
             }
             match signal {
                 Some(Signal::Stop) => {
                     self.node.draining.store(true, Ordering::Relaxed);
                     beats.send(&self.node, ServingState::Draining);
-                    self.stop.stop();
+                    self.notify.stopping();
+                    self.stop();
                     return false;
                 }
+                Some(Signal::Replace) => self.start_successor(),
                 Some(Signal::Reload) => {
                     self.log_reopen.store(true, Ordering::Relaxed);
                     self.reload(&mut beats, &mut running);
@@ -87,9 +107,65 @@ impl Control<'_> {
                 }
             }
             if self.cores_alive(&mut last_ticks) {
+                self.notify.alive();
                 beats.send(&self.node, ServingState::Up);
             }
         }
+    }
+
+    fn stop(&self) {
+        if let Some(offer) = &self.offer {
+            offer.withdraw();
+        }
+        self.stop.stop();
+    }
+
+    fn look_after_successor(&mut self) {
+        if let Some(successor) = &mut self.successor
+            && let Ok(Some(status)) = successor.try_wait()
+        {
+            let id = &self.node.view.load().me.id;
+            eprintln!(
+                "tidegated {id}: process {} that was to replace it: {status}",
+                successor.id()
+            );
+            self.successor = None;
+        }
+    }
+
+    /// Starts the program anew, from where it lay when this process was started, to take this one's place.
+    fn start_successor(&mut self) {
+        let id = &self.node.view.load().me.id;
+        if let Some(successor) = &self.successor {
+            return eprintln!("tidegated {id}: process {} is about to replace it", successor.id());
+        }
+        let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
+        if !arguments.iter().any(|argument| argument == "--replace") {
+            arguments.push("--replace".into());
+        }
+        match Command::new(&self.program).args(arguments).env_remove("WATCHDOG_PID").spawn() {
+            Ok(successor) => {
+                eprintln!("tidegated {id}: process {} is to replace it", successor.id());
+                self.successor = Some(successor);
+            }
+            Err(error) => eprintln!(
+                "tidegated {id}: {} cannot be started, so that nothing changes: {error}",
+                self.program.display()
+            ),
+        }
+    }
+
+    /// Another process serves now: waits until the connections are over, or have taken too long, or a stop is asked for.
+    fn leave(&self, mut signal: Option<Signal>) -> bool {
+        let until = Instant::now() + self.leave;
+        while !self.cores.iter().all(JoinHandle::is_finished) {
+            if signal == Some(Signal::Stop) || Instant::now() >= until {
+                self.stop();
+                return false;
+            }
+            signal = signal::wait(HEARTBEAT_SPAN);
+        }
+        false
     }
 
     fn cores_alive(&self, last: &mut [(u64, Instant)]) -> bool {
@@ -135,6 +211,7 @@ impl Control<'_> {
             );
         }
         eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
+        self.notify.status(&format!("serving, generation {}", snapshot.generation));
         *beats = Beats::renewed(beats, &snapshot);
         self.node.view.store(Arc::new(view));
         *kept = snapshot;

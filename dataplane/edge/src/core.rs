@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,10 +35,18 @@ const STOP_LOOK: Duration = Duration::from_millis(10);
 /// For writing out what the store was given.
 const STORE_STOP: Duration = Duration::from_secs(5);
 
-/// Tells all cores to stop.
+/// Tells all cores to stop: at once but for what is under way, or when the connections that they have are over since another
+/// process takes the new ones.
 #[derive(Default)]
 pub struct Stop {
     stopped: AtomicBool,
+    replaced: AtomicBool,
+    /// Another process writes to the store, so that the keepers have ended.
+    no_store: AtomicBool,
+    /// Sockets for HTTP/3 that are not read any more.
+    pub unread: AtomicUsize,
+    /// Cores without a connection.
+    left: AtomicUsize,
     /// Cores that have nothing under way any more.
     quiet: AtomicUsize,
     waiters: Mutex<Vec<Waker>>,
@@ -47,6 +56,31 @@ impl Stop {
     /// Says so.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Another process has taken this one's place.
+    pub fn replace(&self) {
+        self.replaced.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Another process has the store.
+    pub fn give_store(&self) {
+        self.no_store.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether that was said.
+    pub fn has_no_store(&self) -> bool {
+        self.no_store.load(Ordering::SeqCst)
+    }
+
+    /// Whether [`Stop::replace`] was said.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self) {
         let waiters =
             std::mem::take(&mut *self.waiters.lock().unwrap_or_else(PoisonError::into_inner));
         for waiter in waiters {
@@ -57,7 +91,8 @@ impl Stop {
     async fn wait(&self) {
         poll_fn(|cx| {
             self.waiters.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
-            if self.stopped.load(Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+            let is_over = self.stopped.load(Ordering::SeqCst) || self.is_replaced();
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await
     }
@@ -84,6 +119,8 @@ pub struct CoreParts {
     /// Rises while the core is alive.
     pub ticks: Arc<AtomicU64>,
     pub drain_seconds: u64,
+    /// As [`crate::args::Args`] has it.
+    pub fault: Option<PathBuf>,
 }
 
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
@@ -101,31 +138,38 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         busy: Cell::new(0),
         lines: RefCell::new(Vec::new()),
     });
-    let open = Rc::new(Cell::new(true));
     let drain = Rc::new(Drain::default());
+    let replaced = Rc::new(Drain::default());
+    let mut listeners = Vec::new();
     for (listener, speaks) in parts.listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => {
+                let listener = Rc::new(listener);
                 let gate = Gate {
                     speaks,
                     tls: parts.tls.clone(),
                     callers: parts.callers.clone(),
-                    open: open.clone(),
                     drain: drain.clone(),
                 };
-                spawn(accept(core.clone(), listener, gate));
+                spawn(accept(core.clone(), listener.clone(), gate));
+                listeners.push(listener);
             }
             Err(error) => eprintln!("tidegated: core {}: a listener is lost: {error}", parts.index),
         }
     }
     for socket in parts.datagrams {
+        let stages =
+            Stages { drain: drain.clone(), replaced: replaced.clone(), stop: parts.stop.clone() };
         let (core, tls, callers) = (core.clone(), parts.tls.clone(), parts.callers.clone());
-        if let Err(error) = Endpoint::start(core, drain.clone(), tls, callers, socket) {
+        if let Err(error) = Endpoint::start(core, stages, tls, callers, socket) {
             eprintln!("tidegated: core {}: a socket for HTTP/3 is lost: {error}", parts.index);
         }
     }
     if core.index == 0 {
         spawn(next_hop::probe(core.clone()));
+    }
+    if let Some(file) = parts.fault.filter(|_| core.index + 1 == core.node.counters.len()) {
+        spawn(be_faulty(file));
     }
     let (ticking, ticks) = (core.clone(), parts.ticks);
     spawn(async move {
@@ -141,8 +185,13 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         }
     });
     parts.stop.wait().await;
-    open.set(false);
+    // What they took is served; what they did not is the successor's. They close when the last of it has been given out.
+    listeners.drain(..).for_each(|listener| listener.stop());
+    if parts.stop.is_replaced() {
+        replaced.begin();
+    }
     drain.begin();
+    leave(&core, &parts.stop).await;
     let quiet = async {
         loop {
             // Connections that say goodbye have begun to when it is looked at first.
@@ -172,17 +221,49 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     core.flush_log();
 }
 
+/// What no request can bring about, and tests have to.
+async fn be_faulty(file: PathBuf) {
+    loop {
+        sleep(TICK).await;
+        match std::fs::read(&file).as_deref() {
+            Ok(b"panic") => panic!("this core was told to end"),
+            Ok(b"hang") => std::thread::sleep(Duration::from_secs(3600)),
+            _ => {}
+        }
+    }
+}
+
+/// The connections of a process that was replaced end by themselves, however long that takes; a stop ends the wait.
+async fn leave(core: &Core, stop: &Stop) {
+    let is_stopped = || stop.stopped.load(Ordering::SeqCst);
+    while !is_stopped() && (core.clients.get() > 0 || core.busy.get() > 0) {
+        sleep(STOP_LOOK).await;
+    }
+    // Other cores may read from this one's fills.
+    stop.left.fetch_add(1, Ordering::SeqCst);
+    while !is_stopped() && stop.left.load(Ordering::SeqCst) < core.node.counters.len() {
+        sleep(STOP_LOOK).await;
+    }
+}
+
+/// What tells an endpoint of HTTP/3 how far this core is.
+pub struct Stages {
+    pub drain: Rc<Drain>,
+    /// Its socket is another process' from then on.
+    pub replaced: Rc<Drain>,
+    pub stop: Arc<Stop>,
+}
+
 /// What a listener lets in.
 struct Gate {
     speaks: Speaks,
     tls: Arc<ArcSwapOption<Tls>>,
     callers: Arc<Callers>,
-    open: Rc<Cell<bool>>,
     drain: Rc<Drain>,
 }
 
-async fn accept(core: Rc<Core>, listener: TcpListener, gate: Gate) {
-    let Gate { speaks, tls, callers, open, drain } = gate;
+async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, gate: Gate) {
+    let Gate { speaks, tls, callers, drain } = gate;
     loop {
         // An operator is let in whatever happens.
         while speaks != Speaks::Admin
@@ -191,10 +272,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener, gate: Gate) {
         {
             sleep(FULL_LOOK).await;
         }
-        let stream = listener.accept().await;
-        if !open.get() {
-            return;
-        }
+        let Some(stream) = listener.accept().await else { return };
         let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);

@@ -4,7 +4,7 @@
 //! ```text
 //! UDP socket <-> h3/endpoint.rs <-> h3/connection.rs <-> one task for each stream: head -> transaction -> h3/answer.rs
 //! h3/bucket.rs    how fast its packets may leave
-//! h3/post.rs      connection ids that name their core, and datagrams handed from core to core
+//! h3/post.rs      connection ids that name their process and core, and datagrams handed from one to the other
 //! ```
 //!
 //! Must stay true: what a client can make us hold is bounded by the limits here, and counted against the memory budget; what
@@ -18,13 +18,14 @@ mod endpoint;
 mod post;
 
 pub use endpoint::{Endpoint, EndpointParts};
-pub use post::Post;
+pub use post::{Elder, Post, read_letters};
 
 use crate::callers::Call;
 use crate::core::let_in;
 use crate::head::{HeadText, Refused};
 use crate::urgency::Urgency;
 use answer::Answer;
+use aws_lc_rs::{hkdf, hmac};
 use bytes::Bytes;
 use connection::{Connection, Ended, Opened};
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -77,12 +78,36 @@ const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
 /// After GOAWAY, for requests that were sent before it came over: so many round trips, but no longer.
 const GOODBYE_TRIPS: u32 = 2;
 const GOODBYE_SPAN_MAX: Duration = Duration::from_secs(1);
+/// No request of a client has a higher stream id.
+const STREAM_ID_LAST: u64 = (1 << 62) - 4;
 /// How often a connection that ends looks whether its last packet is out.
 const CLOSE_LOOK: Duration = Duration::from_millis(5);
 const CLOSE_SPAN_MAX: Duration = Duration::from_secs(1);
 
-/// What all connections have in common, with a new key for Retry tokens.
-pub fn template(crypto: Arc<QuicServerConfig>) -> ServerConfig {
+/// What processes that follow each other on the same sockets share, so that none contradicts another: from it follow the keys of
+/// Retry tokens and of stateless resets.
+#[derive(Clone)]
+pub struct Secret(pub [u8; SECRET_BYTES]);
+
+pub const SECRET_BYTES: usize = 32;
+
+impl Secret {
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn fresh() -> Result<Secret, String> {
+        let mut secret = [0; SECRET_BYTES];
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
+        Ok(Secret(secret))
+    }
+}
+
+/// What all connections have in common.
+pub struct Template {
+    server: ServerConfig,
+    reset_key: Arc<hmac::Key>,
+}
+
+pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
@@ -95,9 +120,14 @@ pub fn template(crypto: Arc<QuicServerConfig>) -> ServerConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
             SILENT_SPAN_MAX.as_millis() as u32
         ))));
-    let mut config = ServerConfig::with_crypto(crypto);
-    config.transport_config(Arc::new(transport)).max_incoming(HANDSHAKES_MAX);
-    config
+    let salt = |purpose: &[u8]| hkdf::Salt::new(hkdf::HKDF_SHA256, purpose);
+    let tokens = salt(b"tidegate quic tokens").extract(&secret.0);
+    let mut server = ServerConfig::new(crypto, Arc::new(tokens));
+    server.transport_config(Arc::new(transport)).max_incoming(HANDSHAKES_MAX);
+    let resets = hmac::Key::new(hmac::HMAC_SHA256, &secret.0);
+    let resets = hmac::sign(&resets, b"tidegate quic resets");
+    let reset_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, resets.as_ref()));
+    Template { server, reset_key }
 }
 
 /// Serves one connection to its end.
@@ -183,7 +213,7 @@ impl Session {
                     self.spawn_request(id);
                 }
                 Ok(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
-                Ok(Next::Drain) => return self.part(control, requests).await,
+                Ok(Next::Drain) => return self.part(endpoint, control, requests).await,
                 Ok(Next::Flood) => {
                     self.core.count(|c| &c.floods_total, 1);
                     let limits = self.core.node.view.load().me.machine.client_limits;
@@ -209,10 +239,44 @@ impl Session {
     }
 
     /// The client is told which requests are still answered; they are, and then the connection ends.
-    async fn part(&self, control: StreamId, requests: u64) {
+    async fn part(&self, endpoint: &Endpoint, control: StreamId, requests: u64) {
         let _busy = Under::way(&self.core);
         let connection = &self.connection;
+        let mut requests = requests;
         let mut goaway = Vec::new();
+        // First that there will be an end, so that nothing is lost that was asked for before that came over (RFC 9114 §5.2).
+        self.rules.borrow_mut().goaway(STREAM_ID_LAST, &mut goaway);
+        if !write_all(connection, control, goaway.clone()).await {
+            return;
+        }
+        let trips = (connection.quic.borrow().rtt() * GOODBYE_TRIPS).min(GOODBYE_SPAN_MAX);
+        // A process that was replaced has time: it waits until the client has heard, whatever that takes.
+        let has_time = endpoint.replaced.is_begun();
+        let span = if has_time { GOODBYE_SPAN_MAX } else { trips };
+        let mut pause = Box::pin(sleep(span));
+        loop {
+            let next = poll_fn(|cx| {
+                connection.watch(cx);
+                // What was asked comes before the end of the pause.
+                match self.poll_next() {
+                    Poll::Pending => pause.as_mut().poll(cx).map(|()| Next::Drain),
+                    next => next,
+                }
+            });
+            match next.await {
+                Next::Stream(Opened::Request(id)) => {
+                    requests += 1;
+                    self.spawn_request(id);
+                    if has_time {
+                        pause = Box::pin(sleep(span));
+                    }
+                }
+                Next::Stream(Opened::Unidirectional(id)) => self.spawn_uni(id),
+                Next::Drain => break,
+                Next::Flood | Next::Over => return,
+            }
+        }
+        goaway.clear();
         // Request streams have each fourth number (RFC 9000 §2.1).
         self.rules.borrow_mut().goaway(requests * 4, &mut goaway);
         if !write_all(connection, control, goaway).await {
@@ -237,8 +301,7 @@ impl Session {
             }
         };
         let ending = async {
-            let trip = connection.quic.borrow().rtt();
-            sleep((trip * GOODBYE_TRIPS).min(GOODBYE_SPAN_MAX)).await;
+            sleep(trips).await;
             while Rc::strong_count(&self.live) > 1 {
                 sleep(CLOSE_LOOK).await;
             }

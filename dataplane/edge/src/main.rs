@@ -12,9 +12,11 @@ mod core;
 mod drain;
 mod h2;
 mod h3;
+mod handover;
 mod head;
 mod log;
 mod names;
+mod notify;
 mod origins;
 mod purge_file;
 mod roll_file;
@@ -28,13 +30,19 @@ mod urgency;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// What the process ends with when a core has ended unasked (EX_SOFTWARE of sysexits.h): it is to be started again.
+const CORE_LOST_STATUS: u8 = 70;
+
 fn main() -> ExitCode {
     let args = args::Args::parse();
     match start::run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tidegated {}: {error}", args.node);
-            ExitCode::FAILURE
+            match error.is::<start::CoreLost>() {
+                true => ExitCode::from(CORE_LOST_STATUS),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }

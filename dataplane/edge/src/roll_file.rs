@@ -1,11 +1,13 @@
 //! The node's state folder: which devices have all purges and which are retired (`tidegate_store::Roll`).
 //!
-//! Must stay true: the file is there whole, or as it was before; one process at a time uses it.
+//! Must stay true: the file is there whole, or as it was before; one process at a time uses it. A process that is replaced lends
+//! it to its successor, lock and all, and does not touch it meanwhile.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 use tidegate_engine::stores::{Clerk, Written};
@@ -18,7 +20,13 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// The roll's file, held by this process.
 pub struct RollFile {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+    is_lent: AtomicBool,
+}
+
+/// The roll of `node` in the folder `dir`, and its lock.
+fn paths(dir: &Path, node: &str) -> (PathBuf, PathBuf) {
+    (dir.join(format!("{node}.roll")), dir.join(format!("{node}.lock")))
 }
 
 impl RollFile {
@@ -34,8 +42,7 @@ impl RollFile {
             )
         };
         fs::create_dir_all(dir).map_err(at)?;
-        let path = dir.join(format!("{node}.roll"));
-        let lock = dir.join(format!("{node}.lock"));
+        let (path, lock) = paths(dir, node);
         let file =
             File::options().create(true).truncate(false).write(true).open(lock).map_err(at)?;
         let mut tries = 0;
@@ -53,6 +60,19 @@ impl RollFile {
                 }
             }
         }
+        RollFile::read(path, file, node).map_err(at)
+    }
+
+    /// The same with the lock of the process that this one replaces, when that does not write to it any more.
+    ///
+    /// # Errors
+    /// The folder cannot be used.
+    pub fn inherit(dir: &Path, node: &str, lock: File) -> Result<(RollFile, Option<Roll>), String> {
+        RollFile::read(paths(dir, node).0, lock, node)
+            .map_err(|error| format!("state_dir {}: {error}", dir.display()))
+    }
+
+    fn read(path: PathBuf, lock: File, node: &str) -> io::Result<(RollFile, Option<Roll>)> {
         let roll = match fs::read_to_string(&path) {
             Ok(text) => {
                 let roll = Roll::decode(&text);
@@ -66,9 +86,19 @@ impl RollFile {
                 roll
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(at(error)),
+            Err(error) => return Err(error),
         };
-        Ok((RollFile { path, _lock: file }, roll))
+        Ok((RollFile { path, lock, is_lent: AtomicBool::new(false) }, roll))
+    }
+
+    /// What keeps others out.
+    pub fn lock(&self) -> &File {
+        &self.lock
+    }
+
+    /// Whether another process writes to it from now on.
+    pub fn lend(&self, is_lent: bool) {
+        self.is_lent.store(is_lent, Ordering::SeqCst);
     }
 
     /// Replaces the roll; it is on disk when this returns.
@@ -76,6 +106,9 @@ impl RollFile {
     /// # Errors
     /// The old one is there still.
     pub fn write(&self, roll: &str) -> Result<(), String> {
+        if self.is_lent.load(Ordering::SeqCst) {
+            return Err(format!("{}: this process is being replaced", self.path.display()));
+        }
         let write = || -> io::Result<()> {
             let fresh = self.path.with_extension("roll.new");
             let mut file = File::create(&fresh)?;

@@ -7,9 +7,11 @@ use crate::args::Args;
 use crate::callers::Callers;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
-use crate::h3::{self, EndpointParts, Post};
+use crate::h3::{self, EndpointParts, Post, Secret};
+use crate::handover::{Estate, Inherited, Predecessor, offer};
 use crate::log;
 use crate::names;
+use crate::notify::Notify;
 use crate::origins;
 use crate::purge_file::PurgeFile;
 use crate::roll_file::RollFile;
@@ -18,6 +20,7 @@ use crate::store::{self, Refusal};
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use quinn_proto::crypto::rustls::QuicServerConfig;
+use std::cell::Cell;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -47,15 +50,33 @@ const KEEPER_ENTRIES: u32 = 256;
 
 type Failure = Box<dyn Error>;
 
+/// A core, or a keeper, ended by a fault of its own.
+#[derive(Debug)]
+pub struct CoreLost(&'static str);
+
+impl std::fmt::Display for CoreLost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for CoreLost {}
+
 /// What a keeper says of its device.
 enum Word {
     /// It takes part.
     Entered,
-    /// It has been read.
+    /// It has been read; another process may still write to it.
+    Read,
+    /// It is used.
     Ready,
     Refused(Refusal),
 }
 
+/// How long a start that replaces a process waits for what the devices hold: that one serves meanwhile.
+const READ_SPAN: Duration = Duration::from_secs(60);
+/// And then for their epochs to be written.
+const WRITE_SPAN: Duration = Duration::from_secs(5);
 /// How long a start waits for superblocks; a device that takes longer takes part when its own has been read.
 const ENTER_SPAN: Duration = Duration::from_secs(5);
 
@@ -64,6 +85,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     signal::block()?; // before any thread, so that only the control thread gets them
     let _limit = signal::raise_descriptor_limit();
     tidegate_ring::give_back_large_pieces();
+    let program = std::env::current_exe()?; // now: what lies there later is the next version
     let mut source = Source::new(args.snapshot.clone(), args.trust.clone());
     let snapshot = source.read()?;
     let hops = Arc::new(Hops::default());
@@ -93,17 +115,30 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         )
         .into());
     }
-    // Before anything is touched: nobody else may run as this node.
-    let roll = match me.machine.stores.is_empty() {
-        true => None,
-        false => Some(RollFile::open(me.machine.state_dir.as_ref(), &me.id)?),
+    let state_dir: &Path = me.machine.state_dir.as_ref();
+    let (predecessor, mut inherited) = match args.replace {
+        true => {
+            let (predecessor, inherited) = Predecessor::ask(state_dir, &me.id)?;
+            (Some(predecessor), inherited)
+        }
+        false => (None, Inherited::default()),
     };
-    let mut datagrams =
-        match (me.http3_port(), certificate.load().as_ref().and_then(|tls| tls.quic())) {
-            (Some(port), Some(crypto)) => datagrams(&me, port, cores, crypto)?,
-            _ => (0..cores).map(|_| Vec::new()).collect(),
-        };
-    let mut listeners = (0..cores).map(|core| listen(&me, core)).collect::<Result<Vec<_>, _>>()?;
+    let lock = inherited.lock.take();
+    let has_stores = !me.machine.stores.is_empty();
+    // Before anything is touched: nobody else may run as this node.
+    let mut roll = match has_stores && lock.is_none() {
+        true => Some(RollFile::open(state_dir, &me.id)?),
+        false => None,
+    };
+    let mut sockets = Sockets::new(cores, inherited)?;
+    sockets.listen(&me)?;
+    if let (Some(port), Some(tls)) = (me.http3_port(), certificate.load().as_ref())
+        && let Some(crypto) = tls.quic()
+    {
+        sockets.bind_datagrams(&me, port, crypto)?;
+    }
+    // Where nobody shall be served any more, the running process is the last to.
+    let Sockets { inherited: _, mut listeners, mut datagrams, estate } = sockets;
     let plan = me
         .machine
         .memory(cores as u64, me.machine.stores.iter().map(store::size).sum())
@@ -144,16 +179,34 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             stop: stop.clone(),
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,
+            fault: args.test_fault.clone(),
         };
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
-    let (stores, keepers) = start_stores(args, &me, roll, &arena)?;
-    threads.extend(keepers);
+    if let Some(predecessor) = &predecessor {
+        predecessor.pause_store()?;
+        if let (true, Some(lock)) = (has_stores, lock) {
+            roll = Some(RollFile::inherit(state_dir, &me.id, lock)?);
+        }
+    }
+    let (opening, roll) = match roll {
+        None => (Opening::nothing(), None),
+        Some((file, roll)) => {
+            let file = Arc::new(file);
+            (Opening::start(&me, &file, roll, &arena, predecessor.is_some())?, Some(file))
+        }
+    };
+    let (stores, keepers) = opening.end(args, &me, roll.as_deref(), predecessor.as_ref())?;
     // Nobody is served yet: what was purged while this node was away is not given to anybody.
     let mut purges = PurgeFile::beside(&args.snapshot);
     purges.begin(&stores, &view);
     let lines = writer.lines.clone();
     let node = Arc::new(Node::new(view, hops, plan, stores, arena, counters, lines));
+    if let Some(predecessor) = predecessor
+        && let Err(why) = predecessor.take_over()
+    {
+        eprintln!("{why}"); // the store is this one's, and clients wait
+    }
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
     }
@@ -164,6 +217,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         me.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         snapshot.generation,
     );
+    let offer = offer(state_dir, &node, roll, estate, stop.clone());
+    let offer = offer.map_err(|error| {
+        eprintln!(
+            "tidegated {}: it cannot be replaced while it runs: {}: {error}\n    mend: give it a state_dir that this user may \
+             write to",
+            me.id,
+            state_dir.display()
+        );
+    });
     let control = control::Control {
         node: node.clone(),
         source,
@@ -172,68 +234,129 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         ticks,
         stop,
         log_reopen: writer.reopen.clone(),
-        threads: &threads,
+        cores: &threads,
+        keepers: &keepers,
+        offer: offer.ok(),
+        leave: Duration::from_secs(args.leave_seconds),
+        program,
+        successor: None,
+        notify: Notify::from_environment(),
     };
     let lost = control.run(snapshot);
-    for thread in threads {
+    for thread in threads.into_iter().chain(keepers) {
         if thread.join().is_err() {
-            return Err("a core ended by a broken invariant; see the message above".into());
+            return Err(
+                CoreLost("a core ended by a broken invariant; see the message above").into()
+            );
         }
     }
     drop(node);
     drop(writer.lines);
     let _ended = writer.thread.join();
-    if lost { Err("a core ended unasked".into()) } else { Ok(()) }
+    if lost { Err(CoreLost("a core ended unasked").into()) } else { Ok(()) }
 }
 
-/// Listening sockets of one core: traffic on all addresses, admin on the first, on core 0 only.
-fn listen(me: &Server, core: usize) -> Result<Vec<(TcpListener, Speaks)>, String> {
-    let mut wanted = Vec::new();
-    for address in &me.addresses {
-        wanted.extend(me.http_port.map(|port| (SocketAddr::new(*address, port), Speaks::Http)));
-        wanted.extend(me.https_port.map(|port| (SocketAddr::new(*address, port), Speaks::Https)));
+/// The sockets of all cores, and copies of them for a successor.
+struct Sockets {
+    inherited: Inherited,
+    listeners: Vec<Vec<(TcpListener, Speaks)>>,
+    datagrams: Vec<Vec<EndpointParts>>,
+    estate: Estate,
+}
+
+impl Sockets {
+    fn new(cores: usize, mut inherited: Inherited) -> Result<Sockets, String> {
+        let secret = match inherited.secret.take() {
+            Some(secret) => secret,
+            None => Secret::fresh()?,
+        };
+        let (listeners, datagrams, posts) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Sockets {
+            inherited,
+            listeners: (0..cores).map(|_| Vec::new()).collect(),
+            datagrams: (0..cores).map(|_| Vec::new()).collect(),
+            estate: Estate { listeners, datagrams, posts, secret },
+        })
     }
-    if core == 0
-        && let Some(first) = me.addresses.first()
-    {
-        wanted.push((SocketAddr::new(*first, me.admin_port), Speaks::Admin));
+
+    /// Listening sockets: traffic on all addresses and cores, admin on the first.
+    fn listen(&mut self, me: &Server) -> Result<(), String> {
+        let cores = self.listeners.len();
+        for address in &me.addresses {
+            for (port, speaks) in [(me.http_port, Speaks::Http), (me.https_port, Speaks::Https)] {
+                if let Some(port) = port {
+                    self.listen_at(me, SocketAddr::new(*address, port), speaks, cores)?;
+                }
+            }
+        }
+        match me.addresses.first() {
+            Some(ip) => self.listen_at(me, SocketAddr::new(*ip, me.admin_port), Speaks::Admin, 1),
+            None => Ok(()),
+        }
     }
-    wanted
-        .into_iter()
-        .map(|(address, speaks)| match bound_listener(address, BACKLOG) {
-            Ok(listener) => Ok((listener, speaks)),
-            Err(e) => Err(format!(
+
+    /// At least `count` of them, one for each core in turn. Clients wait in all that another process had.
+    fn listen_at(
+        &mut self,
+        me: &Server,
+        address: SocketAddr,
+        speaks: Speaks,
+        count: usize,
+    ) -> Result<(), String> {
+        let cores = self.listeners.len();
+        let failed = |e: std::io::Error| {
+            format!(
                 "cannot listen on {address}: {e}\n    mend: see who has it by `ss -ltnp`, or give server {} another port",
                 me.id
-            )),
-        })
-        .collect()
-}
+            )
+        };
+        let mut sockets = self.inherited.listeners(address);
+        while sockets.len() < count {
+            sockets.push(bound_listener(address, BACKLOG).map_err(failed)?);
+        }
+        for (number, socket) in sockets.into_iter().enumerate() {
+            self.estate.listeners.push((address, socket.try_clone().map_err(failed)?));
+            let core = if speaks == Speaks::Admin { 0 } else { number % cores };
+            self.listeners[core].push((socket, speaks));
+        }
+        Ok(())
+    }
 
-/// Sockets for HTTP/3 of all cores, on all addresses.
-fn datagrams(
-    me: &Server,
-    port: u16,
-    cores: usize,
-    crypto: &Arc<QuicServerConfig>,
-) -> Result<Vec<Vec<EndpointParts>>, String> {
-    let template = Arc::new(h3::template(crypto.clone()));
-    // Processes that follow each other on one port differ in it.
-    let began = tidegate_ring::started().1.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut all: Vec<Vec<EndpointParts>> = (0..cores).map(|_| Vec::new()).collect();
-    for address in me.addresses.iter().map(|ip| SocketAddr::new(*ip, port)) {
-        let post = Arc::new(Post::new(cores, began.as_secs() as u8));
-        for parts in &mut all {
-            let socket = bound_datagrams(address).map_err(|e| {
+    /// Sockets for HTTP/3, on all addresses and cores.
+    fn bind_datagrams(
+        &mut self,
+        me: &Server,
+        port: u16,
+        crypto: &Arc<QuicServerConfig>,
+    ) -> Result<(), String> {
+        let cores = self.datagrams.len();
+        let template = Arc::new(h3::template(crypto.clone(), &self.estate.secret));
+        // Processes that follow each other on one port differ in it.
+        let began = tidegate_ring::started().1.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let generation = self.inherited.generation(began.as_secs() as u8);
+        for address in me.addresses.iter().map(|ip| SocketAddr::new(*ip, port)) {
+            let failed = |e: std::io::Error| {
                 format!(
                     "cannot bind UDP {address}: {e}\n    mend: see who has it by `ss -lunp`, or give server {} http3 = false",
                     me.id
                 )
-            })?;
-            parts.push(EndpointParts { socket, post: post.clone(), template: template.clone() });
+            };
+            let mut sockets = self.inherited.datagrams(address);
+            while sockets.len() < cores {
+                sockets.push(bound_datagrams(address).map_err(failed)?);
+            }
+            let elders = self.inherited.elders(address);
+            let post = Arc::new(Post::new(sockets.len(), generation, elders));
+            self.estate.posts.push((address, post.clone()));
+            for (index, socket) in sockets.into_iter().enumerate() {
+                self.estate.datagrams.push((address, socket.try_clone().map_err(failed)?));
+                let (post, template) = (post.clone(), template.clone());
+                let parts = EndpointParts { socket, post, index, template };
+                self.datagrams[index % cores].push(parts);
+            }
         }
+        Ok(())
     }
-    Ok(all)
 }
 
 fn start_core(
@@ -285,61 +408,113 @@ fn twins(me: &Server) -> Option<(&str, &str)> {
     Some((&stores[first].path, &stores[second].path))
 }
 
-/// Starts the keepers of all devices side by side, and waits for what they are, and a while for what they hold.
-fn start_stores(
-    args: &Args,
-    me: &Server,
-    roll: Option<(RollFile, Option<Roll>)>,
-    arena: &Arc<Arena>,
-) -> Result<(Arc<Stores>, Vec<JoinHandle<()>>), Failure> {
-    let Some((file, roll)) = roll else { return Ok((Arc::new(Stores::none()), Vec::new())) };
-    let file = Arc::new(file);
-    let devices = me.machine.stores.iter().map(|device| {
-        let admission = AdmissionState::new(me.machine.store_admission, store::size(device));
-        (device.path.clone().into(), Arc::new(admission))
-    });
-    let stores = Arc::new(Stores::new(devices.collect(), roll, Box::new(file.clone().clerk()?)));
-    let (give_word, words) = channel();
-    let mut threads = Vec::new();
-    for (index, face) in stores.devices().iter().enumerate() {
-        let keeper = Keeper {
-            me: me.clone(),
-            index,
-            face: face.clone(),
-            stores: stores.clone(),
-            arena: arena.clone(),
-        };
-        threads.push(start_keeper(keeper, give_word.clone())?);
+/// Devices that are being opened, side by side.
+struct Opening {
+    stores: Arc<Stores>,
+    threads: Vec<JoinHandle<()>>,
+    words: Receiver<(usize, Word)>,
+    heard: Heard,
+    /// Tell the keepers that they may write.
+    turns: Vec<Sender<()>>,
+    started: Instant,
+}
+
+impl Opening {
+    /// No device.
+    fn nothing() -> Opening {
+        Opening::of(Arc::new(Stores::none()), channel().1)
     }
-    drop(give_word);
-    let started = Instant::now();
-    let mut heard = Heard { progress: vec![Progress::Silent; threads.len()], refusals: Vec::new() };
-    heard.listen(&words, started + ENTER_SPAN, Progress::Entered);
-    if let Some(roll) = stores.unsaved_roll() {
-        file.write(&roll).map_err(|why| {
-            format!("server {}: the roll of devices cannot be written: {why}\n    mend: make room, or give another state_dir", me.id)
-        })?;
+
+    fn of(stores: Arc<Stores>, words: Receiver<(usize, Word)>) -> Opening {
+        let progress = vec![Progress::Silent; stores.devices().len()];
+        let heard = Heard { progress, refusals: Vec::new() };
+        let (threads, turns, started) = (Vec::new(), Vec::new(), Instant::now());
+        Opening { stores, threads, words, heard, turns, started }
     }
-    heard.listen(&words, started + args.store_wait(), Progress::Ready);
-    let Heard { progress, refusals } = heard;
-    let is_retired = |refusal: &Refusal| matches!(refusal, Refusal::Retired(_));
-    // Serving without any would hide that the configuration, or the only disk, is wrong.
-    if refusals.len() == threads.len() && !refusals.iter().any(is_retired) {
-        let all: Vec<String> = refusals.iter().map(ToString::to_string).collect();
-        return Err(all.join("\n").into());
-    }
-    for refusal in refusals {
-        eprintln!("tidegated {}: {refusal}", me.id);
-    }
-    for (store, progress) in me.machine.stores.iter().zip(progress) {
-        if progress < Progress::Ready {
-            eprintln!(
-                "tidegated {}: store {}: still being read; serving without it meanwhile",
-                me.id, store.path
-            );
+
+    /// Starts the keepers. `is_lent`: they write nothing before they are told.
+    fn start(
+        me: &Server,
+        file: &Arc<RollFile>,
+        roll: Option<Roll>,
+        arena: &Arc<Arena>,
+        is_lent: bool,
+    ) -> Result<Opening, Failure> {
+        let devices = me.machine.stores.iter().map(|device| {
+            let admission = AdmissionState::new(me.machine.store_admission, store::size(device));
+            (device.path.clone().into(), Arc::new(admission))
+        });
+        let clerk = Box::new(file.clone().clerk()?);
+        let stores = Arc::new(Stores::new(devices.collect(), roll, clerk));
+        let (give_word, words) = channel();
+        let mut opening = Opening::of(stores.clone(), words);
+        for (index, face) in stores.devices().iter().enumerate() {
+            let turn = is_lent.then(|| {
+                let (give, take) = channel();
+                opening.turns.push(give);
+                take
+            });
+            let (me, face) = (me.clone(), face.clone());
+            let (stores, arena) = (stores.clone(), arena.clone());
+            let keeper = Keeper { me, index, face, stores, arena, turn: Cell::new(turn) };
+            opening.threads.push(start_keeper(keeper, give_word.clone())?);
         }
+        Ok(opening)
     }
-    Ok((stores, threads))
+
+    /// Waits for what the devices are, takes them over from the process that has them, and waits a while for what they
+    /// hold.
+    fn end(
+        mut self,
+        args: &Args,
+        me: &Server,
+        file: Option<&RollFile>,
+        predecessor: Option<&Predecessor>,
+    ) -> Result<(Arc<Stores>, Vec<JoinHandle<()>>), Failure> {
+        let Opening { words, heard, stores, started, .. } = &mut self;
+        heard.listen(words, *started + ENTER_SPAN, Progress::Entered);
+        if let Some(predecessor) = predecessor {
+            heard.listen(words, *started + READ_SPAN, Progress::Read);
+            heard.check(stores)?;
+            predecessor.take_store()?;
+            // The others go on reading, and need not ask.
+            for turn in &self.turns {
+                let _reads_no_more = turn.send(());
+            }
+        }
+        if let (Some(roll), Some(file)) = (self.stores.unsaved_roll(), file)
+            && let Err(why) = file.write(&roll)
+        {
+            let why = format!(
+                "server {}: the roll of devices cannot be written: {why}\n    mend: make room, or give another state_dir",
+                me.id
+            );
+            // There is no way back to a process that has given its store away; purges are refused until it is written.
+            match predecessor {
+                None => return Err(why.into()),
+                Some(_) => eprintln!("{why}"),
+            }
+        }
+        let patience = match predecessor {
+            Some(_) => Instant::now() + WRITE_SPAN,
+            None => self.started + args.store_wait(),
+        };
+        self.heard.listen(&self.words, patience, Progress::Ready);
+        self.heard.check(&self.stores)?;
+        let Heard { progress, refusals } = self.heard;
+        for refusal in refusals {
+            eprintln!("tidegated {}: {refusal}", me.id);
+        }
+        for (store, progress) in me.machine.stores.iter().zip(progress) {
+            if progress < Progress::Ready {
+                eprintln!(
+                    "tidegated {}: store {}: still being read; serving without it meanwhile",
+                    me.id, store.path
+                );
+            }
+        }
+        Ok((self.stores, self.threads))
+    }
 }
 
 /// How far a device is.
@@ -347,6 +522,7 @@ fn start_stores(
 enum Progress {
     Silent,
     Entered,
+    Read,
     Ready,
     Refused,
 }
@@ -358,6 +534,16 @@ struct Heard {
 }
 
 impl Heard {
+    /// Serving without any device would hide that the configuration, or the only disk, is wrong.
+    fn check(&self, stores: &Stores) -> Result<(), String> {
+        let is_retired = |refusal: &Refusal| matches!(refusal, Refusal::Retired(_));
+        let (count, all) = (self.refusals.len(), stores.devices().len());
+        if count < all || count == 0 || self.refusals.iter().any(is_retired) {
+            return Ok(());
+        }
+        Err(self.refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+
     /// Listens until all are so far, or it is that late.
     fn listen(&mut self, words: &Receiver<(usize, Word)>, until: Instant, least: Progress) {
         while self.progress.iter().any(|progress| *progress < least) {
@@ -365,6 +551,7 @@ impl Heard {
             let Ok((index, word)) = words.recv_timeout(left) else { return };
             self.progress[index] = match word {
                 Word::Entered => Progress::Entered,
+                Word::Read => Progress::Read,
                 Word::Ready => Progress::Ready,
                 Word::Refused(refusal) => {
                     self.refusals.push(refusal);
@@ -382,6 +569,8 @@ struct Keeper {
     face: Arc<StoreFace>,
     stores: Arc<Stores>,
     arena: Arc<Arena>,
+    /// Tells when it may write, if another process does so far.
+    turn: Cell<Option<Receiver<()>>>,
 }
 
 /// The thread of a device's keeper. Its checksums and copies take no core's time from the requests there, and its
@@ -438,13 +627,24 @@ impl Keeper {
         &self,
         words: &Sender<(usize, Word)>,
     ) -> Result<impl Future<Output = ()> + use<>, Refusal> {
-        let Keeper { me, index, face, stores, arena } = self;
+        let Keeper { me, index, face, stores, arena, turn } = self;
         let path = face.path.display();
         let wanted = &me.machine.stores[*index];
         let device = store::enter(wanted, face, stores, arena.clone()).await?;
         let _served_already = words.send((*index, Word::Entered));
-        let (store, report) =
-            store::read(&me.machine, &face.path, device).await.map_err(Refusal::Bad)?;
+        // Once: a device that is tried again is tried when it is ours.
+        let turn = turn.take();
+        let is_lent = turn.is_some();
+        let (mut store, mut report) =
+            store::read(&me.machine, &face.path, device, is_lent).await.map_err(Refusal::Bad)?;
+        if let Some(turn) = turn {
+            let _heard = words.send((*index, Word::Read));
+            // Nothing else runs on this thread yet.
+            if turn.recv().is_err() {
+                return Err(Refusal::Bad(format!("store {path}: it stays with another process")));
+            }
+            report.epoch_error = store.promote(&mut report).await.err();
+        }
         eprintln!(
             "tidegated {}: store {path}: {} extents in {} of {} segments ({} walked), {} bad",
             me.id,

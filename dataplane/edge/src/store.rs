@@ -117,17 +117,19 @@ pub async fn enter(
     }
 }
 
-/// Recovers what a device holds.
+/// Recovers what a device holds. `is_lent`: another process may write to it again, so that this one does not yet.
 pub async fn read(
     machine: &Machine,
     path: &Path,
     device: RingDevice,
+    is_lent: bool,
 ) -> Result<(Store<RingDevice>, RecoveryReport), String> {
     let index_bytes_max = index_bytes(device.size(), machine.store_extent_bytes);
     let how = OpenOptions {
         extent_mean_bytes: machine.store_extent_bytes,
         index_bytes_max: index_bytes_max.max(INDEX_BYTES_MIN),
         discard: machine.store_discard,
+        read_only: is_lent,
         ..OpenOptions::default()
     };
     let opened = Store::open(device, how).await;

@@ -4,7 +4,8 @@
 //! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
 //! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
 //! after it, nor written again at reclaim. An invalidation is written, or the device is out: as with a purge, who cannot
-//! take it would bring back what is gone.
+//! take it would bring back what is gone. A keeper that has lent its device to another process writes nothing before it has
+//! it back ([`KeepQueue::lend`]): nothing but invalidations is kept meanwhile, and purges are refused.
 
 use crate::admission::{Budget, Level};
 use crate::clock;
@@ -67,6 +68,17 @@ enum Work {
     Purges(Vec<(Purge, Arc<Receipt>)>),
     /// A device that could not be used is to be tried again.
     Retry,
+    Lend,
+}
+
+/// Who may write to the device.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Hand {
+    #[default]
+    Ours,
+    /// What is there is still to be written out.
+    Asked,
+    Lent,
 }
 
 #[derive(Default)]
@@ -85,6 +97,7 @@ struct Inner {
     given: u64,
     /// Numbers up to this one are written.
     taken: u64,
+    hand: Hand,
     closed: bool,
     done: bool,
     keeper: Option<Waker>,
@@ -128,7 +141,10 @@ impl KeepQueue {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             // A few bytes each, for which there is room behind all others.
             let shares = if keep.is_invalidation { 2 } else { 1 };
-            if inner.bytes + keep.payload.len() > shares * self.share(QUEUE_BYTES_MAX) {
+            let is_full = inner.bytes + keep.payload.len() > shares * self.share(QUEUE_BYTES_MAX);
+            // An invalidation waits for the device to come back.
+            let is_away = inner.hand != Hand::Ours && !keep.is_invalidation;
+            if is_full || is_away || inner.done {
                 return false;
             }
             inner.bytes += keep.payload.len();
@@ -163,11 +179,14 @@ impl KeepQueue {
     pub fn push_purge(&self, purge: Purge, receipt: Arc<Receipt>) {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.done {
+            let refused = match inner.hand {
+                _ if inner.done => Some("the store is closed; this process is stopping"),
+                Hand::Ours => None,
+                Hand::Asked | Hand::Lent => Some("this process is being replaced by another"),
+            };
+            if let Some(why) = refused {
                 drop(inner);
-                receipt
-                    .give(u64::MAX, Err("the store is closed; this node is stopping".to_owned()));
-                return;
+                return receipt.give(u64::MAX, Err(why.to_owned()));
             }
             inner.purges.push((purge, receipt));
             inner.keeper.take()
@@ -189,7 +208,7 @@ impl KeepQueue {
     pub fn push_remove(&self, remove: Remove) {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            if inner.removals.len() >= REMOVALS_MAX {
+            if inner.removals.len() >= REMOVALS_MAX || inner.hand != Hand::Ours {
                 return;
             }
             inner.removals.push_back(remove);
@@ -230,6 +249,59 @@ impl KeepQueue {
         keeper.into_iter().for_each(Waker::wake);
     }
 
+    /// Has what is there written out, and nothing after that, so that another process may write to the device.
+    /// Closed then, the device is the other's for good.
+    pub fn lend(&self) {
+        self.set_hand(Hand::Ours, Hand::Asked);
+    }
+
+    /// Whether this process writes to the device.
+    pub fn is_ours(&self) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.hand == Hand::Ours && !inner.done
+    }
+
+    /// Whether nothing is written any more after [`KeepQueue::lend`].
+    pub fn is_lent(&self) -> bool {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.hand == Hand::Lent || inner.done
+    }
+
+    /// The other process has not written to the device and never will: this one goes on.
+    pub fn take_back(&self) {
+        self.set_hand(Hand::Asked, Hand::Ours);
+        self.set_hand(Hand::Lent, Hand::Ours);
+    }
+
+    fn set_hand(&self, from: Hand, to: Hand) {
+        let keeper = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.hand != from {
+                return;
+            }
+            inner.hand = to;
+            inner.keeper.take()
+        };
+        keeper.into_iter().for_each(Waker::wake);
+    }
+
+    /// All is written out: waits until the device comes back. `false`: it does not.
+    async fn lent(&self) -> bool {
+        self.set_hand(Hand::Asked, Hand::Lent);
+        poll_fn(|cx| {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            if inner.hand == Hand::Ours {
+                return Poll::Ready(true);
+            }
+            if inner.closed {
+                return Poll::Ready(false);
+            }
+            inner.keeper = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Whether the keeper has ended after [`KeepQueue::close`].
     pub fn is_done(&self) -> bool {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).done
@@ -263,6 +335,7 @@ impl KeepQueue {
                     inner.taken += 1;
                     Poll::Ready(Some(Work::Keep(keep)))
                 }
+                None if inner.hand == Hand::Asked => Poll::Ready(Some(Work::Lend)),
                 None if inner.closed => Poll::Ready(None),
                 None => {
                     inner.keeper = Some(cx.waker().clone());
@@ -429,8 +502,9 @@ pub async fn decline(face: &StoreFace) -> bool {
                 face.try_again();
                 return true;
             }
+            Work::Lend if !face.queue.lent().await => break,
             Work::Keep(_) => face.queue.left_out(),
-            Work::Remove(_) => {}
+            Work::Lend | Work::Remove(_) => {}
         }
     }
     face.queue.finished();
@@ -510,6 +584,19 @@ async fn run(
         match next {
             Ok(Some(Work::Purges(asked))) => write_purges(&mut store, &face, &stores, asked).await,
             Ok(Some(Work::Retry)) => {} // it is in use
+            Ok(Some(Work::Lend)) => {
+                let _counted = store.flush_pending().await;
+                while !unproven.keeps.is_empty() {
+                    unproven.prove(&mut store, &face).await;
+                    let _counted = store.flush_pending().await;
+                }
+                let _counted = store.note_written().await;
+                queue.written();
+                (flush_at, unflushed) = (None, 0);
+                if !queue.lent().await {
+                    return queue.finished();
+                }
+            }
             Ok(Some(Work::Remove(remove))) => {
                 store.remove(&ExtentKey::head(remove.key));
                 for block in 0..remove.blocks {

@@ -358,7 +358,8 @@ impl Driver {
         }
     }
 
-    fn cancel(&self, token: u64) {
+    /// Asks the kernel to end an operation; its completion comes all the same.
+    pub(crate) fn cancel(&self, token: u64) {
         let entry = opcode::AsyncCancel::new(token).build().user_data(IGNORED);
         // SAFETY: the entry names no memory.
         unsafe { self.push(&entry) };
@@ -442,6 +443,11 @@ pub(crate) struct AcceptStream {
 }
 
 impl AcceptStream {
+    /// Its name, for [`Driver::cancel`].
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+
     /// The next connection; `None` when the kernel has ended the stream.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<OwnedFd>>> {
         let mut table = self.driver.table.borrow_mut();

@@ -1,5 +1,5 @@
 //! The one crate that talks to io_uring, and the only one with unsafe code: ring, executor, buffers, sockets,
-//! files, timers, core-to-core wake-ups.
+//! files, timers, core-to-core wake-ups; channels to other processes.
 //!
 //! One [`Runtime`] per thread. Everything made on it stays on it (`!Send`); what crosses cores is a [`std::task::Waker`]
 //! (each task may be woken from any thread; on a ring thread that is one MSG_RING message) or a [`Buf`].
@@ -17,6 +17,7 @@
 #![allow(unsafe_code)] // this crate is the rim; every block carries its reason
 
 mod buffer;
+mod channel;
 mod driver;
 mod executor;
 mod file;
@@ -30,6 +31,7 @@ mod time;
 mod udp;
 
 pub use buffer::{Arena, ArenaOptions, Buf, give_back_large_pieces};
+pub use channel::{Channel, ChannelListener, DESCRIPTORS_MAX};
 pub use driver::{Options, Stats};
 pub use executor::{JoinHandle, Runtime, spawn, stats, yield_now};
 #[cfg(not(feature = "sim"))]

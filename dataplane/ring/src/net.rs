@@ -129,13 +129,21 @@ fn socket_address(address: SocketAddr) -> (Box<libc::sockaddr_storage>, libc::so
 pub struct TcpListener {
     socket: Rc<std::net::TcpListener>,
     stream: RefCell<Option<AcceptStream>>,
+    /// The repeating operation under way.
+    armed: Cell<Option<u64>>,
+    is_stopped: Cell<bool>,
 }
 
 impl TcpListener {
     /// Takes a listening socket (see [`bound_listener`]).
     pub fn from_std(socket: std::net::TcpListener) -> io::Result<TcpListener> {
         socket.set_nonblocking(true)?;
-        Ok(TcpListener { socket: Rc::new(socket), stream: RefCell::new(None) })
+        Ok(TcpListener {
+            socket: Rc::new(socket),
+            stream: RefCell::new(None),
+            armed: Cell::new(None),
+            is_stopped: Cell::new(false),
+        })
     }
 
     /// Address it listens on.
@@ -143,19 +151,37 @@ impl TcpListener {
         self.socket.local_addr()
     }
 
-    /// The next connection. Does not fail: when descriptors or memory run out it counts, pauses and goes on.
+    /// Takes no more connections from the kernel: those that wait there stay, for whoever shares the socket.
+    /// [`TcpListener::accept`] gives those that were taken, then `None`.
+    pub fn stop(&self) {
+        self.is_stopped.set(true);
+        if let Some(token) = self.armed.take() {
+            current().driver.cancel(token);
+        }
+    }
+
+    /// The next connection; `None` after [`TcpListener::stop`]. Does not fail: when descriptors or memory run out it
+    /// counts, pauses and goes on.
     /// For one waiter at a time; dropping the future closes connections that arrived and were not taken.
-    pub async fn accept(&self) -> TcpStream {
+    pub async fn accept(&self) -> Option<TcpStream> {
         loop {
             let local = current();
-            let mut stream = self.stream.borrow_mut().take().unwrap_or_else(|| {
-                local.driver.accept_stream(self.socket.as_raw_fd(), Box::new(self.socket.clone()))
-            });
+            let kept = self.stream.borrow_mut().take();
+            let mut stream = match kept {
+                Some(stream) => stream,
+                None if self.is_stopped.get() => return None,
+                None => {
+                    let held = Box::new(self.socket.clone());
+                    let stream = local.driver.accept_stream(self.socket.as_raw_fd(), held);
+                    self.armed.set(Some(stream.token()));
+                    stream
+                }
+            };
             let outcome = std::future::poll_fn(|cx| stream.poll_next(cx)).await;
             match outcome {
                 Some(Ok(fd)) => {
                     *self.stream.borrow_mut() = Some(stream);
-                    return TcpStream::of(Rc::new(std::net::TcpStream::from(fd)));
+                    return Some(TcpStream::of(Rc::new(std::net::TcpStream::from(fd))));
                 }
                 Some(Err(error)) => {
                     let scarce = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];

@@ -10,6 +10,8 @@ pub enum Signal {
     Stop,
     /// SIGHUP.
     Reload,
+    /// SIGUSR2.
+    Replace,
 }
 
 fn set() -> libc::sigset_t {
@@ -17,7 +19,7 @@ fn set() -> libc::sigset_t {
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: writes to a live value.
     unsafe { libc::sigemptyset(&mut set) };
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2] {
         // SAFETY: writes to a live, initialised value.
         unsafe { libc::sigaddset(&mut set, signal) };
     }
@@ -41,6 +43,7 @@ pub fn wait(span: Duration) -> Option<Signal> {
     match unsafe { libc::sigtimedwait(&set(), std::ptr::null_mut(), &time) } {
         libc::SIGTERM | libc::SIGINT => Some(Signal::Stop),
         libc::SIGHUP => Some(Signal::Reload),
+        libc::SIGUSR2 => Some(Signal::Replace),
         _ => None,
     }
 }

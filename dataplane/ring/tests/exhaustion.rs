@@ -34,7 +34,7 @@ fn accept_survives_descriptor_exhaustion() {
         let listener = TcpListener::from_std(listener).unwrap();
         let server = spawn(async move {
             loop {
-                let stream = listener.accept().await;
+                let stream = listener.accept().await.unwrap();
                 spawn(async move {
                     let mut buf = Vec::new();
                     while stream.receive(&mut buf).await.is_ok_and(|n| n > 0) {

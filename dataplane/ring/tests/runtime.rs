@@ -78,7 +78,7 @@ fn a_hundred_thousand_connections_leak_neither_descriptors_nor_operations() {
         let (taken, ended) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let waiting: Rc<Cell<Option<Waker>>> = Rc::default();
         while taken.get() < CONNECTIONS {
-            let stream = listener.accept().await;
+            let stream = listener.accept().await.unwrap();
             taken.set(taken.get() + 1);
             let (ended, waiting) = (ended.clone(), waiting.clone());
             spawn(async move {
@@ -120,7 +120,7 @@ fn dropped_operations_give_their_memory_and_descriptors_back() {
         for round in 0..500u64 {
             let (client, server) = {
                 let connect = spawn(TcpStream::connect(address));
-                (listener.accept().await, connect.await.unwrap().unwrap())
+                (listener.accept().await.unwrap(), connect.await.unwrap().unwrap())
             };
             let mut sink = Vec::new();
             // Nothing arrives: the receive is dropped while the kernel waits.
@@ -170,7 +170,7 @@ fn many_connections_share_few_receive_buffers() {
         let listener = TcpListener::from_std(listener).unwrap();
         spawn(async move {
             loop {
-                let stream = listener.accept().await;
+                let stream = listener.accept().await.unwrap();
                 spawn(echo(stream));
             }
         });
@@ -208,7 +208,7 @@ fn a_slow_reader_makes_the_sender_wait_and_gets_every_byte() {
     let sent = data.clone();
     Runtime::new(Options::default()).unwrap().block_on(async move {
         let listener = TcpListener::from_std(listener).unwrap();
-        let stream = listener.accept().await;
+        let stream = listener.accept().await.unwrap();
         stream
             .send_all(&[&sent[..1], &sent[1..5_000_000], &sent[5_000_000..]], PATIENCE)
             .await

@@ -125,6 +125,7 @@ impl<D: Device> Store<D> {
             head_lives: vec![u64::MAX; geometry.segment_count as usize],
             journal,
             counters: Counters::default(),
+            unsealed: Vec::new(),
         };
         // Its records order the extents that come; none of them may get a sequence from before.
         let newest = store.journal_records().map(|record| record.sequence).max();
@@ -211,7 +212,11 @@ impl<D: Device> Store<D> {
     }
 
     /// Gives walked segments a summary of what was verified, if it fits behind it.
-    async fn reseal(&mut self, walked: Vec<Summary>, report: &mut RecoveryReport) {
+    pub(crate) async fn reseal(&mut self, walked: Vec<Summary>, report: &mut RecoveryReport) {
+        if self.options.read_only {
+            self.unsealed = walked;
+            return;
+        }
         for summary in walked {
             if self.state() >= DeviceState::ReadOnly {
                 return;

@@ -19,7 +19,9 @@ use crate::index::{ENTRY_BYTES, Index};
 use crate::journal::Journal;
 use crate::layout::{Geometry, SEGMENTS_MIN, SLOT_BYTES};
 use crate::reader::{Reader, Shared};
+use crate::recover::RecoveryReport;
 use crate::segment::Stream;
+use crate::summary::Summary;
 use crate::superblock::{Superblock, write_copy};
 use crate::walk::Map;
 use crate::writer::OpenSegment;
@@ -45,7 +47,7 @@ pub struct OpenOptions {
     pub discard: bool,
     /// Reads that recovery keeps in flight.
     pub reads_in_flight: u32,
-    /// Write nothing at all, not even the epoch.
+    /// Write nothing at all, not even the epoch; until [`Store::promote`].
     pub read_only: bool,
 }
 
@@ -157,6 +159,8 @@ pub struct Store<D: Device> {
     pub(crate) head_lives: Vec<u64>,
     pub(crate) journal: Journal,
     pub(crate) counters: Counters,
+    /// Of segments that were walked by an opening for reading only.
+    pub(crate) unsealed: Vec<Summary>,
 }
 
 impl<D: Device> Store<D> {
@@ -197,6 +201,24 @@ impl<D: Device> Store<D> {
             self.epoch_written = true;
         }
         self.shared.health.rejoin();
+        Ok(())
+    }
+
+    /// Makes this, that was opened for reading only, the one writer: whoever was before writes no more, and has not since
+    /// the device was opened. Does what the opening left out.
+    ///
+    /// # Errors
+    /// When the epoch could not be written; the device stays read only.
+    pub async fn promote(&mut self, report: &mut RecoveryReport) -> Result<(), DeviceError> {
+        if !self.options.read_only {
+            return Ok(());
+        }
+        self.options.read_only = false;
+        if self.state() == DeviceState::ReadOnly {
+            self.rejoin().await?;
+        }
+        let walked = std::mem::take(&mut self.unsealed);
+        self.reseal(walked, report).await;
         Ok(())
     }
 

@@ -67,6 +67,8 @@ impl Default for FleetOptions {
 pub struct Member {
     pub server: Server,
     child: Option<Child>,
+    /// Processes that were replaced and may still serve.
+    elders: Vec<Child>,
 }
 
 impl Member {
@@ -173,7 +175,7 @@ impl Fleet {
             .servers
             .iter()
             .filter(|s| s.machine.cores > 0)
-            .map(|server| Member { server: server.clone(), child: None })
+            .map(|server| Member { server: server.clone(), child: None, elders: Vec::new() })
             .collect();
         (options.prepare)(&dir);
         let (drain_seconds, store_wait_seconds) =
@@ -245,6 +247,50 @@ impl Fleet {
         command
     }
 
+    /// Starts a process that takes a running member's place, and waits until it serves.
+    pub fn replace(&mut self, id: &str) {
+        let index = self.index(id);
+        let member = &mut self.members[index];
+        member.elders.extend(member.child.take());
+        self.launch_as(index, |command| {
+            command.arg("--replace");
+        });
+        let pid = u64::from(self.members[index].pid());
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let serving = |fleet: &Fleet| {
+            // The one that was asked may end in the middle of its answer.
+            let answer = get(fleet.member(id).admin(), "x", "/status", "").ok()?;
+            let status: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+            status["pid"].as_u64()
+        };
+        while serving(self) != Some(pid) {
+            let child = self.members[index].child.as_mut().expect("it was just started");
+            let ended = !matches!(child.try_wait(), Ok(None));
+            assert!(
+                !ended && Instant::now() < deadline,
+                "{id} was not replaced: {}",
+                self.said(id)
+            );
+            std::thread::sleep(POLL_PAUSE);
+        }
+    }
+
+    /// Tries to replace a running member by a process that must refuse to run; gives what that says.
+    pub fn refused_replace(&self, id: &str) -> String {
+        let output = self.command(id).arg("--replace").output().expect("it can be started");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{id} was replaced; it said:\n{said}");
+        said
+    }
+
+    /// Waits for the member's processes that were replaced to end by themselves; their exit statuses.
+    pub fn wait_elders(&mut self, id: &str) -> Vec<Option<i32>> {
+        let index = self.index(id);
+        let elders = std::mem::take(&mut self.members[index].elders);
+        let ended = |mut child: Child| child.wait().expect("the process is ours").code();
+        elders.into_iter().map(ended).collect()
+    }
+
     /// Starts a member that must refuse to run; gives what it says.
     pub fn refused_start(&mut self, id: &str) -> String {
         self.kill(id);
@@ -255,7 +301,12 @@ impl Fleet {
     }
 
     fn launch(&mut self, index: usize) {
+        self.launch_as(index, |_| {});
+    }
+
+    fn launch_as(&mut self, index: usize, prepare: impl FnOnce(&mut Command)) {
         let mut command = self.command(&self.members[index].server.id);
+        prepare(&mut command);
         let member = &mut self.members[index];
         let id = &member.server.id;
         let log = fs::OpenOptions::new()
@@ -304,6 +355,14 @@ impl Fleet {
         self.kill(id);
         let index = self.index(id);
         self.launch(index);
+        self.wait_ready(index);
+    }
+
+    /// As [`Fleet::restart`], with a command that was changed.
+    pub fn restart_as(&mut self, id: &str, prepare: impl FnOnce(&mut Command)) {
+        self.kill(id);
+        let index = self.index(id);
+        self.launch_as(index, prepare);
         self.wait_ready(index);
     }
 
@@ -436,7 +495,7 @@ impl Drop for Fleet {
             .map(|member| format!("{} said:\n{}", member.server.id, self.said(&member.server.id)))
             .collect();
         for member in &mut self.members {
-            if let Some(mut child) = member.child.take() {
+            for mut child in member.child.take().into_iter().chain(member.elders.drain(..)) {
                 let _ended = child.kill();
                 let _ended = child.wait();
             }

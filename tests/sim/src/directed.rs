@@ -90,8 +90,7 @@ fn answer_all(origin: impl Fn(usize, &RequestHead) -> Act + 'static) {
     let listener = TcpListener::simulated(origin::address());
     let (origin, asked) = (Rc::new(origin), Rc::new(Cell::new(0)));
     spawn(async move {
-        loop {
-            let stream = listener.accept().await;
+        while let Some(stream) = listener.accept().await {
             let (origin, asked) = (origin.clone(), asked.clone());
             spawn(async move {
                 let mut buffer = Vec::new();

@@ -566,8 +566,7 @@ fn listen(address: SocketAddr, face: Face, cores: Vec<Rc<Core>>) {
     let listener = TcpListener::simulated(address);
     spawn(async move {
         let mut turn = 0;
-        loop {
-            let stream = listener.accept().await;
+        while let Some(stream) = listener.accept().await {
             let core = cores[turn % cores.len()].clone();
             turn += 1;
             let seat = Seat::take(&core);

@@ -47,8 +47,7 @@ pub fn start(stage: &Stage) {
     let listener = TcpListener::simulated(address());
     let (stage, origin) = (stage.clone(), Rc::new(Origin::default()));
     spawn(async move {
-        loop {
-            let stream = listener.accept().await;
+        while let Some(stream) = listener.accept().await {
             let (stage, origin) = (stage.clone(), origin.clone());
             spawn(async move { serve(stage, origin, stream).await });
         }

@@ -67,7 +67,7 @@ fn who_waits_for_nothing_is_found() {
 async fn carry(bytes: usize) -> (Vec<u8>, io::Result<usize>, Duration) {
     let listener = TcpListener::simulated(there());
     spawn(async move {
-        let stream = listener.accept().await;
+        let stream = listener.accept().await.unwrap();
         let body: Vec<u8> = (0..bytes).map(|n| n as u8).collect();
         let _seen_by_the_reader = stream.send_all(&[&body], STALL).await;
     });
@@ -144,7 +144,7 @@ fn die(death: Death) -> Option<io::ErrorKind> {
         theirs.set(1);
         let _alive = Alive(theirs);
         let listener = TcpListener::simulated(there());
-        let stream = listener.accept().await;
+        let stream = listener.accept().await.unwrap();
         stream.send_all(&[b"x"], STALL).await.expect("the client is there");
         std::future::pending::<()>().await;
     });
@@ -213,7 +213,7 @@ fn tangle(seed: u64) -> u64 {
             let listener = TcpListener::simulated(there());
             spawn(async move {
                 loop {
-                    let stream = listener.accept().await;
+                    let stream = listener.accept().await.unwrap();
                     spawn(async move {
                         let mut came = Vec::new();
                         while stream.receive(&mut came).await.is_ok_and(|n| n > 0) {

@@ -4,17 +4,18 @@
 //! receive():  socket, in batches --> Post: ours? --> Endpoint::handle --> connections that have work
 //! drive():    letters of other cores, timers, then each connection that has work: its events, one batch of packets
 //! ```
-//! A batch is one system call (GSO), and a connection that has more to send goes to the end of the queue, so that one
+//! When another process has taken this one's place, it reads the socket, and what is for connections of this one comes as
+//! letters; both send. A batch is one system call (GSO), and a connection that has more to send goes to the end of the queue, so that one
 //! that sends much takes nobody's turn.
 //!
 //! Must stay true: a client that has not proved its address costs a bounded number of handshakes, and beyond them no memory
 //! at all (Retry); while the socket is full one batch waits, and all connections with it.
 
 use super::connection::Connection;
-use super::post::{Datagram, Ids, Post};
-use super::{DATAGRAM_BYTES_MAX, HANDSHAKES_MAX, RETRY_FROM};
+use super::post::{Addressee, Datagram, Ids, Post};
+use super::{DATAGRAM_BYTES_MAX, HANDSHAKES_MAX, RETRY_FROM, Template};
 use crate::callers::Callers;
-use crate::core::{CLIENTS_MAX, Seat};
+use crate::core::{CLIENTS_MAX, Seat, Stages, Stop};
 use crate::drain::Drain;
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
@@ -30,9 +31,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tidegate_engine::Core;
@@ -60,12 +62,16 @@ const ERROR_PAUSE: Duration = Duration::from_millis(20);
 pub struct Endpoint {
     pub(super) core: Rc<Core>,
     pub(super) drain: Rc<Drain>,
+    pub(super) replaced: Rc<Drain>,
+    stop: Arc<Stop>,
+    /// Which of the post's mailboxes is its own.
+    index: usize,
     tls: Arc<ArcSwapOption<Tls>>,
     pub(super) callers: Arc<Callers>,
     socket: UdpSocket,
     state: UdpSocketState,
     post: Arc<Post>,
-    template: Arc<ServerConfig>,
+    template: Arc<Template>,
     /// Of the certificates in use.
     crypto: RefCell<Option<Arc<QuicServerConfig>>>,
     quic: RefCell<quinn_proto::Endpoint>,
@@ -81,8 +87,9 @@ pub struct Endpoint {
 pub struct EndpointParts {
     pub socket: StdUdpSocket,
     pub post: Arc<Post>,
-    /// With the key of its Retry tokens.
-    pub template: Arc<ServerConfig>,
+    /// Which of the post's mailboxes is its own.
+    pub index: usize,
+    pub template: Arc<Template>,
 }
 
 impl Endpoint {
@@ -92,23 +99,26 @@ impl Endpoint {
     /// The socket is of no use.
     pub fn start(
         core: Rc<Core>,
-        drain: Rc<Drain>,
+        Stages { drain, replaced, stop }: Stages,
         tls: Arc<ArcSwapOption<Tls>>,
         callers: Arc<Callers>,
-        EndpointParts { socket, post, template }: EndpointParts,
+        EndpointParts { socket, post, index, template }: EndpointParts,
     ) -> io::Result<()> {
         let state = UdpSocketState::new((&socket).into())?;
         // As much of it as the system allows.
         let _less = state.set_recv_buffer_size((&socket).into(), SOCKET_BYTES);
         let _less = state.set_send_buffer_size((&socket).into(), SOCKET_BYTES);
-        let (ids, index) = (post.clone(), core.index);
-        let mut config = EndpointConfig::default();
+        let ids = post.clone();
+        let mut config = EndpointConfig::new(template.reset_key.clone());
         config.cid_generator(move || Box::new(Ids::new(ids.clone(), index)));
         config.max_udp_payload_size(DATAGRAM_BYTES_MAX as u16).map_err(io::Error::other)?;
         let probes_mtu = !state.may_fragment();
         let endpoint = Rc::new(Endpoint {
             core,
             drain,
+            replaced,
+            stop,
+            index,
             tls,
             callers,
             socket: UdpSocket::from_std(socket)?,
@@ -134,10 +144,12 @@ impl Endpoint {
     }
 
     /// A broken invariant ends what it was about, not the socket's work.
-    async fn keep<F: Future<Output = ()> + 'static>(self: Rc<Self>, work: fn(Rc<Self>) -> F) {
-        loop {
-            isolated(Box::pin(work(self.clone())), || self.core.counters.panics_total.increment())
-                .await;
+    async fn keep<F: Future<Output = bool> + 'static>(self: Rc<Self>, work: fn(Rc<Self>) -> F) {
+        let is_over = Rc::new(Cell::new(false));
+        while !is_over.get() {
+            let (work, over) = (work(self.clone()), is_over.clone());
+            let work = async move { over.set(work.await) };
+            isolated(Box::pin(work), || self.core.counters.panics_total.increment()).await;
             yield_now().await;
         }
     }
@@ -156,13 +168,29 @@ impl Endpoint {
         self.handshakes.set(self.handshakes.get() - 1);
     }
 
-    async fn receive(self: Rc<Self>) {
+    /// Until the socket is another process'.
+    async fn receive(self: Rc<Self>) -> bool {
+        let mut replaced = pin!(self.replaced.begun());
         let mut buffer = vec![0; RECEIVE_MESSAGES * RECEIVE_BYTES];
         let mut answer = Vec::new();
         loop {
-            if self.socket.readable().await.is_err() {
-                sleep(ERROR_PAUSE).await;
-                continue;
+            let mut readable = pin!(self.socket.readable());
+            let next = poll_fn(|cx| {
+                if replaced.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                readable.as_mut().poll(cx).map(Some)
+            });
+            match next.await {
+                None => {
+                    self.stop.unread.fetch_add(1, Ordering::SeqCst);
+                    return true;
+                }
+                Some(Ok(())) => {}
+                Some(Err(_)) => {
+                    sleep(ERROR_PAUSE).await;
+                    continue;
+                }
             }
             self.look_at_certificates();
             for _ in 0..RECEIVE_ROUNDS {
@@ -197,15 +225,15 @@ impl Endpoint {
             ecn: meta.ecn.and_then(|ecn| quinn_proto::EcnCodepoint::from_bits(ecn as u8)),
             bytes: BytesMut::from(bytes),
         };
-        match self.post.core_for(bytes) {
-            Some(core) if core != self.core.index => {
-                let counter = match self.post.send(core, datagram) {
-                    true => &self.core.counters.quic_forwarded_total,
-                    false => &self.core.counters.quic_dropped_total,
-                };
-                counter.increment();
-            }
-            _ => self.handle(datagram, answer),
+        let is_sent = match self.post.addressee(bytes) {
+            Some(Addressee::Here(index)) if index != self.index => self.post.send(index, datagram),
+            Some(Addressee::Elder(elder)) if elder.is_there() => elder.send(&datagram),
+            _ => return self.handle(datagram, answer),
+        };
+        let counters = &self.core.counters;
+        match is_sent {
+            true => counters.quic_forwarded_total.increment(),
+            false => counters.quic_dropped_total.increment(),
         }
     }
 
@@ -241,7 +269,8 @@ impl Endpoint {
             || core.clients.get() >= CLIENTS_MAX
             || core.node.memory.pressure() >= Pressure::Scarce
             || self.handshakes.get() >= HANDSHAKES_MAX
-            || self.drain.is_begun();
+            // What a successor sends here began here: it has this process' Retry token.
+            || (self.drain.is_begun() && !self.replaced.is_begun());
         if full {
             core.counters.quic_refused_total.increment();
             let transmit = self.quic.borrow_mut().refuse(incoming, answer);
@@ -293,7 +322,7 @@ impl Endpoint {
         if crypto.map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
             *known = crypto.cloned();
             let config = known.as_ref().map(|crypto| {
-                let mut config = ServerConfig::clone(&self.template);
+                let mut config = ServerConfig::clone(&self.template.server);
                 config.crypto = crypto.clone();
                 Arc::new(config)
             });
@@ -301,12 +330,12 @@ impl Endpoint {
         }
     }
 
-    async fn drive(self: Rc<Self>) {
+    async fn drive(self: Rc<Self>) -> bool {
         let mut timer = None;
         let (mut packets, mut answer) = (Vec::new(), Vec::new());
         loop {
             let first = poll_fn(|cx| self.poll_work(cx, &mut timer)).await;
-            let index = self.core.index;
+            let index = self.index;
             let mut letter = first.or_else(|| self.post.take(index, None));
             for _ in 0..LETTERS_ROUND {
                 let Some(datagram) = letter.take() else { break };
@@ -336,7 +365,7 @@ impl Endpoint {
         timer: &mut Option<(Instant, Sleep)>,
     ) -> Poll<Option<Datagram>> {
         *self.driver.borrow_mut() = Some(cx.waker().clone());
-        if let Some(letter) = self.post.take(self.core.index, Some(cx.waker())) {
+        if let Some(letter) = self.post.take(self.index, Some(cx.waker())) {
             return Poll::Ready(Some(letter));
         }
         if !self.due.borrow().is_empty() {

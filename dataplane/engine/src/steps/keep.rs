@@ -30,8 +30,8 @@ fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
     for store in core.node.stores.places(extent.key) {
         let (stream, key, payload) = (Stream::Small, extent, payload.clone());
         let keep = Keep { stream, key, payload, object: None, is_invalidation: true };
-        if !store.queue.push(keep) {
-            // It would bring back what is not valid any more.
+        // It would bring back what is not valid any more; one that another process writes to is that one's.
+        if !store.queue.push(keep) && store.queue.is_ours() {
             store.retire(Vec::new());
         }
     }

@@ -591,10 +591,16 @@ impl TcpListener {
         }
     }
 
-    pub async fn accept(&self) -> TcpStream {
+    pub fn stop(&self) {
+        if let ListenerKind::Ring(listener) = &self.0 {
+            listener.stop(); // simulated processes do not stop in order
+        }
+    }
+
+    pub async fn accept(&self) -> Option<TcpStream> {
         let listening = match &self.0 {
             ListenerKind::Ring(listener) => {
-                return TcpStream(Kind::Ring(listener.accept().await));
+                return listener.accept().await.map(|stream| TcpStream(Kind::Ring(stream)));
             }
             ListenerKind::Simulated(_, listening) => listening,
         };
@@ -609,6 +615,6 @@ impl TcpListener {
             }
         })
         .await;
-        TcpStream(Kind::Simulated(socket))
+        Some(TcpStream(Kind::Simulated(socket)))
     }
 }

@@ -149,6 +149,37 @@ fn opening_for_reading_only_changes_nothing() {
 }
 
 #[test]
+fn one_that_was_read_first_becomes_the_writer_when_the_other_has_let_go() {
+    let device = small_device(1);
+    let mut before = open(&device);
+    append(&mut before, Stream::VodNew, ExtentKey::block(1, 1, 1)).expect("a sound device");
+    append(&mut before, Stream::Small, ExtentKey::head_of(5, 6)).expect("a sound device");
+    block_on(before.flush_pending()).expect("a sound device");
+    let options = OpenOptions { read_only: true, ..small_options() };
+    let (_, given_up) = block_on(Store::open(device.clone(), options)).expect("it opens");
+    // That one went away without a word: the first goes on, and its writes hold.
+    append(&mut before, Stream::VodNew, ExtentKey::block(2, 1, 1)).expect("a sound device");
+    block_on(before.flush_pending()).expect("a sound device");
+    let (mut after, mut report) =
+        block_on(Store::open(device.clone(), options)).expect("it opens again");
+    assert_eq!((report.epoch, report.extents), (given_up.epoch, 3));
+    block_on(after.promote(&mut report)).expect("a sound device");
+    assert_eq!(report.segments_resealed, report.segments_walked);
+    assert_eq!(after.state(), DeviceState::Ok);
+    append(&mut after, Stream::Small, ExtentKey::head_of(5, 7)).expect("it writes");
+    block_on(after.flush_pending()).expect("a sound device");
+    // Who read before reads on: what it finds is right, or a miss.
+    for key in [ExtentKey::block(1, 1, 1), ExtentKey::block(2, 1, 1), ExtentKey::head(5)] {
+        assert!(read(&before.reader(), &device, &key).is_some());
+    }
+    drop((before, after));
+    let (last, report) = block_on(Store::open(device.clone(), small_options())).expect("it opens");
+    assert_eq!((report.epoch, report.segments_walked), (given_up.epoch + 1, 1));
+    let head = read(&last.reader(), &device, &ExtentKey::head(5)).expect("it is stored");
+    assert_eq!(head.header.key.version, 7);
+}
+
+#[test]
 fn a_device_that_takes_no_writes_still_serves() {
     let device = small_device(1);
     let mut store = open(&device);
