@@ -45,6 +45,10 @@ pub struct Stop {
     no_store: AtomicBool,
     /// Sockets for HTTP/3 that are not read any more.
     pub unread: AtomicUsize,
+    /// Cores whose ring has no memory registered any more.
+    unregistered: AtomicUsize,
+    /// The RAM tier's memory has been given back.
+    is_light: AtomicBool,
     /// Cores without a connection.
     left: AtomicUsize,
     /// Cores that have nothing under way any more.
@@ -78,6 +82,11 @@ impl Stop {
     /// Whether [`Stop::replace`] was said.
     pub fn is_replaced(&self) -> bool {
         self.replaced.load(Ordering::SeqCst)
+    }
+
+    /// Whether the memory that a successor wants was given back.
+    pub fn is_light(&self) -> bool {
+        self.is_light.load(Ordering::SeqCst)
     }
 
     fn wake(&self) {
@@ -121,6 +130,8 @@ pub struct CoreParts {
     pub drain_seconds: u64,
     /// As [`crate::args::Args`] has it.
     pub fault: Option<PathBuf>,
+    /// Says when the arena is to be registered, if that was not to be at the start.
+    pub register: Option<Arc<AtomicBool>>,
 }
 
 /// Runs a core until it is told to stop and its requests have ended, or the drain time is over.
@@ -171,10 +182,17 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     if let Some(file) = parts.fault.filter(|_| core.index + 1 == core.node.counters.len()) {
         spawn(be_faulty(file));
     }
-    let (ticking, ticks) = (core.clone(), parts.ticks);
+    let (ticking, ticks, mut register) = (core.clone(), parts.ticks, parts.register);
     spawn(async move {
         loop {
             ticks.fetch_add(1, Ordering::Relaxed);
+            if register.as_ref().is_some_and(|is_due| is_due.load(Ordering::SeqCst)) {
+                // A piece each time: the first core touches memory that nobody has used yet.
+                match tidegate_ring::register_piece(&ticking.node.arena) {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => register = None,
+                }
+            }
             ticking.flush_log();
             ticking.pool.sweep();
             if ticking.index == 0 {
@@ -189,6 +207,12 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     listeners.drain(..).for_each(|listener| listener.stop());
     if parts.stop.is_replaced() {
         replaced.begin();
+        tidegate_ring::unregister_arena();
+        let unregistered = parts.stop.unregistered.fetch_add(1, Ordering::SeqCst) + 1;
+        if unregistered == core.node.counters.len() {
+            core.node.let_memory_go();
+            parts.stop.is_light.store(true, Ordering::SeqCst);
+        }
     }
     drain.begin();
     leave(&core, &parts.stop).await;

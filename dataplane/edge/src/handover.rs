@@ -13,6 +13,8 @@
 //!   writes
 //!   serving  --------------------------------->  accepts no more, heartbeats end, QUIC sockets are not read any more
 //!            <---------------------------------  gone
+//!                                               gives the memory of its RAM tier back, but for what is nowhere else
+//!            <---------------------------------  light: the successor may have its own pinned
 //!   accepts, beats                               serves what it has to its end
 //! ```
 //! Must stay true: before `yours` the successor writes nothing, so that the running process goes on as if nothing had happened
@@ -61,6 +63,7 @@ enum Say {
     Yours,
     Serving,
     Gone,
+    Light,
 }
 
 /// What a descriptor is.

@@ -25,7 +25,7 @@ use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -165,6 +165,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let callers = Arc::new(Callers::default());
     let ticks: Vec<Arc<AtomicU64>> = (0..cores).map(|_| Arc::default()).collect();
 
+    let register = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     let mut nodes = Vec::new();
     for index in 0..cores {
@@ -180,6 +181,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,
             fault: args.test_fault.clone(),
+            register: predecessor.is_some().then(|| register.clone()),
         };
         threads.push(start_core(parts, me.clone(), arena.clone(), take_node)?);
     }
@@ -202,10 +204,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     purges.begin(&stores, &view);
     let lines = writer.lines.clone();
     let node = Arc::new(Node::new(view, hops, plan, stores, arena, counters, lines));
-    if let Some(predecessor) = predecessor
-        && let Err(why) = predecessor.take_over()
-    {
-        eprintln!("{why}"); // the store is this one's, and clients wait
+    if let Some(predecessor) = predecessor {
+        if let Err(why) = predecessor.take_over() {
+            eprintln!("{why}"); // the store is this one's, and clients wait
+        }
+        // Two RAM tiers need not fit into the host.
+        std::thread::Builder::new().name("light".to_owned()).spawn(move || {
+            predecessor.wait_until_light();
+            register.store(true, Ordering::SeqCst);
+        })?;
     }
     for give_node in nodes {
         give_node.send(node.clone()).map_err(|_| "a core ended while it was started")?;
@@ -370,7 +377,7 @@ fn start_core(
         let options = Options {
             receive_buffers: 128,
             receive_buffer_bytes: 64 * 1024,
-            arena: Some(arena.clone()),
+            arena: parts.register.is_none().then(|| arena.clone()),
             ..Options::default()
         };
         let runtime = match Runtime::new(options) {
@@ -383,7 +390,7 @@ fn start_core(
                 return;
             }
         };
-        if parts.index == 0 && runtime.registered_arena().is_none() {
+        if parts.index == 0 && parts.register.is_none() && !runtime.is_arena_registered() {
             eprintln!(
                 "tidegated {}: buffers are not registered with the kernel (memlock limit); disk reads cost more\n    \
                  mend: LimitMEMLOCK=infinity, or CAP_IPC_LOCK",

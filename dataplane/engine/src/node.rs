@@ -21,7 +21,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Instant;
 use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
-use tidegate_store::{EXTENT_HEADER_BYTES, Reader};
+use tidegate_store::{EXTENT_HEADER_BYTES, ExtentKey, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
 use tidegate_types::memory::MemoryPlan;
 
@@ -89,6 +89,17 @@ impl Node {
     /// A version number that no object of this store has had: rises within a run, and between runs by the clock.
     pub fn next_version(&self) -> u64 {
         self.stores.next_version()
+    }
+
+    /// Gives the memory of the RAM tier back, but for blocks that are nowhere else: another process has taken this one's
+    /// place. No ring has the arena registered any more.
+    pub fn let_memory_go(&self) {
+        self.ram.retain(|(key, version, block)| {
+            let extent = ExtentKey::block(*key, *version, *block);
+            let home = self.stores.home(*key).filter(|(_, store)| !store.is_slow());
+            !home.is_some_and(|(_, s)| s.reader().is_some_and(|reader| reader.contains(&extent)))
+        });
+        self.arena.give_back();
     }
 }
 

@@ -113,6 +113,22 @@ impl RamTier {
         }
     }
 
+    /// Takes out what `keep` does not want.
+    pub fn retain(&self, keep: impl Fn(&BlockId) -> bool) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let Shard { blocks, policy, bytes, .. } = &mut *shard;
+            blocks.retain(|id, resident| {
+                let stays = keep(id);
+                if !stays {
+                    policy.gone(resident.place);
+                    *bytes -= resident.cost;
+                }
+                stays
+            });
+        }
+    }
+
     /// Bytes held and blocks evicted since the start.
     pub fn usage(&self) -> (u64, u64) {
         self.shards.iter().fold((0, 0), |(bytes, evictions), shard| {
@@ -176,6 +192,17 @@ mod tests {
         }
         (0..9).for_each(|n| tier.remove(&(1, 1, n)));
         assert_eq!(tier.usage().0, 0);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_taken_out_and_the_rest_stays() {
+        let tier = RamTier::new(1000, RamPolicy::S3Fifo);
+        (0..9u32).for_each(|n| tier.insert((1, 1, n), block(100), 100));
+        tier.retain(|(_, _, number)| number % 3 == 0);
+        assert_eq!(tier.usage().0, 300);
+        assert!((0..9).all(|n| tier.contains(&(1, 1, n)) == (n % 3 == 0)));
+        (9..30u32).for_each(|n| tier.insert((1, 1, n), block(100), 100));
+        assert_eq!(tier.usage().0, 1000);
     }
 
     #[test]

@@ -18,8 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Direct I/O needs memory, offset and length aligned to the device's block; 4 KiB suits 512e and 4Kn alike.
 pub(crate) const ALIGNMENT: usize = 4096;
-/// The kernel takes at most 1 GiB in one registered buffer.
-const REGISTERED_BYTES_MAX: usize = 1 << 30;
+/// One registered buffer: of 1 GiB that the kernel takes so much that it can be touched for the first time, all of it, while a core serves.
+const REGISTERED_BYTES_MAX: usize = 64 << 20;
+/// Of reserved pages, and of transparent ones.
+const HUGE_BYTES: usize = 2 << 20;
 
 /// Large pieces of the heap are mappings of their own from now on, given back to the host when they are freed. Left alone,
 /// glibc's malloc raises that threshold with each one that is freed, and then keeps what was freed in pieces nobody fits.
@@ -139,11 +141,10 @@ impl Arena {
     pub fn new(options: ArenaOptions) -> io::Result<Arc<Arena>> {
         assert!(options.chunk_bytes.is_multiple_of(ALIGNMENT) && options.chunk_bytes > 0);
         assert!(options.chunks > 0 && options.chunks <= u32::MAX as usize);
-        const HUGE: usize = 2 << 20;
         let wanted = options
             .chunk_bytes
             .checked_mul(options.chunks)
-            .and_then(|n| n.checked_next_multiple_of(HUGE))
+            .and_then(|n| n.checked_next_multiple_of(HUGE_BYTES))
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "arena size overflows"))?;
         let map = |flags: i32| {
             // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
@@ -269,6 +270,29 @@ impl Arena {
             at += len;
         }
         pieces
+    }
+
+    /// Gives the memory of all chunks of which nothing is given out back to the host; they are empty, and can be used, as in the
+    /// beginning. No ring may have the arena registered: the kernel would go on with the memory that was there before.
+    pub fn give_back(&self) {
+        let mut chunks: Vec<u32> = std::iter::from_fn(|| self.free.pop()).collect();
+        chunks.sort_unstable();
+        for run in chunks.chunk_by(|before, next| before + 1 == *next) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let page = if self.huge_pages { HUGE_BYTES } else { ALIGNMENT };
+            let start = (*first as usize * self.chunk_bytes).next_multiple_of(page);
+            let end = (*last as usize + 1) * self.chunk_bytes / page * page;
+            if start < end {
+                // SAFETY: the range lies in the mapping.
+                let at = unsafe { self.base.as_ptr().add(start) };
+                // SAFETY: the range lies in chunks that were taken out of the queue just now: nobody has a Buf of them. They
+                // read as zeroes afterwards.
+                unsafe { libc::madvise(at.cast(), end - start, libc::MADV_DONTNEED) };
+            }
+        }
+        for chunk in chunks {
+            let _full = self.free.push(chunk);
+        }
     }
 
     /// Chunks never straddle two registered pieces.
@@ -471,6 +495,33 @@ mod tests {
             assert_eq!((arena.chunks_free(), arena.heap_bytes()), (CHUNKS, 0));
         }
         assert!(arena.exhausted() > 0, "the test reaches the arena's end");
+    }
+
+    /// Bytes of a mapping that are in memory.
+    fn resident(arena: &Arena) -> usize {
+        let mut pages = vec![0; arena.mapped_bytes / ALIGNMENT];
+        // SAFETY: the range is the arena's mapping, and there is a byte for each of its pages.
+        let result = unsafe {
+            libc::mincore(arena.base.as_ptr().cast(), arena.mapped_bytes, pages.as_mut_ptr())
+        };
+        assert_eq!(result, 0);
+        pages.iter().filter(|page| **page & 1 != 0).count() * ALIGNMENT
+    }
+
+    #[test]
+    fn what_is_given_back_is_empty_and_good_as_new_and_what_is_in_use_stays() {
+        const CHUNK: usize = 2 << 20;
+        let arena = Arena::new(ArenaOptions { chunk_bytes: CHUNK, chunks: 16 }).unwrap();
+        let mut held: Vec<Buf> = (0..16).map(|_| arena.buffer(CHUNK)).collect();
+        held.iter_mut().for_each(|buf| buf.as_mut().fill(7));
+        assert_eq!(resident(&arena), 16 * CHUNK);
+        held.retain(|buf| (buf.pointer() as usize / CHUNK).is_multiple_of(4));
+        arena.give_back();
+        assert_eq!((resident(&arena), arena.chunks_free()), (held.len() * CHUNK, 16 - held.len()));
+        assert!(held.iter().all(|buf| buf.as_ref().iter().all(|b| *b == 7)));
+        let again: Vec<Buf> = (held.len()..16).map(|_| arena.buffer(CHUNK)).collect();
+        assert!(again.iter().all(|buf| buf.as_ref().iter().all(|b| *b == 0)));
+        assert_eq!(arena.exhausted(), 0);
     }
 
     #[test]

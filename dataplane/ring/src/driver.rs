@@ -10,7 +10,7 @@
 //! lives in the future while it exists and in the orphan after that; descriptors accepted or buffers picked for an
 //! orphan are closed or given back.
 
-use crate::buffer::Arena;
+use crate::buffer::{Arena, Buf};
 use crate::probe::RingError;
 use crate::receive_ring::ReceiveRing;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -149,11 +149,18 @@ impl Table {
     }
 }
 
+/// The arena whose pieces, the first so many, are registered with the ring.
+#[derive(Default)]
+struct Registered {
+    arena: Option<Arc<Arena>>,
+    pieces: usize,
+}
+
 /// The ring and its operations. Fields drop in order: the ring before the memory it may write to.
 pub(crate) struct Driver {
     ring: RefCell<IoUring>,
     receive: RefCell<ReceiveRing>,
-    arena: Option<Arc<Arena>>,
+    registered: RefCell<Registered>,
     table: RefCell<Table>,
     to_wake: RefCell<Vec<Waker>>,
     pub(crate) stats: RefCell<Stats>,
@@ -176,32 +183,68 @@ impl Driver {
         let receive =
             ReceiveRing::register(&ring, options.receive_buffers, options.receive_buffer_bytes)
                 .map_err(|e| RingError::Setup("registering receive buffers", e))?;
-        let mut stats = Stats::default();
-        let mut arena = options.arena.clone();
-        if let Some(memory) = &arena {
-            // SAFETY: the arena's mapping outlives the ring: the driver holds the Arc and drops the ring first.
-            if unsafe { ring.submitter().register_buffers(&memory.registrations()) }.is_err() {
-                stats.arena_unregistered = 1;
-                arena = None;
-            }
-        }
-        Ok(Driver {
+        let driver = Driver {
             ring: RefCell::new(ring),
             receive: RefCell::new(receive),
-            arena,
+            registered: RefCell::default(),
             table: RefCell::new(Table::default()),
             to_wake: RefCell::new(Vec::new()),
-            stats: RefCell::new(stats),
-        })
+            stats: RefCell::default(),
+        };
+        if let Some(arena) = &options.arena {
+            while let Ok(true) = driver.register_piece(arena) {}
+        }
+        Ok(driver)
+    }
+
+    /// Registers the next piece of the arena. `false`: all of it is registered.
+    pub(crate) fn register_piece(&self, arena: &Arc<Arena>) -> io::Result<bool> {
+        let all = arena.registrations();
+        let mut registered = self.registered.borrow_mut();
+        let ring = self.ring.borrow();
+        if registered.arena.is_none() {
+            ring.submitter().register_buffers_sparse(all.len() as u32)?;
+            registered.arena = Some(arena.clone());
+        }
+        let next = registered.pieces;
+        let Some(piece) = all.get(next) else { return Ok(false) };
+        // SAFETY: the arena's mapping outlives the ring: the driver holds the Arc and drops the ring first.
+        let update = unsafe {
+            ring.submitter().register_buffers_update(next as u32, std::slice::from_ref(piece), None)
+        };
+        if let Err(error) = update {
+            drop(registered);
+            drop(ring);
+            self.unregister();
+            self.stats.borrow_mut().arena_unregistered = 1;
+            return Err(error);
+        }
+        registered.pieces += 1;
+        Ok(registered.pieces < all.len())
+    }
+
+    /// Disk reads use plain buffers from now on. What is under way keeps its memory until it ends.
+    pub(crate) fn unregister(&self) {
+        if std::mem::take(&mut *self.registered.borrow_mut()).arena.is_some() {
+            let _none = self.ring.borrow().submitter().unregister_buffers();
+        }
     }
 
     pub(crate) fn ring_fd(&self) -> RawFd {
         self.ring.borrow().as_raw_fd()
     }
 
-    /// The arena, when its memory is registered with this ring.
-    pub(crate) fn registered_arena(&self) -> Option<&Arena> {
-        self.arena.as_deref()
+    /// Under which number the memory of this buffer is registered with this ring.
+    pub(crate) fn registered_index(&self, buf: &Buf) -> Option<u16> {
+        let registered = self.registered.borrow();
+        let index = buf.registered_index(registered.arena.as_deref()?)?;
+        (usize::from(index) < registered.pieces).then_some(index)
+    }
+
+    /// Whether all of an arena is registered.
+    pub(crate) fn is_arena_registered(&self) -> bool {
+        let registered = self.registered.borrow();
+        registered.arena.as_ref().is_some_and(|a| registered.pieces == a.registrations().len())
     }
 
     pub(crate) fn operations(&self) -> usize {

@@ -137,6 +137,20 @@ pub fn stats() -> Stats {
     stats
 }
 
+/// Registers the next piece of `arena` with this thread's ring, so that disk reads into it cost less. `false`: all of it is
+/// registered. Memory that nobody has used yet is touched by it.
+///
+/// # Errors
+/// The kernel does not take it (memlock limit); nothing of it is registered then.
+pub fn register_piece(arena: &Arc<Arena>) -> io::Result<bool> {
+    current().driver.register_piece(arena)
+}
+
+/// No arena is registered with this thread's ring any more.
+pub fn unregister_arena() {
+    current().driver.unregister();
+}
+
 /// Starts a task on this thread.
 pub fn spawn<T: 'static>(future: impl Future<Output = T> + 'static) -> JoinHandle<T> {
     let state = Rc::new(JoinState {
@@ -314,9 +328,9 @@ impl Runtime {
         Ok(Runtime { local })
     }
 
-    /// The arena, when its memory could be registered with this ring.
-    pub fn registered_arena(&self) -> Option<&Arena> {
-        self.local.driver.registered_arena()
+    /// Whether the arena of the options could be registered with this ring.
+    pub fn is_arena_registered(&self) -> bool {
+        self.local.driver.is_arena_registered()
     }
 
     /// Runs `main` to its end, then drops all other tasks and waits for the kernel to give back what it was lent.

@@ -77,13 +77,13 @@ impl File {
     pub async fn read_at(&self, mut buf: Buf, offset: u64) -> (io::Result<usize>, Buf) {
         let driver = current().driver.clone();
         let len = buf.len();
-        let mut done = 0;
+        let (mut done, mut is_plain) = (0, false);
         while done < len {
             let fd = types::Fd(self.file.as_raw_fd());
             // SAFETY: done < len, so the address stays inside the buffer.
             let at = unsafe { buf.pointer().add(done) };
             let rest = (len - done) as u32;
-            let index = driver.registered_arena().and_then(|arena| buf.registered_index(arena));
+            let index = driver.registered_index(&buf).filter(|_| !is_plain);
             let position = offset + done as u64;
             let entry = match index {
                 Some(index) => opcode::ReadFixed::new(fd, at, rest, index).offset(position).build(),
@@ -97,6 +97,8 @@ impl File {
                 0 => break,
                 n if n > 0 => done += n as usize,
                 e if e == -libc::EINTR || e == -libc::EAGAIN => {}
+                // It was let go before the kernel came to this.
+                e if e == -libc::EFAULT && index.is_some() => is_plain = true,
                 e => return (Err(io::Error::from_raw_os_error(-e)), buf),
             }
         }
@@ -107,13 +109,13 @@ impl File {
     pub async fn write_at(&self, mut buf: Buf, offset: u64) -> (io::Result<()>, Buf) {
         let driver = current().driver.clone();
         let len = buf.len();
-        let mut done = 0;
+        let (mut done, mut is_plain) = (0, false);
         while done < len {
             let fd = types::Fd(self.file.as_raw_fd());
             // SAFETY: done < len, so the address stays inside the buffer.
             let at = unsafe { buf.pointer().add(done) };
             let rest = (len - done) as u32;
-            let index = driver.registered_arena().and_then(|arena| buf.registered_index(arena));
+            let index = driver.registered_index(&buf).filter(|_| !is_plain);
             let position = offset + done as u64;
             let entry = match index {
                 Some(index) => {
@@ -129,6 +131,8 @@ impl File {
                 0 => return (Err(io::ErrorKind::WriteZero.into()), buf),
                 n if n > 0 => done += n as usize,
                 e if e == -libc::EINTR || e == -libc::EAGAIN => {}
+                // It was let go before the kernel came to this.
+                e if e == -libc::EFAULT && index.is_some() => is_plain = true,
                 e => return (Err(io::Error::from_raw_os_error(-e)), buf),
             }
         }

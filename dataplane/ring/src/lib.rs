@@ -33,7 +33,9 @@ mod udp;
 pub use buffer::{Arena, ArenaOptions, Buf, give_back_large_pieces};
 pub use channel::{Channel, ChannelListener, DESCRIPTORS_MAX};
 pub use driver::{Options, Stats};
-pub use executor::{JoinHandle, Runtime, spawn, stats, yield_now};
+pub use executor::{
+    JoinHandle, Runtime, register_piece, spawn, stats, unregister_arena, yield_now,
+};
 #[cfg(not(feature = "sim"))]
 pub use file::File;
 pub use file::create_preallocated;

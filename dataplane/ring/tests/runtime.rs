@@ -349,6 +349,56 @@ fn files_write_and_read_back_through_registered_memory() {
 }
 
 #[test]
+fn memory_is_registered_piece_by_piece_and_let_go_while_files_are_read() {
+    const CHUNKS: usize = 130;
+    let path = std::env::temp_dir().join(format!("tidegate-ring-{}-pieces", std::process::id()));
+    let bytes: Vec<u8> = (0..4 << 20).map(|n: usize| (n / 4096 % 251) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let arena = Arena::new(ArenaOptions { chunk_bytes: 1 << 20, chunks: CHUNKS }).unwrap();
+    let their_path = path.clone();
+    Runtime::new(Options::default()).unwrap().block_on(async move {
+        let file = Rc::new(File::open_direct(&their_path, false).unwrap());
+        let check = async |held: &mut Vec<Buf>| {
+            // From all over the arena.
+            held.extend((held.len()..CHUNKS).map(|_| arena.buffer(1 << 20)));
+            for n in (0..CHUNKS).rev().step_by(13) {
+                let (outcome, buf) = file.read_at(held.swap_remove(n), (n as u64 % 4) << 20).await;
+                assert_eq!(outcome.unwrap(), 1 << 20);
+                assert!(buf.as_ref() == &bytes[(n % 4) << 20..][..1 << 20]);
+            }
+        };
+        let mut held = Vec::new();
+        check(&mut held).await;
+        let mut pieces = 1;
+        while tidegate_ring::register_piece(&arena).unwrap() {
+            pieces += 1;
+            check(&mut held).await;
+        }
+        assert_eq!(pieces, 3);
+        assert!(!tidegate_ring::register_piece(&arena).unwrap(), "all of it is");
+        check(&mut held).await;
+        // What is under way when it is let go ends well.
+        let under_way: Vec<_> = (0..4u64)
+            .map(|n| {
+                let (file, buf) = (file.clone(), arena.buffer(1 << 20));
+                tidegate_ring::spawn(async move { file.read_at(buf, n << 20).await })
+            })
+            .collect();
+        tidegate_ring::yield_now().await;
+        tidegate_ring::unregister_arena();
+        for (n, read) in under_way.into_iter().enumerate() {
+            let (outcome, buf) = read.await.unwrap();
+            assert_eq!(outcome.unwrap(), 1 << 20);
+            assert!(buf.as_ref() == &bytes[n << 20..][..1 << 20]);
+        }
+        held.clear();
+        arena.give_back();
+        check(&mut held).await;
+    });
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn datagrams_are_waited_for() {
     let bound = tidegate_ring::bound_datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = bound.local_addr().unwrap();

@@ -203,6 +203,44 @@ fn what_is_under_way_comes_to_its_end_by_the_process_that_began_it() {
     assert_eq!(status["stores"][0]["state"], "ok");
 }
 
+/// Bytes that the kernel says of a process under this name.
+fn memory(pid: u64, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn the_old_process_gives_its_memory_back_before_the_new_one_pins_its_own() {
+    const RAM: u64 = 192 << 20;
+    const LARGE: usize = 48 << 20;
+    let mut fleet = Fleet::start("upgrade-memory", &FleetOptions { ram_bytes: RAM, ..options() });
+    let names = ["a.mp4", "b.mp4", "c.mp4"];
+    let bodies = names.map(|name| fleet.put(name, LARGE));
+    for (name, body) in names.iter().zip(&bodies) {
+        assert!(fleet.get("edge-1", &format!("/{name}"), "").unwrap().body == *body);
+    }
+    fleet.settle("edge-1");
+    let old = pid(&fleet);
+    let before = memory(old, "VmRSS");
+    let pins = memory(old, "VmPin");
+    let download = Download::begin(&fleet, false, names[0], &bodies[0]);
+    fleet.replace("edge-1");
+    let new = pid(&fleet);
+    fleet.until("the old one has let go", |_| memory(old, "VmPin") == 0);
+    let after = memory(old, "VmRSS");
+    println!("old: {} MiB, then {} MiB", before >> 20, after >> 20);
+    if pins >= RAM {
+        assert!(after + RAM / 2 < before, "{before} bytes, then {after}");
+        fleet.until("the new one has its own", |_| memory(new, "VmPin") >= pins);
+    } else {
+        println!("SKIPPED: memory is not pinned here (memlock limit)");
+    }
+    download.end();
+    assert_eq!(fleet.wait_elders("edge-1"), [Some(0)]);
+    assert!(fleet.get("edge-1", "/c.mp4", "").unwrap().body == bodies[2]);
+}
+
 #[test]
 fn ten_reloads_and_a_new_certificate_under_load_lose_no_request() {
     let mut fleet = warm("upgrade-reloads");

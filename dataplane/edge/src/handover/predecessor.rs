@@ -130,8 +130,13 @@ impl Predecessor {
     ///
     /// # Errors
     /// The other has ended meanwhile: all the same.
-    pub fn take_over(self) -> Result<(), String> {
+    pub fn take_over(&self) -> Result<(), String> {
         self.exchange(&Say::Serving, &Say::Gone)
+    }
+
+    /// Waits until the other has given its memory back, has ended, or says nothing.
+    pub fn wait_until_light(self) {
+        while self.hear().is_ok_and(|(word, _)| word != Say::Light) {}
     }
 
     fn exchange(&self, word: &Say, wanted: &Say) -> Result<(), String> {

@@ -149,6 +149,9 @@ impl Offer {
             "tidegated {}: replaced; it serves the connections that it has to their end",
             self.id
         );
+        if self.comes_true(|| self.stop.is_light()) {
+            let _ended_already = say(channel, &Say::Light, &[]);
+        }
         Ok(())
     }
 
