@@ -14,8 +14,10 @@ use crate::origins;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
+use crate::tickets;
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
+use quinn_proto::crypto::HmacKey;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
@@ -218,6 +220,8 @@ fn datagrams(
     let mut all: Vec<Vec<EndpointParts>> = (0..cores).map(|_| Vec::new()).collect();
     for address in me.addresses.iter().map(|ip| SocketAddr::new(*ip, port)) {
         let post = Arc::new(Post::new(cores, began.as_secs() as u8));
+        let secret = me.machine.ticket_secret_file.as_deref();
+        let reset_key: Arc<dyn HmacKey> = Arc::new(tickets::reset_key(secret, &me.id, address)?);
         for parts in &mut all {
             let socket = bound_datagrams(address).map_err(|e| {
                 format!(
@@ -225,7 +229,8 @@ fn datagrams(
                     me.id
                 )
             })?;
-            parts.push(EndpointParts { socket, post: post.clone(), template: template.clone() });
+            let (post, template, reset_key) = (post.clone(), template.clone(), reset_key.clone());
+            parts.push(EndpointParts { socket, post, template, reset_key });
         }
     }
     Ok(all)

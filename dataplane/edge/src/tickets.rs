@@ -8,6 +8,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hmac, rand};
 use rustls::server::ProducesTickets;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,39 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const KEY_SECONDS: u64 = 6 * 3600;
 const SECRET_BYTES_MIN: usize = 32;
 const EPOCH_BYTES: usize = 8;
+
+/// The secret of a file, or one that only this process has.
+fn secret(file: Option<&str>) -> Result<Vec<u8>, String> {
+    let Some(path) = file else {
+        let mut secret = [0; SECRET_BYTES_MIN];
+        rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
+        return Ok(secret.to_vec());
+    };
+    let mend = "mend: head -c 32 /dev/urandom > the file, the same on all servers of the PoP";
+    let secret = std::fs::read(Path::new(path))
+        .map_err(|e| format!("ticket secret {path}: {e}\n    {mend}"))?;
+    match secret.len() {
+        SECRET_BYTES_MIN.. => Ok(secret),
+        found => Err(format!("ticket secret {path}: {found} bytes are too few\n    {mend}")),
+    }
+}
+
+/// The key of stateless resets (RFC 9000 §10.3.2). With the secret of a file it outlives the process, so that clients of one that
+/// was killed learn it from the next one. It is of one server and address: another that shares the secret
+/// must not tell a stranger what would end a connection that lives (§21.11).
+///
+/// # Errors
+/// As [`Tickets::new`].
+pub fn reset_key(
+    file: Option<&str>,
+    server: &str,
+    address: SocketAddr,
+) -> Result<hmac::Key, String> {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, &secret(file)?);
+    let named = format!("tidegate stateless resets of {server} at {address}");
+    let key = hmac::sign(&secret, named.as_bytes());
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()))
+}
 
 /// Makes and opens tickets.
 pub struct Tickets {
@@ -34,26 +68,7 @@ impl Tickets {
     /// # Errors
     /// A text that names the file, what is wrong with it and the mend.
     pub fn new(file: Option<&str>) -> Result<Tickets, String> {
-        let secret = match file {
-            None => {
-                let mut secret = [0; SECRET_BYTES_MIN];
-                rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
-                secret.to_vec()
-            }
-            Some(path) => {
-                let mend =
-                    "mend: head -c 32 /dev/urandom > the file, the same on all servers of the PoP";
-                let secret = std::fs::read(Path::new(path))
-                    .map_err(|e| format!("ticket secret {path}: {e}\n    {mend}"))?;
-                if secret.len() < SECRET_BYTES_MIN {
-                    let found = secret.len();
-                    return Err(format!(
-                        "ticket secret {path}: {found} bytes are too few\n    {mend}"
-                    ));
-                }
-                secret
-            }
-        };
+        let secret = secret(file)?;
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Ok(Tickets { secret: hmac::Key::new(hmac::HMAC_SHA256, &secret), now })
     }
@@ -135,6 +150,26 @@ mod tests {
         NOW.set(made);
         assert_eq!(stranger.decrypt(&ticket), None);
         assert_ne!(one.encrypt(b"state").unwrap(), ticket, "no two are alike");
+    }
+
+    #[test]
+    fn the_key_of_resets_follows_from_secret_server_and_address() {
+        let file = std::env::temp_dir().join(format!("tidegate-resets-{}", std::process::id()));
+        std::fs::write(&file, [3; 40]).unwrap();
+        let path = file.to_str();
+        let token = |path, server, port| {
+            let key = reset_key(path, server, ([127, 0, 0, 1], port).into()).unwrap();
+            hmac::sign(&key, b"an id").as_ref().to_vec()
+        };
+        let first = token(path, "edge-1", 443);
+        assert_eq!(first, token(path, "edge-1", 443));
+        assert_ne!(first, token(path, "edge-2", 443));
+        assert_ne!(first, token(path, "edge-1", 444));
+        assert_ne!(first, token(None, "edge-1", 443));
+        std::fs::write(&file, [3; 31]).unwrap();
+        let refused = reset_key(path, "edge-1", ([127, 0, 0, 1], 443).into()).unwrap_err();
+        assert!(refused.contains("31 bytes are too few"), "{refused}");
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -241,3 +241,34 @@ fn an_address_has_so_many_connections_and_proves_that_it_is_its_own() {
         assert!(second.get("/a.m4s", &[]).await.unwrap().body == body);
     });
 }
+
+#[test]
+fn a_client_of_an_edge_that_was_killed_learns_it_from_the_next_one() {
+    // Two cores: the datagram may come to another one than the connection's was.
+    let options = FleetOptions { cores: 2, adjust: shared_secret, ..options() };
+    let mut fleet = Fleet::start("h3-killed", &options);
+    let body = fleet.put("a.m4s", 1000);
+    block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let client = Client::connect(&fleet).await;
+            assert!(client.get("/a.m4s", &[]).await.unwrap().body == body);
+            clients.push(client);
+        }
+        fleet.restart("edge-1");
+        for client in &clients {
+            let asked = client.get("/a.m4s", &[]).await;
+            assert!(asked.is_err(), "{asked:?}");
+            // By silence it would be `TimedOut`.
+            assert_eq!(client.quic.closed().await, ConnectionError::Reset);
+        }
+        assert!(Client::connect(&fleet).await.get("/a.m4s", &[]).await.unwrap().body == body);
+    });
+}
+
+fn shared_secret(snapshot: &mut Snapshot) {
+    let edge = snapshot.servers.iter_mut().find(|s| s.id == "edge-1").unwrap();
+    let secret = std::path::Path::new(&edge.machine.state_dir).join("secret");
+    std::fs::write(&secret, [7; 32]).unwrap();
+    edge.machine.ticket_secret_file = Some(secret.display().to_string());
+}
