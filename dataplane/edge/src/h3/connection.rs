@@ -23,6 +23,9 @@ use tidegate_ring::now;
 /// Bytes taken off a stream at once.
 const READ_BYTES_MAX: usize = 16 << 10;
 
+/// Sent to an address that is not proved, for each byte that came from there.
+const AMPLIFICATION_MAX: usize = 3;
+
 /// Why nothing more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -46,6 +49,9 @@ pub struct Connection {
     over: Cell<bool>,
     /// Streams that the client gave up.
     cancelled: Cell<u32>,
+    /// Bytes that may still be sent to an address that is not proved: three times what came from there (RFC 9000 §8.1). The
+    /// library lets a whole datagram go as long as a single byte is left.
+    unproved: Cell<Option<usize>>,
     task: RefCell<Option<Waker>>,
     readers: RefCell<HashMap<StreamId, Waker>>,
     writers: RefCell<HashMap<StreamId, Waker>>,
@@ -76,6 +82,7 @@ impl Connection {
             cancelled: Cell::new(0),
             task: RefCell::new(None),
             readers: RefCell::default(),
+            unproved: Cell::new(None),
             writers: RefCell::default(),
             _seat: seat,
         }
@@ -126,6 +133,31 @@ impl Connection {
     /// Has the endpoint look at it.
     pub fn touch(&self) {
         if let Some(endpoint) = self.endpoint.upgrade() {
+    /// The address may be forged; its first datagram had so many bytes.
+    pub(super) fn bound(&self, bytes: usize) {
+        self.unproved.set(Some(bytes * AMPLIFICATION_MAX));
+    }
+
+    /// A datagram came.
+    pub(super) fn came(&self, bytes: usize) {
+        self.unproved.set(self.unproved.get().map(|room| room + bytes * AMPLIFICATION_MAX));
+    }
+
+    /// So many bytes are sent.
+    pub(super) fn went(&self, bytes: usize) {
+        self.unproved.set(self.unproved.get().map(|room| room.saturating_sub(bytes)));
+    }
+
+    /// Datagrams that may be sent. The end of the handshake proves the address.
+    pub(super) fn room(&self) -> usize {
+        let Some(room) = self.unproved.get() else { return usize::MAX };
+        if self.connected.get() {
+            self.unproved.set(None);
+            return usize::MAX;
+        }
+        room / usize::from(self.quic.borrow().current_mtu())
+    }
+
             endpoint.enqueue(self);
         }
     }

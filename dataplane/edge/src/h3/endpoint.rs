@@ -219,23 +219,25 @@ impl Endpoint {
     fn handle(self: &Rc<Self>, datagram: Datagram, answer: &mut Vec<u8>) {
         answer.clear();
         let Datagram { remote, local_ip, ecn, bytes } = datagram;
+        let len = bytes.len();
         let event = self.quic.borrow_mut().handle(now(), remote, local_ip, ecn, bytes, answer);
         match event {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let connection = self.connections.borrow().get(&handle.0).cloned();
                 if let Some(connection) = connection {
+                    connection.came(len);
                     connection.quic.borrow_mut().handle_event(event);
                     self.enqueue(&connection);
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, answer),
+            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, len, answer),
             Some(DatagramEvent::Response(transmit)) => self.respond(&transmit, answer),
         }
     }
 
     /// Somebody new.
-    fn meet(self: &Rc<Self>, incoming: Incoming, answer: &mut Vec<u8>) {
+    fn meet(self: &Rc<Self>, incoming: Incoming, len: usize, answer: &mut Vec<u8>) {
         answer.clear();
         let core = &self.core;
         // Who may have forged his address is asked to prove it before it is held against anybody.
@@ -261,6 +263,7 @@ impl Endpoint {
             }
             return;
         }
+        let is_proved = incoming.remote_address_validated();
         let accepted = self.quic.borrow_mut().accept(incoming, now(), answer, None);
         let (handle, quic) = match accepted {
             Ok(accepted) => accepted,
@@ -274,6 +277,9 @@ impl Endpoint {
         };
         let seat = Seat::take(core, CLIENT_BYTES + CLIENT_QUIC_BYTES);
         let connection = Rc::new(Connection::new(Rc::downgrade(self), handle, quic, seat));
+        if !is_proved {
+            connection.bound(len);
+        }
         self.connections.borrow_mut().insert(handle.0, connection.clone());
         self.handshakes.set(self.handshakes.get() + 1);
         self.enqueue(&connection);
@@ -384,14 +390,18 @@ impl Endpoint {
         connection.queued.set(false);
         let mut drained = self.hear(connection);
         packets.clear();
-        let segments = self.state.max_gso_segments().min(SEGMENTS_MAX);
-        let transmit = connection.quic.borrow_mut().poll_transmit(now(), segments, packets);
+        let segments = self.state.max_gso_segments().min(SEGMENTS_MAX).min(connection.room());
+        // Without room it waits for the client, or for its end.
+        let transmit = (segments > 0)
+            .then(|| connection.quic.borrow_mut().poll_transmit(now(), segments, packets))
+            .flatten();
         drained |= self.hear(connection);
         self.arm(connection);
         if drained {
             self.connections.borrow_mut().remove(&connection.handle.0);
         }
         let Some(transmit) = transmit else { return };
+        connection.went(transmit.size);
         let outgoing = outgoing(&transmit, packets);
         while self.state.send((&self.socket).into(), &outgoing).is_err() {
             if self.socket.writable().await.is_err() {

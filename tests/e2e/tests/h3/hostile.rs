@@ -30,6 +30,11 @@ async fn uni(quic: Connection, bytes: Vec<u8>, ended: bool) {
     let _closed = stream.stopped().await;
 }
 
+/// Two streams that begin alike.
+async fn twice(quic: Connection, bytes: Vec<u8>) {
+    tokio::join!(uni(quic.clone(), bytes.clone(), false), uni(quic, bytes, false));
+}
+
 /// Sends these bytes as a request, and reads what comes.
 async fn bi(quic: Connection, bytes: Vec<u8>) {
     let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
@@ -55,15 +60,24 @@ fn who_breaks_a_rule_ends_only_its_own_connection() {
             }),
             ("two control streams", 0x103, {
                 let control = control.clone();
-                Box::new(move |quic| {
-                    let control = control.clone();
-                    Box::pin(async move {
-                        tokio::join!(
-                            uni(quic.clone(), control.clone(), false),
-                            uni(quic, control, false)
-                        );
-                    })
-                })
+                Box::new(move |quic| Box::pin(twice(quic, control.clone())))
+            }),
+            ("two QPACK encoder streams", 0x103, Box::new(|quic| Box::pin(twice(quic, vec![2])))),
+            ("two QPACK decoder streams", 0x103, Box::new(|quic| Box::pin(twice(quic, vec![3])))),
+            ("the QPACK encoder stream closed", 0x104, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2], true)))
+            }),
+            ("a QPACK table larger than allowed", 0x201, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2, 0x3f, 0xe1, 0x1f], false)))
+            }),
+            ("an insertion into a QPACK table of nothing", 0x201, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2, 0x41, b'a', 1, b'b'], false)))
+            }),
+            ("a QPACK section acknowledged that was none", 0x202, {
+                Box::new(|quic| Box::pin(uni(quic, vec![3, 0x80], false)))
+            }),
+            ("a request that names a QPACK table of nothing", 0x200, {
+                Box::new(|quic| Box::pin(bi(quic, frame(1, &[1, 0, 0x80]))))
             }),
             ("no SETTINGS first", 0x10a, {
                 let bytes = [&[0][..], &frame(7, &[0])].concat();

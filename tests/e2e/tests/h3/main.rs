@@ -2,6 +2,8 @@
 //! Method: `quinn` with our own frames as the client, a relay as the network; real edges.
 
 mod hostile;
+mod packets;
+mod raw;
 mod relay;
 
 use bytes::Bytes;
