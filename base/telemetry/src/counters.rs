@@ -284,7 +284,7 @@ counters! {
     hedges_total Counter "requests" "Live requests that a second next hop was asked for, the first one being late."
     hedges_won_total Counter "requests" "Of these, those that the second next hop answered first."
     resumes_total Counter "fills" "Bodies that broke off and were asked for from there on."
-    deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
+    deadlines_missed_total Counter "requests" "Requests whose client was too slow: with their head, their body, or to take the answer."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
     store_read_bytes_total Counter "bytes" "Bytes read from the store."

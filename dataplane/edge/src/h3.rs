@@ -162,7 +162,8 @@ impl Session {
             return connection.close(Code::STREAM_CREATION_ERROR, what);
         };
         if !write_all(connection, control, preamble).await {
-            return;
+            self.core.count(|c| &c.deadlines_missed_total, 1);
+            return connection.close(Code::NO_ERROR, "the control stream is not read");
         }
         let mut draining = pin!(endpoint.drain.begun());
         let mut requests = 0;

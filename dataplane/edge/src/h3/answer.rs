@@ -11,10 +11,11 @@ use quinn_proto::StreamId;
 use std::io;
 use std::rc::Rc;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::min_rate::MinRate;
 use tidegate_engine::{HeadFields, Outlet};
 use tidegate_http::Fields;
 use tidegate_http3::{Code, encode_data_head, encode_response};
-use tidegate_ring::timeout;
+use tidegate_ring::{now, timeout};
 
 /// Streams of one urgency that are told apart; later ones stand behind all of them.
 const ORDERED_MAX: u64 = 1 << 24;
@@ -25,6 +26,7 @@ pub struct Answer {
     id: StreamId,
     /// What goes before the next bytes: the head, until it is sent.
     pending: Vec<u8>,
+    min_rate: MinRate,
     whole: bool,
     /// The stream has its end, of whatever kind.
     over: bool,
@@ -32,7 +34,8 @@ pub struct Answer {
 
 impl Answer {
     pub fn new(connection: Rc<Connection>, id: StreamId) -> Answer {
-        Answer { connection, id, pending: Vec::new(), whole: false, over: false }
+        let (pending, min_rate) = (Vec::new(), MinRate::default());
+        Answer { connection, id, pending, min_rate, whole: false, over: false }
     }
 
     /// RFC 9218: by urgency; of the same urgency in the order of the requests, behind them by turns those that said `i`.
@@ -68,11 +71,14 @@ impl Answer {
             if at == pieces.len() {
                 return Ok(());
             }
+            let (begun, before) = (now(), self.connection.written());
             let writing = self.connection.write(self.id, &mut pieces[at..]);
             match timeout(SEND_STALL_MAX, writing).await {
                 Ok(outcome) => outcome?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             }
+            let taken = self.connection.written() - before;
+            self.min_rate.after(now().saturating_duration_since(begun), taken)?;
         }
     }
 }

@@ -52,6 +52,8 @@ pub struct Connection {
     /// Bytes that may still be sent to an address that is not proved: three times what came from there (RFC 9000 §8.1). The
     /// library lets a whole datagram go as long as a single byte is left.
     unproved: Cell<Option<usize>>,
+    /// Bytes that streams could write.
+    written: Cell<u64>,
     task: RefCell<Option<Waker>>,
     readers: RefCell<HashMap<StreamId, Waker>>,
     writers: RefCell<HashMap<StreamId, Waker>>,
@@ -80,9 +82,10 @@ impl Connection {
             connected: Cell::new(false),
             over: Cell::new(false),
             cancelled: Cell::new(0),
+            unproved: Cell::new(None),
+            written: Cell::new(0),
             task: RefCell::new(None),
             readers: RefCell::default(),
-            unproved: Cell::new(None),
             writers: RefCell::default(),
             _seat: seat,
         }
@@ -130,9 +133,6 @@ impl Connection {
         self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Has the endpoint look at it.
-    pub fn touch(&self) {
-        if let Some(endpoint) = self.endpoint.upgrade() {
     /// The address may be forged; its first datagram had so many bytes.
     pub(super) fn bound(&self, bytes: usize) {
         self.unproved.set(Some(bytes * AMPLIFICATION_MAX));
@@ -158,6 +158,9 @@ impl Connection {
         room / usize::from(self.quic.borrow().current_mtu())
     }
 
+    /// Has the endpoint look at it.
+    pub fn touch(&self) {
+        if let Some(endpoint) = self.endpoint.upgrade() {
             endpoint.enqueue(self);
         }
     }
@@ -249,7 +252,8 @@ impl Connection {
             }
             let outcome = self.quic.borrow_mut().send_stream(id).write_chunks(pieces);
             Poll::Ready(match outcome {
-                Ok(_) => {
+                Ok(written) => {
+                    self.written.set(self.written.get() + written.bytes as u64);
                     self.touch();
                     Ok(())
                 }
@@ -264,6 +268,11 @@ impl Connection {
             })
         })
         .await
+    }
+
+    /// Bytes that all streams could write so far.
+    pub fn written(&self) -> u64 {
+        self.written.get()
     }
 
     /// Waits until all of a finished stream has come over, or nobody wants it.

@@ -5,6 +5,7 @@ mod hostile;
 mod packets;
 mod raw;
 mod relay;
+mod slow;
 
 use bytes::Bytes;
 use std::cell::Cell;
