@@ -15,7 +15,7 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench", "bench-trace"];
-const NEEDS: [Need; 13] = [
+const NEEDS: [Need; 14] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
@@ -56,6 +56,12 @@ const NEEDS: [Need; 13] = [
         package: "chromium",
         present: || on_path("chromium"),
         why: "plays the film in tests",
+        verbs: &["test"],
+    },
+    Need {
+        package: "ngtcp2-client",
+        present: || on_path("gtlsclient"),
+        why: "speaks HTTP/3 with an edge in tests",
         verbs: &["test"],
     },
     Need { package: "g++", present: || on_path("c++"), why: "builds libFuzzer", verbs: &["fuzz"] },
