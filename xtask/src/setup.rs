@@ -15,7 +15,7 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench", "bench-trace", "bench-http3"];
-const NEEDS: [Need; 16] = [
+const NEEDS: [Need; 17] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
@@ -56,6 +56,12 @@ const NEEDS: [Need; 16] = [
         package: "chromium",
         present: || on_path("chromium"),
         why: "plays the film in tests",
+        verbs: &["test"],
+    },
+    Need {
+        package: "ngtcp2-client",
+        present: || on_path("gtlsclient"),
+        why: "speaks HTTP/3 with an edge in tests",
         verbs: &["test"],
     },
     Need { package: "g++", present: || on_path("c++"), why: "builds libFuzzer", verbs: &["fuzz"] },

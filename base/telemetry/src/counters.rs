@@ -294,7 +294,7 @@ counters! {
     blocks_mended_total Counter "blocks" "Blocks without a strong validator that were put in from a whole of the same bytes."
     answers_cut_total Counter "requests" "Answers that ended short since their bytes could not be had."
     resumes_total Counter "fills" "Bodies that broke off and were asked for from there on."
-    deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
+    deadlines_missed_total Counter "requests" "Requests whose client was too slow: with their head, their body, or to take the answer."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
     store_read_bytes_total Counter "bytes" "Bytes read from the store."

@@ -25,7 +25,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use meter::FrameMeter;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -36,6 +36,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX, set_manner_of};
 use tidegate_engine::memory::CLIENT_H2_BYTES;
+use tidegate_engine::min_rate::MinRate;
 use tidegate_engine::pace::{Burst, Manner, Pace, Paces};
 use tidegate_engine::session::{
     BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
@@ -43,7 +44,7 @@ use tidegate_engine::session::{
 use tidegate_engine::{Core, Face, HeadFields, Outlet};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
-use tidegate_ring::{TcpStream, now, started, timeout};
+use tidegate_ring::{Sleep, TcpStream, now, sleep, started, timeout};
 use tidegate_tls::Server;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turns::Turns;
@@ -65,6 +66,8 @@ const RESET_UNSEEN_MAX: usize = 20;
 const RESET_BY_US_MAX: usize = 100;
 /// Preface and settings.
 const BEGIN_SPAN_MAX: Duration = Duration::from_secs(10);
+/// From a head's first frame to the end of its last.
+const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
 /// Without a stream.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
 /// For the goodbye.
@@ -92,6 +95,7 @@ pub async fn serve(
         paces: RefCell::default(),
         urgencies: RefCell::default(),
         tcp,
+        bodies: Cell::new(0),
     });
     let _open = OpenConnection::count(&core, CLIENT_H2_BYTES);
     // In a box of its own, as large as it is.
@@ -128,6 +132,7 @@ async fn converse(
     // After the goodbye, what the client asked for before it heard of it is answered still (RFC 9113 §6.8).
     let mut is_leaving = false;
     let mut flooded = false;
+    let mut head_timer = None;
     loop {
         let next = wire.drive(|cx| {
             if !wire.is_bearable() {
@@ -137,7 +142,13 @@ async fn converse(
             if !is_leaving && draining.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Leave);
             }
-            connection.poll_accept(cx).map(|accepted| match accepted {
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() && wire.head_is_late(cx, &mut head_timer) {
+                core.count(|c| &c.deadlines_missed_total, 1);
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(Next::Over);
+            }
+            accepted.map(|accepted| match accepted {
                 Some(Ok((request, respond))) => Next::Stream(Box::new((request, respond))),
                 Some(Err(error)) if is_flood(&error) => Next::Flood,
                 Some(Err(_)) | None => Next::Over,
@@ -196,6 +207,8 @@ struct Wire {
     /// Said by PRIORITY_UPDATE, of streams that are under way or still to come.
     urgencies: RefCell<BTreeMap<u32, Urgency>>,
     tcp: Rc<TcpStream>,
+    /// Bytes of bodies that the client's windows took.
+    bodies: Cell<u64>,
 }
 
 impl Wire {
@@ -226,6 +239,19 @@ impl Wire {
             drop(urgencies);
             self.turns.changed(stream);
         }
+    }
+
+    /// Whether a head has been under way for too long; if one is under way, the task is woken when it has.
+    fn head_is_late(&self, cx: &mut Context<'_>, timer: &mut Option<(Duration, Sleep)>) -> bool {
+        let Some(since) = self.meter.borrow().head_since() else {
+            *timer = None;
+            return false;
+        };
+        let (_, sleep) = match timer {
+            Some(armed) if armed.0 == since => armed,
+            _ => timer.insert((since, sleep(HEAD_SPAN_MAX))),
+        };
+        Pin::new(sleep).poll(cx).is_ready()
     }
 
     fn is_bearable(&self) -> bool {
@@ -318,6 +344,7 @@ fn spawn_stream(
             stream: None,
             head: None,
             left: None,
+            min_rate: MinRate::default(),
             wire,
             urgency,
             says_priority,
@@ -399,6 +426,7 @@ struct Answer {
     head: Option<Response<()>>,
     /// Body bytes still to come, if the head says how many: the last of them end the stream.
     left: Option<u64>,
+    min_rate: MinRate,
     wire: Rc<Wire>,
     urgency: Urgency,
     /// By the client itself.
@@ -455,6 +483,7 @@ impl Outlet for Answer {
         let mut rest = bytes.clone();
         while !rest.is_empty() {
             stream.reserve_capacity(rest.len().min(FRAME_BYTES));
+            let (begun, before) = (now(), self.wire.bodies.get());
             let capacity = poll_fn(|cx| stream.poll_capacity(cx));
             let granted = match timeout(SEND_STALL_MAX, capacity).await {
                 Ok(Some(Ok(granted))) => granted,
@@ -463,6 +492,9 @@ impl Outlet for Answer {
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             };
             let piece = rest.split_to(granted.min(rest.len()).min(FRAME_BYTES));
+            self.wire.bodies.set(self.wire.bodies.get() + piece.len() as u64);
+            let taken = self.wire.bodies.get() - before;
+            self.min_rate.after(now().saturating_duration_since(begun), taken)?;
             if piece.is_empty() {
                 continue;
             }

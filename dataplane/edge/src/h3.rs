@@ -32,6 +32,7 @@ use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{IdleTimeout, ServerConfig, StreamId, TransportConfig, VarInt};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,19 +93,18 @@ pub struct Secret(pub [u8; SECRET_BYTES]);
 pub const SECRET_BYTES: usize = 32;
 
 impl Secret {
-    /// # Errors
-    /// The system gives no randomness.
-    pub fn fresh() -> Result<Secret, String> {
-        let mut secret = [0; SECRET_BYTES];
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
-        Ok(Secret(secret))
+    /// The key of stateless resets at an address (RFC 9000 §10.3.2). Each has its own: what is told at one must not end a
+    /// connection that lives at another (§21.11).
+    pub fn reset_key(&self, address: SocketAddr) -> hmac::Key {
+        let resets = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let named = format!("tidegate quic resets at {address}");
+        hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&resets, named.as_bytes()).as_ref())
     }
 }
 
 /// What all connections have in common.
 pub struct Template {
     server: ServerConfig,
-    reset_key: Arc<hmac::Key>,
 }
 
 pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
@@ -124,10 +124,7 @@ pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
     let tokens = salt(b"tidegate quic tokens").extract(&secret.0);
     let mut server = ServerConfig::new(crypto, Arc::new(tokens));
     server.transport_config(Arc::new(transport)).max_incoming(HANDSHAKES_MAX);
-    let resets = hmac::Key::new(hmac::HMAC_SHA256, &secret.0);
-    let resets = hmac::sign(&resets, b"tidegate quic resets");
-    let reset_key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, resets.as_ref()));
-    Template { server, reset_key }
+    Template { server }
 }
 
 /// Serves one connection to its end.
@@ -194,7 +191,8 @@ impl Session {
             return connection.close(Code::STREAM_CREATION_ERROR, what);
         };
         if !write_all(connection, control, preamble).await {
-            return;
+            self.core.count(|c| &c.deadlines_missed_total, 1);
+            return connection.close(Code::NO_ERROR, "the control stream is not read");
         }
         let mut draining = pin!(endpoint.drain.begun());
         let mut requests = 0;

@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::callers::Callers;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
-use crate::h3::{self, EndpointParts, Post, Secret};
+use crate::h3::{self, EndpointParts, Post};
 use crate::handover::{Estate, Inherited, Predecessor, offer};
 use crate::log;
 use crate::names;
@@ -17,6 +17,7 @@ use crate::purge_file::PurgeFile;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
+use crate::tickets;
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -130,7 +131,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         true => Some(RollFile::open(state_dir, &me.id)?),
         false => None,
     };
-    let mut sockets = Sockets::new(cores, inherited)?;
+    let mut sockets = Sockets::new(&me, cores, inherited)?;
     sockets.listen(&me)?;
     if let (Some(port), Some(tls)) = (me.http3_port(), certificate.load().as_ref())
         && let Some(crypto) = tls.quic()
@@ -272,10 +273,10 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn new(cores: usize, mut inherited: Inherited) -> Result<Sockets, String> {
+    fn new(me: &Server, cores: usize, mut inherited: Inherited) -> Result<Sockets, String> {
         let secret = match inherited.secret.take() {
             Some(secret) => secret,
-            None => Secret::fresh()?,
+            None => tickets::quic_secret(me.machine.ticket_secret_file.as_deref(), &me.id)?,
         };
         let (listeners, datagrams, posts) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Sockets {
@@ -352,13 +353,15 @@ impl Sockets {
             while sockets.len() < cores {
                 sockets.push(bound_datagrams(address).map_err(failed)?);
             }
+            let reset_key = Arc::new(self.estate.secret.reset_key(address));
             let elders = self.inherited.elders(address);
             let post = Arc::new(Post::new(sockets.len(), generation, elders));
             self.estate.posts.push((address, post.clone()));
             for (index, socket) in sockets.into_iter().enumerate() {
                 self.estate.datagrams.push((address, socket.try_clone().map_err(failed)?));
                 let (post, template) = (post.clone(), template.clone());
-                let parts = EndpointParts { socket, post, index, template };
+                let reset_key = reset_key.clone();
+                let parts = EndpointParts { socket, post, index, template, reset_key };
                 self.datagrams[index % cores].push(parts);
             }
         }

@@ -5,6 +5,7 @@
 //! secret itself is another matter: who has it and recorded a resumed session's begin can forge tickets, not read
 //! what was said, as each session has fresh keys); what is not ours opens to nothing.
 
+use crate::h3::Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::{hmac, rand};
 use rustls::server::ProducesTickets;
@@ -15,6 +16,34 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const KEY_SECONDS: u64 = 6 * 3600;
 const SECRET_BYTES_MIN: usize = 32;
 const EPOCH_BYTES: usize = 8;
+
+/// The secret of a file, or one that only this process has.
+fn secret(file: Option<&str>) -> Result<Vec<u8>, String> {
+    let Some(path) = file else {
+        let mut secret = [0; SECRET_BYTES_MIN];
+        rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
+        return Ok(secret.to_vec());
+    };
+    let mend = "mend: head -c 32 /dev/urandom > the file, the same on all servers of the PoP";
+    let secret = std::fs::read(Path::new(path))
+        .map_err(|e| format!("ticket secret {path}: {e}\n    {mend}"))?;
+    match secret.len() {
+        SECRET_BYTES_MIN.. => Ok(secret),
+        found => Err(format!("ticket secret {path}: {found} bytes are too few\n    {mend}")),
+    }
+}
+
+/// What keys of QUIC follow from (`h3.rs`). With the secret of a file it outlives the process, so that clients of one that was
+/// killed learn it from the next one. It is of one server: another that shares the file has another.
+///
+/// # Errors
+/// As [`Tickets::new`].
+pub fn quic_secret(file: Option<&str>, server: &str) -> Result<Secret, String> {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, &secret(file)?);
+    let own = hmac::sign(&secret, format!("tidegate quic of {server}").as_bytes());
+    let own = own.as_ref().first_chunk().ok_or("the digest is too short")?;
+    Ok(Secret(*own))
+}
 
 /// Makes and opens tickets.
 pub struct Tickets {
@@ -34,26 +63,7 @@ impl Tickets {
     /// # Errors
     /// A text that names the file, what is wrong with it and the mend.
     pub fn new(file: Option<&str>) -> Result<Tickets, String> {
-        let secret = match file {
-            None => {
-                let mut secret = [0; SECRET_BYTES_MIN];
-                rand::fill(&mut secret).map_err(|_| "the system gives no randomness")?;
-                secret.to_vec()
-            }
-            Some(path) => {
-                let mend =
-                    "mend: head -c 32 /dev/urandom > the file, the same on all servers of the PoP";
-                let secret = std::fs::read(Path::new(path))
-                    .map_err(|e| format!("ticket secret {path}: {e}\n    {mend}"))?;
-                if secret.len() < SECRET_BYTES_MIN {
-                    let found = secret.len();
-                    return Err(format!(
-                        "ticket secret {path}: {found} bytes are too few\n    {mend}"
-                    ));
-                }
-                secret
-            }
-        };
+        let secret = secret(file)?;
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         Ok(Tickets { secret: hmac::Key::new(hmac::HMAC_SHA256, &secret), now })
     }
@@ -135,6 +145,27 @@ mod tests {
         NOW.set(made);
         assert_eq!(stranger.decrypt(&ticket), None);
         assert_ne!(one.encrypt(b"state").unwrap(), ticket, "no two are alike");
+    }
+
+    #[test]
+    fn the_key_of_resets_follows_from_secret_server_and_address() {
+        let file = std::env::temp_dir().join(format!("tidegate-resets-{}", std::process::id()));
+        std::fs::write(&file, [3; 40]).unwrap();
+        let path = file.to_str();
+        let token = |path, server, port| {
+            let secret = quic_secret(path, server).unwrap();
+            let key = secret.reset_key(([127, 0, 0, 1], port).into());
+            hmac::sign(&key, b"an id").as_ref().to_vec()
+        };
+        let first = token(path, "edge-1", 443);
+        assert_eq!(first, token(path, "edge-1", 443));
+        assert_ne!(first, token(path, "edge-2", 443));
+        assert_ne!(first, token(path, "edge-1", 444));
+        assert_ne!(first, token(None, "edge-1", 443));
+        std::fs::write(&file, [3; 31]).unwrap();
+        let refused = quic_secret(path, "edge-1").err().unwrap();
+        assert!(refused.contains("31 bytes are too few"), "{refused}");
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

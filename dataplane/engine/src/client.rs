@@ -117,13 +117,15 @@ pub struct Client<'a, O: Outlet> {
     pub sent: u64,
     pub status: u16,
     length: BodyLength,
+    /// It took too little for too long.
+    pub late: bool,
 }
 
 impl<'a, O: Outlet> Client<'a, O> {
     /// The client of a new request.
     pub fn new(outlet: &'a mut O, address: SocketAddr, head_only: bool) -> Self {
-        let (sent, status, length) = (0, 0, BodyLength::Absent);
-        Client { outlet, address, head_only, sent, status, length }
+        let (sent, status, length, late) = (0, 0, BodyLength::Absent, false);
+        Client { outlet, address, head_only, sent, status, length, late }
     }
 
     /// Whether the client's connection is encrypted.
@@ -181,7 +183,13 @@ impl<'a, O: Outlet> Client<'a, O> {
             return Ok(());
         }
         self.sent += bytes.len() as u64;
-        self.outlet.body(bytes).await
+        let outcome = self.outlet.body(bytes).await;
+        self.note(outcome)
+    }
+
+    fn note(&mut self, outcome: io::Result<()>) -> io::Result<()> {
+        self.late |= outcome.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::TimedOut);
+        outcome
     }
 
     /// The body is complete.
@@ -190,7 +198,8 @@ impl<'a, O: Outlet> Client<'a, O> {
             BodyLength::Known(length) => self.head_only || self.sent == length,
             BodyLength::Absent | BodyLength::Unknown => true,
         };
-        self.outlet.finish(complete).await
+        let outcome = self.outlet.finish(complete).await;
+        self.note(outcome)
     }
 
     /// The body cannot be completed: the connection or stream breaks off, so that the client knows.

@@ -18,6 +18,7 @@ pub mod fill;
 pub mod isolate;
 pub mod keeper;
 pub mod memory;
+pub mod min_rate;
 pub mod next_hop;
 pub mod node;
 pub mod object;

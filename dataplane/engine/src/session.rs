@@ -48,7 +48,7 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
         let parsed = match next_head(&mut transport, &mut parser, &mut buffer).await {
             Next::Head(parsed) => *parsed,
             Next::Refused { status, what } => {
-                core.count(|c| &c.requests_refused_total, 1);
+                count_refused(&core, status);
                 let mut outlet = Http1::new(&mut transport, false, Version::Http11, false);
                 let mut client = Client::new(&mut outlet, peer, false);
                 let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
@@ -87,7 +87,7 @@ async fn exchange<T: Transport>(
     let body = match body {
         Ok(body) => body,
         Err((status, what)) => {
-            core.count(|c| &c.requests_refused_total, 1);
+            count_refused(core, status);
             let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
             return false;
         }
@@ -98,6 +98,7 @@ async fn exchange<T: Transport>(
         Face::Traffic | Face::Fleet => transaction::run(core, &mut client, exchange).await,
         Face::Admin => crate::admin::run(core, &mut client, exchange).await,
     }
+    count_late(core, &client);
     outlet.keep_alive
 }
 
@@ -118,10 +119,21 @@ pub async fn serve_stream<O: Outlet>(
             transaction::run(core, &mut client, exchange).await;
         }
         Err((status, what)) => {
-            core.count(|c| &c.requests_refused_total, 1);
+            count_refused(core, status);
             let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
         }
     }
+    count_late(core, &client);
+}
+
+/// A request that is not served.
+fn count_refused(core: &Core, status: u16) {
+    core.count(|c| &c.requests_refused_total, 1);
+    core.count(|c| &c.deadlines_missed_total, u64::from(status == 408));
+}
+
+fn count_late<O: Outlet>(core: &Core, client: &Client<'_, O>) {
+    core.count(|c| &c.deadlines_missed_total, u64::from(client.late));
 }
 
 /// Counts a connection for as long as it is served, and what its protocol takes beside what was counted when it was accepted.

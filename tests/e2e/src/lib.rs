@@ -6,6 +6,7 @@
 
 pub mod alike;
 pub mod client;
+pub mod cost;
 pub mod fleet;
 pub mod h2;
 pub mod h3;

@@ -1,12 +1,12 @@
 //! What is waited for, and for how long: these tests wait for the node's own deadlines, all at the same time.
 
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::{Connection, Fleet, FleetOptions, HandOrigin, content, range_of, reply};
+use tidegate_e2e::{Connection, Fleet, FleetOptions, HandOrigin, content, cost, range_of, reply};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -127,4 +127,74 @@ fn clients_that_take_nothing_are_let_go() {
     }
     fleet.until("they are being served", |f| f.counter("edge-1", "connections_open") >= 6);
     fleet.until("they are let go", |f| f.counter("edge-1", "connections_open") <= 1);
+}
+
+#[test]
+fn clients_that_take_hardly_anything_are_let_go() {
+    // Goal: who takes a byte now and then holds its connection no longer than who takes nothing. Method: as above, with
+    // small windows; the kernel takes bytes off the edge only when a good part of what it holds has gone.
+    let options = FleetOptions { edges: 1, parents: 1, ..FleetOptions::default() };
+    let fleet = Fleet::start("dribble", &options);
+    fleet.put("large.mp4", 48 << 20);
+    fleet.put("a.m4s", 1000);
+    let request = format!("GET /large.mp4 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    let address = fleet.member("edge-1").http();
+    let over = AtomicBool::new(false);
+    cost::of(&fleet, "HTTP/1.1: a byte read now and then", "/a.m4s", || {
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.write_all(request.as_bytes()).unwrap();
+                    while !over.load(Ordering::Relaxed) {
+                        let _end = stream.read(&mut [0; 1]);
+                        std::thread::sleep(Duration::from_millis(200));
+                    }
+                });
+            }
+            fleet.until("they are let go", |f| f.counter("edge-1", "deadlines_missed_total") == 3);
+            over.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn requests_that_come_slowly_are_refused() {
+    // Goal: head and body have 10 s each, however they are framed (slowloris, and its kin with bodies). Method: one
+    // byte now and then until the answer comes.
+    let options = FleetOptions { edges: 1, parents: 1, ..FleetOptions::default() };
+    let fleet = Fleet::start("slowly", &options);
+    fleet.put("a.m4s", 1000);
+    let post = format!("POST /pass/a HTTP/1.1\r\nHost: {HOST}\r\n");
+    let cases = [
+        format!("GET /a.m4s HTTP/1.1\r\nHost: {HOST}\r\nX-Long: "),
+        format!("{post}Content-Length: 100000\r\n\r\n"),
+        format!("{post}Transfer-Encoding: chunked\r\n\r\nFFFF\r\n"),
+        format!("GET /a.m4s HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60000\r\n\r\n"),
+    ];
+    let address = fleet.member("edge-1").http();
+    cost::of(&fleet, "HTTP/1.1: heads and bodies that come slowly", "/a.m4s", || {
+        std::thread::scope(|scope| {
+            for case in &cases {
+                scope.spawn(move || {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.write_all(case.as_bytes()).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+                    loop {
+                        match stream.read(&mut piece) {
+                            Ok(0) => break,
+                            Ok(n) => answer.extend_from_slice(&piece[..n]),
+                            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                                let _closed = stream.write_all(b"1");
+                            }
+                            Err(_) => break, // what came behind the answer was not read
+                        }
+                    }
+                    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{case}");
+                });
+            }
+        });
+    });
+    assert_eq!(fleet.counter("edge-1", "deadlines_missed_total"), 4);
 }

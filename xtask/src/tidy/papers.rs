@@ -32,6 +32,11 @@ pub fn judge(files: &[File], names: &[String], members: &[&str]) -> Vec<Finding>
                 {
                     findings.push(Finding::new(place.clone(), format!("`{span}` does not exist")));
                 }
+                if let Some((path, test)) = named_test(span)
+                    && !is_test(path, test, files)
+                {
+                    findings.push(Finding::new(place.clone(), format!("no test `{span}`")));
+                }
                 if let Some(what) = commands.unknown(span) {
                     findings.push(Finding::new(place.clone(), what));
                 }
@@ -122,6 +127,31 @@ fn is_path(span: &str, tops: &BTreeSet<&str>) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
     span.split_once('/').is_some_and(|(top, rest)| tops.contains(top) && !rest.starts_with('/'))
         && span.chars().all(plain)
+}
+
+/// A span that names a test: its file, two colons, its function.
+fn named_test(span: &str) -> Option<(&str, &str)> {
+    let (path, test) = span.split_once("::")?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    (path.ends_with(".rs") && test.chars().all(plain)).then_some((path, test))
+}
+
+/// Whether the file has this function, and its attribute is that of a test.
+fn is_test(path: &str, test: &str, files: &[File]) -> bool {
+    let Some(file) = files.iter().find(|file| file.name == path) else { return false };
+    let head = format!("fn {test}(");
+    let mut before: Vec<&str> = Vec::new();
+    for line in file.text.lines().map(str::trim) {
+        if line.starts_with(&head) {
+            // proptest has its own form of functions, under the same attribute.
+            return before.contains(&"#[test]");
+        }
+        match line.starts_with('#') || line.starts_with("//") {
+            true => before.push(line),
+            false => before.clear(),
+        }
+    }
+    false
 }
 
 /// The commands that documents may name.

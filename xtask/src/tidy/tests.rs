@@ -98,7 +98,10 @@ fn tree() -> (Vec<File>, Vec<String>) {
             "# Commands\n\n## tidegate demo\n\n## tidegate snapshot build\n",
         ),
         file("ARCHITECTURE.md", "# Map\n\n`base/types` and `xtask`\n"),
-        file("base/types/src/lib.rs", "//! Words.\n"),
+        file(
+            "base/types/src/lib.rs",
+            "//! Words.\n#[test]\n#[ignore]\nfn a_test() {}\nfn no_such_test() {}\n",
+        ),
     ];
     let names = files.iter().map(|f| f.name.clone()).collect();
     (files, names)
@@ -117,6 +120,8 @@ fn canary_a_stale_document_is_found() {
         "[gone](../GONE.md)",
         "[no heading](../ARCHITECTURE.md#nowhere)",
         "see `base/gone.rs`",
+        "`base/gone.rs::a_test`",
+        "`base/types/src/lib.rs::no_such_test`",
         "run `make dinner`",
         "run `cargo xtask sing`",
         "run `tidegate sing`",
@@ -131,7 +136,7 @@ fn canary_a_stale_document_is_found() {
 
 #[test]
 fn a_document_in_step_is_left_alone() {
-    let text = "[map](../ARCHITECTURE.md#map) [out](https://example.net) `base/types/src/lib.rs` `base/types/`\n\
+    let text = "[map](../ARCHITECTURE.md#map) [out](https://example.net) `base/types/src/lib.rs` `base/types/` `base/types/src/lib.rs::a_test`\n\
                 `make demo VIDEO=x` `cargo xtask tidy` `tidegate snapshot build` `GET /a/b` `[x](y)`\n";
     assert_eq!(whats(&paper(text)), "");
 }

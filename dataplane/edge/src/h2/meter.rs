@@ -22,7 +22,9 @@ const PREFACE_BYTES: usize = 24;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PRIORITY_UPDATE: u8 = 0x10;
 /// A stream's id, and a field value. Longer ones are passed over.
 const UPDATE_BYTES_MAX: usize = 4 + 64;
@@ -42,14 +44,16 @@ pub struct FrameMeter {
     spent: u64,
     earned: u64,
     sent: u64,
+    /// A head is under way since then, and whether the frame that passes is its last.
+    head: Option<(Duration, bool)>,
 }
 
 impl Default for FrameMeter {
     fn default() -> Self {
         let (header, header_len) = ([0; HEADER_BYTES], 0);
-        let (update, updates) = (None, Vec::new());
+        let (update, updates, head) = (None, Vec::new(), None);
         let skip = PREFACE_BYTES;
-        FrameMeter { skip, header, header_len, update, updates, spent: 0, earned: 0, sent: 0 }
+        FrameMeter { skip, header, header_len, update, updates, spent: 0, earned: 0, sent: 0, head }
     }
 }
 
@@ -61,6 +65,9 @@ impl FrameMeter {
             self.skip -= skipped;
             self.read_update(&bytes[..skipped]);
             bytes = &bytes[skipped..];
+            if self.skip == 0 && self.header_len == 0 && matches!(self.head, Some((_, true))) {
+                self.head = None;
+            }
             let wanted = (HEADER_BYTES - self.header_len).min(bytes.len());
             self.header[self.header_len..][..wanted].copy_from_slice(&bytes[..wanted]);
             self.header_len += wanted;
@@ -72,6 +79,12 @@ impl FrameMeter {
                 self.skip = len;
                 let is_update = kind == PRIORITY_UPDATE && (4..=UPDATE_BYTES_MAX).contains(&len);
                 self.update = is_update.then(Vec::new);
+                let ends = flags & END_HEADERS != 0;
+                match (kind, self.head) {
+                    (HEADERS, None) => self.head = Some((elapsed, ends)),
+                    (CONTINUATION, Some((since, _))) => self.head = Some((since, ends)),
+                    _ => {}
+                }
                 let brings = match kind {
                     DATA => len > 0 || flags & END_STREAM != 0,
                     HEADERS => true,
@@ -103,6 +116,11 @@ impl FrameMeter {
     /// What the client has said of streams since it was asked last.
     pub fn take_updates(&mut self) -> Vec<(u32, Urgency)> {
         std::mem::take(&mut self.updates)
+    }
+
+    /// Since when a head is under way: its first frame began, and its last has not ended.
+    pub fn head_since(&self) -> Option<Duration> {
+        self.head.map(|(since, _)| since)
     }
 
     /// What was earned and not spent is no more than a full bucket.
@@ -190,6 +208,36 @@ mod tests {
         }
         let many = vec![update(1, b"u=1"); UPDATES_MAX + 50];
         assert_eq!(after(&many, 1000).take_updates().len(), UPDATES_MAX);
+    }
+
+    #[test]
+    fn a_head_is_under_way_from_its_first_frame_to_the_end_of_its_last() {
+        let frames = [
+            frame(6, 0, 8),
+            frame(HEADERS, END_STREAM, 20),
+            frame(CONTINUATION, 0, 0),
+            frame(CONTINUATION, END_HEADERS, 5),
+            frame(6, 0, 8),
+            frame(HEADERS, END_HEADERS, 30),
+            frame(DATA, 0, 3),
+        ];
+        let (all, mut ends, mut at) = (frames.concat(), Vec::new(), 0);
+        frames.iter().for_each(|frame| {
+            at += frame.len();
+            ends.push(at);
+        });
+        for cut in [1, 4, 9, 50, 1000] {
+            let mut meter = after(&[], 1);
+            let mut passed = 0;
+            for piece in all.chunks(cut) {
+                passed += piece.len();
+                meter.take(Duration::from_secs(passed as u64), piece);
+                // Known from the ninth byte of its first frame on.
+                let open = (ends[0] + HEADER_BYTES..ends[3]).contains(&passed)
+                    || (ends[4] + HEADER_BYTES..ends[5]).contains(&passed);
+                assert_eq!(meter.head_since().is_some(), open, "{cut}: {passed}");
+            }
+        }
     }
 
     #[test]

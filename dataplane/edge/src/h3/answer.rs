@@ -11,11 +11,12 @@ use quinn_proto::StreamId;
 use std::io;
 use std::rc::Rc;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
+use tidegate_engine::min_rate::MinRate;
 use tidegate_engine::pace::{Burst, Manner, Need, Pace};
 use tidegate_engine::{HeadFields, Outlet};
 use tidegate_http::Fields;
 use tidegate_http3::{Code, encode_data_head, encode_response};
-use tidegate_ring::timeout;
+use tidegate_ring::{now, timeout};
 
 /// Streams of one urgency that are told apart; later ones stand behind all of them.
 const ORDERED_MAX: u64 = 1 << 24;
@@ -30,6 +31,7 @@ pub struct Answer {
     /// By the client itself.
     says_priority: bool,
     burst: Burst,
+    min_rate: MinRate,
     whole: bool,
     /// The stream has its end, of whatever kind.
     over: bool,
@@ -44,6 +46,7 @@ impl Answer {
             urgency: Urgency::parse(b""),
             says_priority: false,
             burst: Burst::of(&Pace::default()),
+            min_rate: MinRate::default(),
             whole: false,
             over: false,
         }
@@ -90,11 +93,14 @@ impl Answer {
             if at == pieces.len() {
                 return Ok(());
             }
+            let (begun, before) = (now(), self.connection.written());
             let writing = self.connection.write(self.id, &mut pieces[at..]);
             match timeout(SEND_STALL_MAX, writing).await {
                 Ok(outcome) => outcome?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             }
+            let taken = self.connection.written() - before;
+            self.min_rate.after(now().saturating_duration_since(begun), taken)?;
         }
     }
 }

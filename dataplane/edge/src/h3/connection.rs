@@ -28,6 +28,9 @@ use tidegate_ring::now;
 /// Bytes taken off a stream at once.
 const READ_BYTES_MAX: usize = 16 << 10;
 
+/// Sent to an address that is not proved, for each byte that came from there.
+const AMPLIFICATION_MAX: usize = 3;
+
 /// Why nothing more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -57,6 +60,11 @@ pub struct Connection {
     over: Cell<bool>,
     /// Streams that the client gave up.
     cancelled: Cell<u32>,
+    /// Bytes that may still be sent to an address that is not proved: three times what came from there (RFC 9000 §8.1). The
+    /// library lets a whole datagram go as long as a single byte is left.
+    unproved: Cell<Option<usize>>,
+    /// Bytes that streams could write.
+    written: Cell<u64>,
     task: RefCell<Option<Waker>>,
     readers: RefCell<HashMap<StreamId, Waker>>,
     writers: RefCell<HashMap<StreamId, Waker>>,
@@ -89,6 +97,8 @@ impl Connection {
             connected: Cell::new(false),
             over: Cell::new(false),
             cancelled: Cell::new(0),
+            unproved: Cell::new(None),
+            written: Cell::new(0),
             task: RefCell::new(None),
             readers: RefCell::default(),
             writers: RefCell::default(),
@@ -136,6 +146,31 @@ impl Connection {
         self.wake_task();
         self.readers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
         self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// The address may be forged; its first datagram had so many bytes.
+    pub(super) fn bound(&self, bytes: usize) {
+        self.unproved.set(Some(bytes * AMPLIFICATION_MAX));
+    }
+
+    /// A datagram came.
+    pub(super) fn came(&self, bytes: usize) {
+        self.unproved.set(self.unproved.get().map(|room| room + bytes * AMPLIFICATION_MAX));
+    }
+
+    /// So many bytes are sent.
+    pub(super) fn went(&self, bytes: usize) {
+        self.unproved.set(self.unproved.get().map(|room| room.saturating_sub(bytes)));
+    }
+
+    /// Datagrams that may be sent. The end of the handshake proves the address.
+    pub(super) fn room(&self) -> usize {
+        let Some(room) = self.unproved.get() else { return usize::MAX };
+        if self.connected.get() {
+            self.unproved.set(None);
+            return usize::MAX;
+        }
+        room / usize::from(self.quic.borrow().current_mtu())
     }
 
     /// Has the endpoint look at it.
@@ -260,7 +295,8 @@ impl Connection {
             }
             let outcome = self.quic.borrow_mut().send_stream(id).write_chunks(pieces);
             Poll::Ready(match outcome {
-                Ok(_) => {
+                Ok(written) => {
+                    self.written.set(self.written.get() + written.bytes as u64);
                     self.touch();
                     Ok(())
                 }
@@ -275,6 +311,11 @@ impl Connection {
             })
         })
         .await
+    }
+
+    /// Bytes that all streams could write so far.
+    pub fn written(&self) -> u64 {
+        self.written.get()
     }
 
     /// Waits until all of a finished stream has come over, or nobody wants it.

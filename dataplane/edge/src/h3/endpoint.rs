@@ -20,6 +20,7 @@ use crate::drain::Drain;
 use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
+use quinn_proto::crypto::HmacKey;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
     DatagramEvent, EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit,
@@ -53,6 +54,9 @@ const RECEIVE_ROUNDS: usize = 8;
 const TURNS_MAX: usize = 32;
 /// Letters of other cores taken at once.
 const LETTERS_ROUND: usize = 64;
+/// Between stateless resets. After a restart each client is owed one; each is smaller than what it answers, so that a flood
+/// of them goes nowhere, and costs a tenth of a core at most.
+const RESET_INTERVAL_MIN: Duration = Duration::from_micros(100);
 /// Asked of the kernel for the socket, in each direction.
 const SOCKET_BYTES: usize = 4 << 20;
 /// After a socket said something that it should not.
@@ -90,6 +94,8 @@ pub struct EndpointParts {
     /// Which of the post's mailboxes is its own.
     pub index: usize,
     pub template: Arc<Template>,
+    /// Of stateless resets.
+    pub reset_key: Arc<dyn HmacKey>,
 }
 
 impl Endpoint {
@@ -102,14 +108,15 @@ impl Endpoint {
         Stages { drain, replaced, stop }: Stages,
         tls: Arc<ArcSwapOption<Tls>>,
         callers: Arc<Callers>,
-        EndpointParts { socket, post, index, template }: EndpointParts,
+        EndpointParts { socket, post, index, template, reset_key }: EndpointParts,
     ) -> io::Result<()> {
         let state = UdpSocketState::new((&socket).into())?;
         // As much of it as the system allows.
         let _less = state.set_recv_buffer_size((&socket).into(), SOCKET_BYTES);
         let _less = state.set_send_buffer_size((&socket).into(), SOCKET_BYTES);
         let ids = post.clone();
-        let mut config = EndpointConfig::new(template.reset_key.clone());
+        let mut config = EndpointConfig::new(reset_key);
+        config.min_reset_interval(RESET_INTERVAL_MIN);
         config.cid_generator(move || Box::new(Ids::new(ids.clone(), index)));
         config.max_udp_payload_size(DATAGRAM_BYTES_MAX as u16).map_err(io::Error::other)?;
         let probes_mtu = !state.may_fragment();
@@ -240,23 +247,25 @@ impl Endpoint {
     fn handle(self: &Rc<Self>, datagram: Datagram, answer: &mut Vec<u8>) {
         answer.clear();
         let Datagram { remote, local_ip, ecn, bytes } = datagram;
+        let len = bytes.len();
         let event = self.quic.borrow_mut().handle(now(), remote, local_ip, ecn, bytes, answer);
         match event {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let connection = self.connections.borrow().get(&handle.0).cloned();
                 if let Some(connection) = connection {
+                    connection.came(len);
                     connection.quic.borrow_mut().handle_event(event);
                     self.enqueue(&connection);
                 }
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, answer),
+            Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, len, answer),
             Some(DatagramEvent::Response(transmit)) => self.respond(&transmit, answer),
         }
     }
 
     /// Somebody new.
-    fn meet(self: &Rc<Self>, incoming: Incoming, answer: &mut Vec<u8>) {
+    fn meet(self: &Rc<Self>, incoming: Incoming, len: usize, answer: &mut Vec<u8>) {
         answer.clear();
         let core = &self.core;
         // Who may have forged his address is asked to prove it before it is held against anybody.
@@ -283,6 +292,7 @@ impl Endpoint {
             }
             return;
         }
+        let is_proved = incoming.remote_address_validated();
         let accepted = self.quic.borrow_mut().accept(incoming, now(), answer, None);
         let (handle, quic) = match accepted {
             Ok(accepted) => accepted,
@@ -296,6 +306,9 @@ impl Endpoint {
         };
         let seat = Seat::take(core, CLIENT_BYTES + CLIENT_QUIC_BYTES);
         let connection = Rc::new(Connection::new(Rc::downgrade(self), handle, quic, seat));
+        if !is_proved {
+            connection.bound(len);
+        }
         self.connections.borrow_mut().insert(handle.0, connection.clone());
         self.handshakes.set(self.handshakes.get() + 1);
         self.enqueue(&connection);
@@ -406,17 +419,20 @@ impl Endpoint {
         connection.queued.set(false);
         let mut drained = self.hear(connection);
         packets.clear();
-        let segments = self.state.max_gso_segments().min(SEGMENTS_MAX);
+        // Without room it waits for the client, or for its end.
+        let segments = self.state.max_gso_segments().min(SEGMENTS_MAX).min(connection.room());
         let now = now();
-        let allowed = connection.bucket.borrow_mut().take(now, segments);
-        let waited = connection.paced_until.replace(allowed.err()).is_some();
+        let allowed = connection.bucket.borrow_mut().take(now, segments.max(1));
         let transmit = match allowed {
+            _ if segments == 0 => None,
             // What closes it waits for nothing.
-            Err(_) if !connection.is_over() => {
+            Err(until) if !connection.is_over() => {
+                let waited = connection.paced_until.replace(Some(until)).is_some();
                 self.core.count(|c| &c.quic_paced_total, u64::from(!waited));
                 None
             }
             allowed => {
+                connection.paced_until.set(allowed.err());
                 let segments = allowed.unwrap_or(1);
                 connection.quic.borrow_mut().poll_transmit(now, segments, packets)
             }
@@ -430,6 +446,7 @@ impl Endpoint {
             self.connections.borrow_mut().remove(&connection.handle.0);
         }
         let Some(transmit) = transmit else { return };
+        connection.went(transmit.size);
         let outgoing = outgoing(&transmit, packets);
         while self.state.send((&self.socket).into(), &outgoing).is_err() {
             if self.socket.writable().await.is_err() {

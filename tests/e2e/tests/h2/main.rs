@@ -3,6 +3,7 @@
 
 mod floods;
 mod frames;
+mod slow;
 mod translation;
 
 use bytes::Bytes;

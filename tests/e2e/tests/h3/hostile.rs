@@ -30,6 +30,11 @@ async fn uni(quic: Connection, bytes: Vec<u8>, ended: bool) {
     let _closed = stream.stopped().await;
 }
 
+/// Two streams that begin alike.
+async fn twice(quic: Connection, bytes: Vec<u8>) {
+    tokio::join!(uni(quic.clone(), bytes.clone(), false), uni(quic, bytes, false));
+}
+
 /// Sends these bytes as a request, and reads what comes.
 async fn bi(quic: Connection, bytes: Vec<u8>) {
     let (mut sending, mut receiving) = quic.open_bi().await.unwrap();
@@ -55,15 +60,24 @@ fn who_breaks_a_rule_ends_only_its_own_connection() {
             }),
             ("two control streams", 0x103, {
                 let control = control.clone();
-                Box::new(move |quic| {
-                    let control = control.clone();
-                    Box::pin(async move {
-                        tokio::join!(
-                            uni(quic.clone(), control.clone(), false),
-                            uni(quic, control, false)
-                        );
-                    })
-                })
+                Box::new(move |quic| Box::pin(twice(quic, control.clone())))
+            }),
+            ("two QPACK encoder streams", 0x103, Box::new(|quic| Box::pin(twice(quic, vec![2])))),
+            ("two QPACK decoder streams", 0x103, Box::new(|quic| Box::pin(twice(quic, vec![3])))),
+            ("the QPACK encoder stream closed", 0x104, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2], true)))
+            }),
+            ("a QPACK table larger than allowed", 0x201, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2, 0x3f, 0xe1, 0x1f], false)))
+            }),
+            ("an insertion into a QPACK table of nothing", 0x201, {
+                Box::new(|quic| Box::pin(uni(quic, vec![2, 0x41, b'a', 1, b'b'], false)))
+            }),
+            ("a QPACK section acknowledged that was none", 0x202, {
+                Box::new(|quic| Box::pin(uni(quic, vec![3, 0x80], false)))
+            }),
+            ("a request that names a QPACK table of nothing", 0x200, {
+                Box::new(|quic| Box::pin(bi(quic, frame(1, &[1, 0, 0x80]))))
             }),
             ("no SETTINGS first", 0x10a, {
                 let bytes = [&[0][..], &frame(7, &[0])].concat();
@@ -240,4 +254,35 @@ fn an_address_has_so_many_connections_and_proves_that_it_is_its_own() {
         assert!(fleet.counter("edge-1", "clients_turned_away_total") > 0);
         assert!(second.get("/a.m4s", &[]).await.unwrap().body == body);
     });
+}
+
+#[test]
+fn a_client_of_an_edge_that_was_killed_learns_it_from_the_next_one() {
+    // Two cores: the datagram may come to another one than the connection's was.
+    let options = FleetOptions { cores: 2, adjust: shared_secret, ..options() };
+    let mut fleet = Fleet::start("h3-killed", &options);
+    let body = fleet.put("a.m4s", 1000);
+    block_on(async {
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            let client = Client::connect(&fleet).await;
+            assert!(client.get("/a.m4s", &[]).await.unwrap().body == body);
+            clients.push(client);
+        }
+        fleet.restart("edge-1");
+        for client in &clients {
+            let asked = client.get("/a.m4s", &[]).await;
+            assert!(asked.is_err(), "{asked:?}");
+            // By silence it would be `TimedOut`.
+            assert_eq!(client.quic.closed().await, ConnectionError::Reset);
+        }
+        assert!(Client::connect(&fleet).await.get("/a.m4s", &[]).await.unwrap().body == body);
+    });
+}
+
+fn shared_secret(snapshot: &mut Snapshot) {
+    let edge = snapshot.servers.iter_mut().find(|s| s.id == "edge-1").unwrap();
+    let secret = std::path::Path::new(&edge.machine.state_dir).join("secret");
+    std::fs::write(&secret, [7; 32]).unwrap();
+    edge.machine.ticket_secret_file = Some(secret.display().to_string());
 }

@@ -2,7 +2,10 @@
 //! Method: `quinn` with our own frames as the client, a relay as the network; real edges.
 
 mod hostile;
+mod packets;
+mod raw;
 mod relay;
+mod slow;
 
 use bytes::Bytes;
 use std::cell::Cell;
