@@ -66,8 +66,22 @@ pub struct DeliveryService {
     pub origins: Vec<String>,
     /// Host that parents send to the origin.
     pub origin_host: String,
+    /// The oldest version of TLS that its viewers may speak.
+    #[serde(default)]
+    pub tls: TlsVersion,
     /// First matching behaviour wins; the last one matches everything.
     pub behaviours: Vec<Behaviour>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// For devices that cannot speak the newer one.
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// A path rule inside a delivery service.

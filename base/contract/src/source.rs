@@ -491,6 +491,7 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
         address_default: table.take("address_default").unwrap_or(false),
         origins,
         origin_host: origin_host.unwrap_or_default(),
+        tls: table.take("tls").unwrap_or_default(),
         behaviours: Vec::new(),
     };
     for (offset, inner) in table.tables("behaviour") {

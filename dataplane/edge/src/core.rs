@@ -18,7 +18,7 @@ use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_TLS_BYTES, Pressure};
 use tidegate_engine::next_hop;
 use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
-use tidegate_engine::{Core, Node};
+use tidegate_engine::{Core, Node, Protection, Transport};
 use tidegate_fill::Pool;
 use tidegate_ring::{TcpListener, TcpStream, now, sleep, spawn, timeout};
 
@@ -257,10 +257,13 @@ async fn serve_tls(
     peer: SocketAddr,
     call: Call,
 ) {
-    match TlsClient::accept(stream, &tls).await {
+    match TlsClient::accept(&core, stream, &tls).await {
         Ok((stream, face)) => {
             drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
+            if face == Face::Traffic && stream.protection() == Protection::Tls12 {
+                core.count(|c| &c.tls12_handshakes_total, 1);
+            }
             match stream.speaks_h2() {
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,

@@ -18,6 +18,7 @@ mod turns;
 use crate::callers::Call;
 use crate::drain::Drain;
 use crate::head::{HeadText, Refused, each_field};
+use crate::tls::protection;
 use crate::urgency::Urgency;
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -38,7 +39,7 @@ use tidegate_engine::memory::CLIENT_H2_BYTES;
 use tidegate_engine::session::{
     BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
 };
-use tidegate_engine::{Core, Face, HeadFields, Outlet};
+use tidegate_engine::{Core, Face, HeadFields, Outlet, Protection};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
 use tidegate_ring::{now, started, timeout};
@@ -77,6 +78,7 @@ pub async fn serve(
     call: Call,
 ) {
     let wire = Rc::new(Wire {
+        protection: protection(stream.session()),
         duplex: RefCell::new(Duplex::new(stream, SEND_STALL_MAX)),
         meter: RefCell::new(FrameMeter::default()),
         turns: Turns::default(),
@@ -177,6 +179,7 @@ async fn goodbye(wire: &Rc<Wire>, mut connection: Connection) {
 
 /// What the connection's task and its streams share.
 struct Wire {
+    protection: Protection,
     duplex: RefCell<Duplex<Server>>,
     meter: RefCell<FrameMeter>,
     turns: Turns,
@@ -452,8 +455,8 @@ impl Outlet for Answer {
         }
     }
 
-    fn is_secure(&self) -> bool {
-        true
+    fn protection(&self) -> Protection {
+        self.wire.protection
     }
 
     fn protocol(&self) -> &'static str {

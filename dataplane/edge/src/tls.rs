@@ -1,11 +1,13 @@
 //! TLS to clients: which certificate is shown to whom, who has to prove itself, and the transport that requests come by.
 //!
-//! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Under a node's own name
+//! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Devices that do not know TLS 1.3 get TLS 1.2
+//! if they ask for the name of a delivery service that allows it, and may ask on for services that do. Under a node's own name
 //! (`<server id>.<zone>`) it speaks to other servers of the fleet only: both ends show certificates that the fleet's authorities
 //! have signed. A parent with `fleet_tls` speaks to nobody else.
 //!
 //! Must stay true: who has not proved itself is a viewer; a session of one kind is not resumed as one of the other (fleet
-//! sessions are not resumed at all); files that cannot be used leave the old ones in use.
+//! sessions are not resumed at all), nor under another name than it was begun with (rustls sees to it); who can speak TLS 1.3
+//! is spoken to in nothing else; files that cannot be used leave the old ones in use.
 
 use crate::tickets::Tickets;
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -13,10 +15,13 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+    WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -24,23 +29,26 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_contract::{Certificate, FleetTls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::{Face, Transport};
+use tidegate_engine::{Core, Face, Protection, Transport};
 use tidegate_fill::TlsStream;
 use tidegate_ring::{TcpStream, timeout};
-use tidegate_tls::{Hello, Server as ServerSide, Session, look_at_hello};
+use tidegate_tls::{Hello, HelloReader, Server as ServerSide, Session, Side};
 
 /// From the connection's first byte to the end of the handshake.
 const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
-/// A client's first message.
-const HELLO_BYTES_MAX: usize = 64 << 10;
 
 type Versions = &'static [&'static SupportedProtocolVersion];
 const TLS13: Versions = &[&rustls::version::TLS13];
+const TLS12: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// Sessions of TLS 1.2 that can be resumed.
+const OLD_SESSIONS_MAX: usize = 4096;
 
 /// How this node speaks TLS; replaced whole when a file of it changes.
 pub struct Tls {
     /// `None`: viewers are not served.
     viewers: Option<Arc<ServerConfig>>,
+    /// And in TLS 1.2, where they may.
+    old: Option<Arc<ServerConfig>>,
     /// And by HTTP/3.
     quic: Option<Arc<QuicServerConfig>>,
     /// And the name under which it is used where there are viewers too.
@@ -55,24 +63,24 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let machine = &me.machine;
-        let (viewers, quic) = if machine.certificates.is_empty() {
-            (None, None)
+        let (viewers, old, quic) = if machine.certificates.is_empty() {
+            (None, None, None)
         } else {
-            let shown = Certificates::read(&machine.certificates, &provider)?;
+            let shown = Arc::new(Certificates::read(&machine.certificates, &provider)?);
+            let old = old_config(&provider, shown.clone())?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(TLS13)
                 .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
                 .with_no_client_auth()
-                .with_cert_resolver(Arc::new(shown));
+                .with_cert_resolver(shown);
             config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
             config.session_storage = Arc::new(NoServerSessionStorage {});
             let mut over_quic = config.clone();
             over_quic.alpn_protocols = vec![b"h3".to_vec()];
             let over_quic = QuicServerConfig::try_from(over_quic)
                 .map_err(|e| format!("QUIC is not available: {e}"))?;
-            let mut config = finish(config);
-            config.alpn_protocols.insert(0, b"h2".to_vec());
-            (Some(Arc::new(config)), Some(Arc::new(over_quic)))
+            let (config, old) = (viewers_speak(config), viewers_speak(old));
+            (Some(Arc::new(config)), Some(Arc::new(old)), Some(Arc::new(over_quic)))
         };
         let fleet = match &machine.fleet_tls {
             None => None,
@@ -95,8 +103,8 @@ impl Tls {
         };
         // A parent that knows its fleet is asked by nobody else.
         let alone = me.role == Role::Parent && fleet.is_some();
-        let (viewers, quic) = if alone { (None, None) } else { (viewers, quic) };
-        Ok(Tls { viewers, quic, fleet })
+        let (viewers, old, quic) = if alone { (None, None, None) } else { (viewers, old, quic) };
+        Ok(Tls { viewers, old, quic, fleet })
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
@@ -104,15 +112,45 @@ impl Tls {
         self.quic.as_ref()
     }
 
-    /// The configuration for a client that asks for `name`, and whether that is one for the fleet.
-    fn choose(&self, name: Option<&str>) -> Option<(Arc<ServerConfig>, bool)> {
+    /// The configuration for a client, and whether that is one for the fleet. `may_be_old`: it cannot speak TLS 1.3, and
+    /// asks for what is for such devices.
+    fn choose(&self, name: Option<&str>, may_be_old: bool) -> Option<(Arc<ServerConfig>, bool)> {
         match (&self.viewers, &self.fleet) {
             (_, Some((own, fleet))) if self.viewers.is_none() || name == Some(own) => {
                 Some((fleet.clone(), true))
             }
+            _ if may_be_old => Some((self.old.clone()?, false)),
             (viewers, _) => Some((viewers.clone()?, false)),
         }
     }
+}
+
+/// What protects the bytes of this session.
+pub fn protection(session: &Session<ServerSide>) -> Protection {
+    match session.version() {
+        Some(ProtocolVersion::TLSv1_3) => Protection::Tls13,
+        _ => Protection::Tls12,
+    }
+}
+
+/// For devices that do not know TLS 1.3: key agreement with forward secrecy and authenticated ciphers (rustls has no others), no
+/// renegotiation, and the extended master secret (RFC 7627), without which a session is not bound to its handshake.
+///
+/// A ticket of TLS 1.2 holds the keys of what was said: who learns its key reads it. So these sessions are kept here instead,
+/// and this process alone resumes them. TLS 1.3 is among the versions so that a client whose wish for it was taken out on
+/// the way can see that (RFC 8446 §4.1.3).
+fn old_config(
+    provider: &Arc<CryptoProvider>,
+    shown: Arc<Certificates>,
+) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(TLS12)
+        .map_err(|e| format!("TLS 1.2 is not available: {e}"))?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.require_ems = true;
+    config.session_storage = ServerSessionMemoryCache::new(OLD_SESSIONS_MAX);
+    Ok(config)
 }
 
 /// All files that a server's TLS is made of.
@@ -142,6 +180,12 @@ pub fn fleet_client(fleet: &FleetTls) -> Result<Arc<ClientConfig>, String> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // records are opened by tidegate_tls
     Ok(Arc::new(config))
+}
+
+fn viewers_speak(config: ServerConfig) -> ServerConfig {
+    let mut config = finish(config);
+    config.alpn_protocols.insert(0, b"h2".to_vec());
+    config
 }
 
 fn finish(mut config: ServerConfig) -> ServerConfig {
@@ -260,8 +304,8 @@ pub struct TlsClient(TlsStream<ServerSide>);
 
 impl TlsClient {
     /// Does the handshake; who the client is follows from it.
-    pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
-        match timeout(HANDSHAKE_SPAN_MAX, TlsClient::shake(tcp, tls)).await {
+    pub async fn accept(core: &Core, tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+        match timeout(HANDSHAKE_SPAN_MAX, TlsClient::shake(core, tcp, tls)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -277,14 +321,18 @@ impl TlsClient {
         self.0
     }
 
-    async fn shake(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+    async fn shake(core: &Core, tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
         let mut come = Vec::new();
-        // The name only matters where there is a choice.
-        let name = match (&tls.viewers, &tls.fleet) {
-            (Some(_), Some(_)) => asked_name(&tcp, &mut come).await?,
-            _ => None,
+        // What is asked for only matters where there is a choice.
+        let has_choice =
+            tls.viewers.is_some() && (tls.fleet.is_some() || core.node.view.load().serves_tls12());
+        let (name, speaks_tls13) = match has_choice {
+            true => asked(&tcp, &mut come).await?,
+            false => (None, true),
         };
-        let Some((config, is_fleet)) = tls.choose(name.as_deref()) else {
+        let name = name.as_deref();
+        let may_be_old = !speaks_tls13 && core.node.view.load().takes_tls12(name);
+        let Some((config, is_fleet)) = tls.choose(name, may_be_old) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         let mut session = Session::server(config).map_err(io::Error::other)?;
@@ -300,15 +348,16 @@ impl TlsClient {
     }
 }
 
-/// Receives until the client's first message is whole.
-async fn asked_name(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<Option<String>> {
+/// Receives until the client's first message is whole: the name that it asks for, and whether it can speak TLS 1.3.
+async fn asked(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<(Option<String>, bool)> {
+    let mut reader = HelloReader::default();
     loop {
-        if come.len() > HELLO_BYTES_MAX || tcp.receive(come).await? == 0 {
+        if come.len() > ServerSide::HANDSHAKE_BYTES_MAX || tcp.receive(come).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match look_at_hello(come) {
+        match reader.read(come) {
             Hello::Part => {}
-            Hello::Asks(name) => return Ok(name),
+            Hello::Asks { name, speaks_tls13 } => return Ok((name, speaks_tls13)),
             Hello::Refused(error, alert) => {
                 // It may be gone already.
                 let _gone = tcp.send_all(&[&alert], SEND_STALL_MAX).await;
@@ -331,8 +380,8 @@ impl Transport for TlsClient {
         self.0.close(SEND_STALL_MAX).await;
     }
 
-    fn is_secure(&self) -> bool {
-        true
+    fn protection(&self) -> Protection {
+        protection(self.0.session())
     }
 }
 

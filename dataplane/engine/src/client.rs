@@ -14,6 +14,15 @@ use tidegate_http1::{
 };
 use tidegate_ring::TcpStream;
 
+/// What protects a client's bytes on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    None,
+    /// Good enough for some delivery services only.
+    Tls12,
+    Tls13,
+}
+
 /// A byte stream to a client: plain or TLS.
 #[allow(async_fn_in_trait, reason = "connections stay on their core; no future crosses threads")]
 pub trait Transport {
@@ -23,8 +32,8 @@ pub trait Transport {
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
     /// Ends the sending side in order.
     async fn close(&mut self);
-    /// Whether the bytes are encrypted.
-    fn is_secure(&self) -> bool;
+    /// What protects the bytes.
+    fn protection(&self) -> Protection;
 }
 
 impl Transport for TcpStream {
@@ -40,8 +49,8 @@ impl Transport for TcpStream {
         self.shutdown_write();
     }
 
-    fn is_secure(&self) -> bool {
-        false
+    fn protection(&self) -> Protection {
+        Protection::None
     }
 }
 
@@ -80,8 +89,8 @@ pub trait Outlet {
     async fn finish(&mut self, complete: bool) -> io::Result<()>;
     /// The answer cannot be completed, and the client shall know.
     fn abort(&mut self);
-    /// Whether it is encrypted.
-    fn is_secure(&self) -> bool;
+    /// What protects it.
+    fn protection(&self) -> Protection;
     /// For the log.
     fn protocol(&self) -> &'static str;
 }
@@ -107,7 +116,12 @@ impl<'a, O: Outlet> Client<'a, O> {
 
     /// Whether the client's connection is encrypted.
     pub fn is_secure(&self) -> bool {
-        self.outlet.is_secure()
+        self.outlet.protection() != Protection::None
+    }
+
+    /// What protects the client's connection.
+    pub fn protection(&self) -> Protection {
+        self.outlet.protection()
     }
 
     /// Name of the protocol, for the log.
@@ -269,11 +283,14 @@ impl<T: Transport> Outlet for Http1<'_, T> {
         self.pending.clear();
     }
 
-    fn is_secure(&self) -> bool {
-        self.transport.is_secure()
+    fn protection(&self) -> Protection {
+        self.transport.protection()
     }
 
     fn protocol(&self) -> &'static str {
-        if self.transport.is_secure() { "HTTP/1.1+TLS" } else { "HTTP/1.1" }
+        match self.transport.protection() {
+            Protection::None => "HTTP/1.1",
+            Protection::Tls12 | Protection::Tls13 => "HTTP/1.1+TLS",
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! Must stay true: a request is routed and its method judged before anything is looked up; each request ends in
 //! exactly one answer (or a closed connection) and exactly one event for log and counters.
 
-use crate::client::{BodyLength, Client, Outlet};
+use crate::client::{BodyLength, Client, Outlet, Protection};
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::memory::Pressure;
@@ -31,7 +31,7 @@ use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
 };
-use tidegate_contract::{Behaviour, Redirect, Role};
+use tidegate_contract::{Behaviour, Redirect, Role, TlsVersion};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
 use tidegate_ring::now;
@@ -118,6 +118,12 @@ async fn steps<O: Outlet>(
     let service = &view.services()[routed.service];
     let behaviour = &service.service.behaviours[routed.behaviour];
     notes.routed = Some((routed.service, routed.behaviour));
+    // A connection that was let in for one service's old devices is none for a service that wants better (RFC 9110
+    // §15.5.20): the client comes back by a connection of its own.
+    if client.protection() == Protection::Tls12 && service.service.tls > TlsVersion::Tls12 {
+        let text = "this host wants TLS 1.3; ask for it on another connection";
+        return synth::answer(client, 421, text, Fields::new()).await;
+    }
     if request.method == Method::Options
         && let Some(origin) = &behaviour.cors_allow_origin
     {

@@ -63,6 +63,10 @@ impl<S: Side> TlsStream<S> {
         let mut plain = Vec::new();
         stream.open(&mut plain, stall).await?;
         while stream.session.is_handshaking() {
+            if stream.session.incoming().len() > S::HANDSHAKE_BYTES_MAX {
+                let what = "a message of the TLS handshake is too long";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
             if stream.tcp.receive(stream.session.incoming()).await? == 0 {
                 let what = "the connection ended during the TLS handshake";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));

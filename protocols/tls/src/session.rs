@@ -18,6 +18,8 @@ use std::sync::Arc;
 pub trait Side {
     type Connection;
     type Data;
+    /// What the other end may have sent of one message of the handshake, in records as small as it likes.
+    const HANDSHAKE_BYTES_MAX: usize;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,
@@ -37,6 +39,9 @@ pub struct Server;
 impl Side for Server {
     type Connection = UnbufferedServerConnection;
     type Data = ServerConnectionData;
+    // Anybody may send it and stop in the middle, so it has room in what a connection is counted with. Hellos with keys against
+    // quantum computers and all that is encrypted stay below 4 KiB.
+    const HANDSHAKE_BYTES_MAX: usize = 12 << 10;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,
@@ -67,6 +72,8 @@ pub struct Client;
 impl Side for Client {
     type Connection = UnbufferedClientConnection;
     type Data = ClientConnectionData;
+    // Chains of certificates can be long.
+    const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,

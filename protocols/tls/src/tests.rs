@@ -3,7 +3,7 @@
 //! has to misbehave.
 
 use crate::session::{Client, Server, Session, Side};
-use crate::{Hello, TlsError, look_at_hello, sealed_len_max};
+use crate::{Hello, HelloReader, TlsError, sealed_len_max};
 use proptest::prelude::*;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -240,19 +240,36 @@ fn a_server_that_is_not_the_one_is_told_so() {
 #[test]
 fn the_name_that_a_client_asks_for_is_seen_however_its_hello_is_cut() {
     let (_, client) = configs(&TLS13, None);
-    let name = ServerName::try_from("CDN.example").unwrap();
-    let mut end = End::new(Session::client(Arc::new(client), name).unwrap());
+    let shouted = ServerName::try_from("CDN.example").unwrap();
+    let mut end = End::new(Session::client(Arc::new(client), shouted).unwrap());
     end.receive(&[]).unwrap();
-    for cut in [0, 1, 5, 40, end.out.len() - 1] {
-        assert_eq!(look_at_hello(&end.out[..cut]), Hello::Part, "{cut}");
+    let asks = |name: &str, speaks_tls13| Hello::Asks { name: Some(name.to_owned()), speaks_tls13 };
+    for cut in [1, 5, 40, end.out.len() - 1, end.out.len()] {
+        let mut reader = HelloReader::default();
+        for upto in (cut..end.out.len()).step_by(cut) {
+            assert_eq!(reader.read(&end.out[..upto]), Hello::Part, "{cut}");
+        }
+        assert_eq!(reader.read(&end.out), asks("cdn.example", true), "{cut}");
     }
-    assert_eq!(look_at_hello(&end.out), Hello::Asks(Some("cdn.example".to_owned())));
+    // In records of a few bytes each.
+    for cut in [1, 3, 100] {
+        let records = end.out[5..].chunks(cut);
+        let records: Vec<u8> =
+            records.flat_map(|part| [&[22, 3, 1, 0, part.len() as u8], part].concat()).collect();
+        assert_eq!(HelloReader::default().read(&records), asks("cdn.example", true), "{cut}");
+    }
     let more = [&end.out[..], &[23, 3, 3, 0, 1, 0]].concat();
-    assert_eq!(look_at_hello(&more), Hello::Asks(Some("cdn.example".to_owned())));
+    assert_eq!(HelloReader::default().read(&more), asks("cdn.example", true));
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0x16, 3, 1, 0, 4, 9, 0, 0, 0]] {
-        let Hello::Refused(_, alert) = look_at_hello(bytes) else { panic!("{bytes:?}") };
+        let Hello::Refused(_, alert) = HelloReader::default().read(bytes) else {
+            panic!("{bytes:?}")
+        };
         assert_eq!(alert.first(), Some(&21), "{bytes:?}");
     }
+    let (_, client) = configs(&TLS12, None);
+    let mut end = End::new(Session::client(Arc::new(client), name()).unwrap());
+    end.receive(&[]).unwrap();
+    assert_eq!(HelloReader::default().read(&end.out), asks("cdn.example", false));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! TOML values as the types of the snapshot. An error is the mend, in words.
 
 use super::{CLASSES, Class};
-use crate::snapshot::{Admission, LocationStyle, RamPolicy, Role, ServerStatus};
+use crate::snapshot::{Admission, LocationStyle, RamPolicy, Role, ServerStatus, TlsVersion};
 use std::net::IpAddr;
 use toml::de::DeValue;
 
@@ -169,6 +169,12 @@ impl FromToml for Admission {
 impl FromToml for LocationStyle {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         word(value, &[("name", LocationStyle::Name), ("address", LocationStyle::Address)])
+    }
+}
+
+impl FromToml for TlsVersion {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        word(value, &[("1.3", TlsVersion::Tls13), ("1.2", TlsVersion::Tls12)])
     }
 }
 
