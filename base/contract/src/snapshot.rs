@@ -377,6 +377,9 @@ pub struct Machine {
     /// How servers of the fleet know each other: certificates both ways. A parent that has it is asked by nobody else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_tls: Option<FleetTls>,
+    /// The admin port is for operators who prove themselves by a certificate; else it is spoken to in plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_tls: Option<FleetTls>,
 }
 
 /// What one client address may have and do (an address of IPv4, a /64 network of IPv6). 0: without limit.
@@ -408,13 +411,13 @@ pub struct Certificate {
     pub staple: Option<String>,
 }
 
-/// PEM files by which a server proves itself to the others, and knows them.
+/// PEM files by which a server proves itself to the others, or to operators, and knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetTls {
     /// The chain, leaf first: made out to `<server id>.<zone>`, for servers and for clients.
     pub chain: String,
     pub key: String,
-    /// Who signs the fleet's certificates.
+    /// Who signs the others' certificates.
     pub authorities: String,
 }
 

@@ -4,6 +4,7 @@
 //! (see [`failure::Failure`]).
 #![forbid(unsafe_code)]
 
+mod admin_port;
 mod demo;
 mod failure;
 mod source_dir;

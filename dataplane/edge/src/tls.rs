@@ -3,7 +3,8 @@
 //! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Devices that do not know TLS 1.3 get TLS 1.2
 //! if they ask for the name of a delivery service that allows it, and may ask on for services that do. Under a node's own name
 //! (`<server id>.<zone>`) it speaks to other servers of the fleet only: both ends show certificates that the fleet's authorities
-//! have signed. A parent with `fleet_tls` speaks to nobody else.
+//! have signed. A parent with `fleet_tls` speaks to nobody else. With `admin_tls` the admin port is for operators who prove themselves,
+//! to authorities of its own: an operator is no server.
 //!
 //! Must stay true: who has not proved itself is a viewer; a session of one kind is not resumed as one of the other (fleet
 //! sessions are not resumed at all), nor under another name than it was begun with (rustls sees to it); who can speak TLS 1.3
@@ -53,6 +54,15 @@ pub struct Tls {
     quic: Option<Arc<QuicServerConfig>>,
     /// And the name under which it is used where there are viewers too.
     fleet: Option<(String, Arc<ServerConfig>)>,
+    /// For operators, on the admin port.
+    admin: Option<Arc<ServerConfig>>,
+}
+
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Traffic,
+    Admin,
 }
 
 impl Tls {
@@ -85,31 +95,27 @@ impl Tls {
         let fleet = match &machine.fleet_tls {
             None => None,
             Some(fleet) => {
-                let roots = Arc::new(authorities(&fleet.authorities, "fleet_tls.authorities")?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-                    .build()
-                    .map_err(|e| format!("authorities {}: {e}", fleet.authorities))?;
-                let (chain, key) = (chain(&fleet.chain)?, private_key(&fleet.key)?);
-                let mut config = ServerConfig::builder_with_provider(provider)
-                    .with_protocol_versions(TLS13)
-                    .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
-                    .with_client_cert_verifier(verifier)
-                    .with_single_cert(chain, key)
-                    .map_err(|e| mismatch(&fleet.chain, &fleet.key, &e))?;
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.send_tls13_tickets = 0;
-                Some((own_name.to_owned(), Arc::new(finish(config))))
+                let config = proving(fleet, "fleet_tls.authorities", provider.clone())?;
+                Some((own_name.to_owned(), config))
             }
         };
+        let admin = machine.admin_tls.as_ref();
+        let admin =
+            admin.map(|admin| proving(admin, "admin_tls.authorities", provider)).transpose()?;
         // A parent that knows its fleet is asked by nobody else.
         let alone = me.role == Role::Parent && fleet.is_some();
         let (viewers, old, quic) = if alone { (None, None, None) } else { (viewers, old, quic) };
-        Ok(Tls { viewers, old, quic, fleet })
+        Ok(Tls { viewers, old, quic, fleet, admin })
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
     pub fn quic(&self) -> Option<&Arc<QuicServerConfig>> {
         self.quic.as_ref()
+    }
+
+    /// Whether operators must prove themselves.
+    pub fn guards_admin(&self) -> bool {
+        self.admin.is_some()
     }
 
     /// The configuration for a client, and whether that is one for the fleet. `may_be_old`: it cannot speak TLS 1.3, and
@@ -123,6 +129,28 @@ impl Tls {
             (viewers, _) => Some((viewers.clone()?, false)),
         }
     }
+}
+
+/// For clients that have to show a certificate from these authorities. Their sessions are not resumed.
+fn proving(
+    files: &FleetTls,
+    field: &str,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<ServerConfig>, String> {
+    let roots = Arc::new(authorities(&files.authorities, field)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|e| format!("authorities {}: {e}", files.authorities))?;
+    let (chain, key) = (chain(&files.chain)?, private_key(&files.key)?);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(TLS13)
+        .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|e| mismatch(&files.chain, &files.key, &e))?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(finish(config)))
 }
 
 /// What protects the bytes of this session.
@@ -153,13 +181,18 @@ fn old_config(
     Ok(config)
 }
 
+/// Whether `me` speaks TLS anywhere.
+pub fn is_wanted(me: &Server) -> bool {
+    me.https_port.is_some() || me.machine.admin_tls.is_some()
+}
+
 /// All files that a server's TLS is made of.
 pub fn files(me: &Server) -> Vec<PathBuf> {
     let machine = &me.machine;
     let shown = machine.certificates.iter().flat_map(|certificate| {
         [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
     });
-    let fleet = machine.fleet_tls.iter();
+    let fleet = machine.fleet_tls.iter().chain(&machine.admin_tls);
     let fleet = fleet.flat_map(|fleet| [&fleet.chain, &fleet.key, &fleet.authorities]);
     let secret = machine.ticket_secret_file.iter();
     shown.flatten().chain(fleet).chain(secret).map(PathBuf::from).collect()
@@ -304,8 +337,19 @@ pub struct TlsClient(TlsStream<ServerSide>);
 
 impl TlsClient {
     /// Does the handshake; who the client is follows from it.
-    pub async fn accept(core: &Core, tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
-        match timeout(HANDSHAKE_SPAN_MAX, TlsClient::shake(core, tcp, tls)).await {
+    pub async fn accept(
+        core: &Core,
+        tcp: TcpStream,
+        tls: &Tls,
+        door: Door,
+    ) -> io::Result<(TlsClient, Face)> {
+        let shaking = async {
+            match door {
+                Door::Traffic => TlsClient::shake(core, tcp, tls).await,
+                Door::Admin => TlsClient::shake_operator(tcp, tls).await,
+            }
+        };
+        match timeout(HANDSHAKE_SPAN_MAX, shaking).await {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -335,9 +379,7 @@ impl TlsClient {
         let Some((config, is_fleet)) = tls.choose(name, may_be_old) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        let mut session = Session::server(config).map_err(io::Error::other)?;
-        *session.incoming() = come;
-        let stream = TlsStream::begin(tcp, session, SEND_STALL_MAX).await?;
+        let stream = TlsClient::begin(tcp, config, come).await?;
         // The verifier lets nobody in without a certificate; this is said twice.
         let face = match is_fleet && stream.session().peer_is_proved() {
             true => Face::Fleet,
@@ -345,6 +387,26 @@ impl TlsClient {
             false => Face::Traffic,
         };
         Ok((TlsClient(stream), face))
+    }
+
+    async fn shake_operator(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+        let config = tls.admin.clone().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let stream = TlsClient::begin(tcp, config, Vec::new()).await?;
+        match stream.session().peer_is_proved() {
+            true => Ok((TlsClient(stream), Face::Admin)),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+
+    /// The handshake of a client of whom these bytes have come already.
+    async fn begin(
+        tcp: TcpStream,
+        config: Arc<ServerConfig>,
+        come: Vec<u8>,
+    ) -> io::Result<TlsStream<ServerSide>> {
+        let mut session = Session::server(config).map_err(io::Error::other)?;
+        *session.incoming() = come;
+        TlsStream::begin(tcp, session, SEND_STALL_MAX).await
     }
 }
 

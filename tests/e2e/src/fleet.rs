@@ -490,6 +490,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
                 ticket_secret_file: None,
                 client_limits: Default::default(),
                 fleet_tls: None,
+                admin_tls: None,
             },
             id,
             role,

@@ -120,6 +120,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             ticket_secret_file: None,
             client_limits: Default::default(),
             fleet_tls: None,
+            admin_tls: None,
         },
     };
     let group = |id: &str, parent: Option<&str>| CacheGroup {

@@ -3,13 +3,14 @@
 //! Parents first, then edges: an edge that fills again must not find the old content at its parent. Must stay true: the
 //! command succeeds only when every node has given its receipt; a receipt means that a restart cannot undo the purge.
 
+use crate::admin_port::Identity;
 use crate::failure::Failure;
 use crate::source_dir;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_contract::{AdminKey, Order, Role, Server, ServerStatus, Snapshot};
@@ -44,6 +45,8 @@ pub struct Purge {
     /// The trust file.
     #[arg(long)]
     trust: PathBuf,
+    #[command(flatten)]
+    identity: Identity,
     /// How long to wait for a node, in seconds.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -88,7 +91,7 @@ impl Purge {
         let mut receipts = Vec::new();
         for role in [Role::Parent, Role::Edge] {
             let tier: Vec<&Server> = nodes.iter().copied().filter(|n| n.role == role).collect();
-            receipts.extend(self.ask_all(&tier, &key, &order)?);
+            receipts.extend(self.ask_all(&snapshot.zone, &tier, &key, &order)?);
         }
         self.report(&id, &receipts);
         let missing: Vec<&str> =
@@ -143,11 +146,13 @@ impl Purge {
     /// Asks nodes at the same time, a bounded number of them.
     fn ask_all(
         &self,
+        zone: &str,
         nodes: &[&Server],
         key: &AdminKey,
         order: &str,
     ) -> Result<Vec<Receipt>, Failure> {
         let span = Duration::from_secs(self.timeout.max(1));
+        let way = Way { identity: &self.identity, zone, span };
         let mut receipts = Vec::new();
         for some in nodes.chunks(NODES_AT_ONCE) {
             let nonces = some.iter().map(|_| random()).collect::<Result<Vec<_>, _>>()?;
@@ -155,7 +160,7 @@ impl Purge {
                 let threads: Vec<_> = some
                     .iter()
                     .zip(nonces)
-                    .map(|(node, nonce)| scope.spawn(move || ask(node, key, nonce, order, span)))
+                    .map(|(node, nonce)| scope.spawn(move || ask(way, node, key, nonce, order)))
                     .collect();
                 let ended = threads.into_iter().zip(some).map(|(thread, node)| {
                     thread.join().unwrap_or_else(|_| Receipt {
@@ -218,12 +223,20 @@ fn random() -> Result<u64, Failure> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -> Receipt {
+/// How nodes are asked.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    identity: &'a Identity,
+    zone: &'a str,
+    span: Duration,
+}
+
+fn ask(way: Way<'_>, node: &Server, key: &AdminKey, nonce: u64, order: &str) -> Receipt {
     let begun = Instant::now();
     let outcome = match node.addresses.first() {
         Some(address) => {
             let address = SocketAddr::new(*address, node.admin_port);
-            post(address, &node.id, key, nonce, order, span)
+            post(way, address, node, key, nonce, order)
                 .map_err(|why| format!("admin port {address}: {why}"))
         }
         None => Err("the snapshot gives it no address".to_owned()),
@@ -232,20 +245,18 @@ fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -
 }
 
 fn post(
+    way: Way<'_>,
     address: SocketAddr,
-    node: &str,
+    node: &Server,
     key: &AdminKey,
     nonce: u64,
     body: &str,
-    span: Duration,
 ) -> Result<Value, String> {
     let text = |error: std::io::Error| error.to_string();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let order = Order { method: "POST", node, target: TARGET, body: body.as_bytes() };
+    let order = Order { method: "POST", node: &node.id, target: TARGET, body: body.as_bytes() };
     let authorization = key.sign(&order, now, nonce);
-    let mut stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
-    stream.set_read_timeout(Some(span)).map_err(text)?;
-    stream.set_write_timeout(Some(span)).map_err(text)?;
+    let mut stream = way.identity.connect(address, node, way.zone, way.span)?;
     let request = format!(
         "POST {TARGET} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
