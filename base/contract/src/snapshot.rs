@@ -69,6 +69,9 @@ pub struct DeliveryService {
     /// The oldest version of TLS that its viewers may speak.
     #[serde(default)]
     pub tls: TlsVersion,
+    /// Viewers that come again may ask for what is cached with their first flight (0-RTT, RFC 8446 §2.3).
+    #[serde(default)]
+    pub early_data: bool,
     /// First matching behaviour wins; the last one matches everything.
     pub behaviours: Vec<Behaviour>,
 }

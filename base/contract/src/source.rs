@@ -494,6 +494,7 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
         origins,
         origin_host: origin_host.unwrap_or_default(),
         tls: table.take("tls").unwrap_or_default(),
+        early_data: table.take("early_data").unwrap_or(false),
         behaviours: Vec::new(),
     };
     for (offset, inner) in table.tables("behaviour") {

@@ -287,6 +287,7 @@ counters! {
     deadlines_missed_total Counter "connections" "Client connections closed because a deadline passed."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls12_handshakes_total Counter "handshakes" "Of them, those in TLS 1.2."
+    early_hits_total Counter "requests" "Requests answered from the cache before their TLS handshake was over (0-RTT)."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
     store_read_bytes_total Counter "bytes" "Bytes read from the store."
     store_written_bytes_total Counter "bytes" "Bytes written to the store."

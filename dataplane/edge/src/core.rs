@@ -264,13 +264,15 @@ async fn serve_tls(
     call: Call,
 ) {
     match TlsClient::accept(&core, stream, &tls, door).await {
-        Ok((stream, face)) => {
+        Ok((mut stream, face)) => {
             drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
             if face == Face::Traffic && stream.protection() == Protection::Tls12 {
                 core.count(|c| &c.tls12_handshakes_total, 1);
             }
             match stream.speaks_h2() {
+                // All streams at once: none is answered before it is sure whose they are.
+                true if stream.confirm().await.is_err() => core.count(|c| &c.tls_errors_total, 1),
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,
             }

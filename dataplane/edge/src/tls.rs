@@ -41,8 +41,10 @@ const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
 type Versions = &'static [&'static SupportedProtocolVersion];
 const TLS13: Versions = &[&rustls::version::TLS13];
 const TLS12: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
-/// Sessions of TLS 1.2 that can be resumed.
-const OLD_SESSIONS_MAX: usize = 4096;
+/// Sessions that this process keeps, of each kind.
+const KEPT_SESSIONS_MAX: usize = 4096;
+/// With a client's first flight: a request or two.
+const EARLY_BYTES_MAX: u32 = 8 << 10;
 
 /// How this node speaks TLS; replaced whole when a file of it changes.
 pub struct Tls {
@@ -50,6 +52,8 @@ pub struct Tls {
     viewers: Option<Arc<ServerConfig>>,
     /// And in TLS 1.2, where they may.
     old: Option<Arc<ServerConfig>>,
+    /// And for those who may send data with their first flight.
+    early: Option<Arc<ServerConfig>>,
     /// And by HTTP/3.
     quic: Option<Arc<QuicServerConfig>>,
     /// And the name under which it is used where there are viewers too.
@@ -73,11 +77,12 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let machine = &me.machine;
-        let (viewers, old, quic) = if machine.certificates.is_empty() {
-            (None, None, None)
+        let (viewers, [old, early], quic) = if machine.certificates.is_empty() {
+            (None, [None, None], None)
         } else {
             let shown = Arc::new(Certificates::read(&machine.certificates, &provider)?);
             let old = old_config(&provider, shown.clone())?;
+            let early = early_config(&provider, shown.clone())?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(TLS13)
                 .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
@@ -89,8 +94,8 @@ impl Tls {
             over_quic.alpn_protocols = vec![b"h3".to_vec()];
             let over_quic = QuicServerConfig::try_from(over_quic)
                 .map_err(|e| format!("QUIC is not available: {e}"))?;
-            let (config, old) = (viewers_speak(config), viewers_speak(old));
-            (Some(Arc::new(config)), Some(Arc::new(old)), Some(Arc::new(over_quic)))
+            let kept = [old, early].map(|config| Some(Arc::new(viewers_speak(config))));
+            (Some(Arc::new(viewers_speak(config))), kept, Some(Arc::new(over_quic)))
         };
         let fleet = match &machine.fleet_tls {
             None => None,
@@ -104,8 +109,10 @@ impl Tls {
             admin.map(|admin| proving(admin, "admin_tls.authorities", provider)).transpose()?;
         // A parent that knows its fleet is asked by nobody else.
         let alone = me.role == Role::Parent && fleet.is_some();
-        let (viewers, old, quic) = if alone { (None, None, None) } else { (viewers, old, quic) };
-        Ok(Tls { viewers, old, quic, fleet, admin })
+        if alone {
+            return Ok(Tls { viewers: None, old: None, early: None, quic: None, fleet, admin });
+        }
+        Ok(Tls { viewers, old, early, quic, fleet, admin })
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
@@ -118,17 +125,29 @@ impl Tls {
         self.admin.is_some()
     }
 
-    /// The configuration for a client, and whether that is one for the fleet. `may_be_old`: it cannot speak TLS 1.3, and
-    /// asks for what is for such devices.
-    fn choose(&self, name: Option<&str>, may_be_old: bool) -> Option<(Arc<ServerConfig>, bool)> {
-        match (&self.viewers, &self.fleet) {
-            (_, Some((own, fleet))) if self.viewers.is_none() || name == Some(own) => {
-                Some((fleet.clone(), true))
-            }
-            _ if may_be_old => Some((self.old.clone()?, false)),
-            (viewers, _) => Some((viewers.clone()?, false)),
+    /// The configuration for a client, and whether that is one for the fleet.
+    fn choose(&self, name: Option<&str>, kind: Kind) -> Option<(Arc<ServerConfig>, bool)> {
+        if let Some((own, fleet)) = &self.fleet
+            && (self.viewers.is_none() || name == Some(own))
+        {
+            return Some((fleet.clone(), true));
         }
+        let config = match kind {
+            Kind::Usual => &self.viewers,
+            Kind::Old => &self.old,
+            Kind::Early => &self.early,
+        };
+        Some((config.clone()?, false))
     }
+}
+
+/// What a viewer and the service that he asks for have in common.
+enum Kind {
+    Usual,
+    /// He cannot speak TLS 1.3, and need not.
+    Old,
+    /// He may send data with his first flight.
+    Early,
 }
 
 /// For clients that have to show a certificate from these authorities. Their sessions are not resumed.
@@ -177,7 +196,7 @@ fn old_config(
         .with_no_client_auth()
         .with_cert_resolver(shown);
     config.require_ems = true;
-    config.session_storage = ServerSessionMemoryCache::new(OLD_SESSIONS_MAX);
+    config.session_storage = ServerSessionMemoryCache::new(KEPT_SESSIONS_MAX);
     Ok(config)
 }
 
@@ -213,6 +232,23 @@ pub fn fleet_client(fleet: &FleetTls) -> Result<Arc<ClientConfig>, String> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // records are opened by tidegate_tls
     Ok(Arc::new(config))
+}
+
+/// For services with `early_data`. Sessions are kept here, and each is resumed once (rustls takes it out): so a first flight that
+/// somebody plays back is answered with a handshake that he cannot finish, and by no other process either.
+fn early_config(
+    provider: &Arc<CryptoProvider>,
+    shown: Arc<Certificates>,
+) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(TLS13)
+        .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.session_storage = ServerSessionMemoryCache::new(KEPT_SESSIONS_MAX);
+    config.max_early_data_size = EARLY_BYTES_MAX;
+    config.send_half_rtt_data = true;
+    Ok(config)
 }
 
 fn viewers_speak(config: ServerConfig) -> ServerConfig {
@@ -360,6 +396,14 @@ impl TlsClient {
         self.0.session().alpn() == Some(b"h2")
     }
 
+    /// Waits for the end of the handshake, if data of the first flight is here already.
+    pub async fn confirm(&mut self) -> io::Result<()> {
+        match timeout(HANDSHAKE_SPAN_MAX, self.0.confirm(SEND_STALL_MAX)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     /// The connection itself.
     pub fn into_inner(self) -> TlsStream<ServerSide> {
         self.0
@@ -369,14 +413,21 @@ impl TlsClient {
         let mut come = Vec::new();
         // What is asked for only matters where there is a choice.
         let has_choice =
-            tls.viewers.is_some() && (tls.fleet.is_some() || core.node.view.load().serves_tls12());
+            tls.viewers.is_some() && (tls.fleet.is_some() || core.node.view.load().has_tls_rules());
         let (name, speaks_tls13) = match has_choice {
             true => asked(&tcp, &mut come).await?,
             false => (None, true),
         };
         let name = name.as_deref();
-        let may_be_old = !speaks_tls13 && core.node.view.load().takes_tls12(name);
-        let Some((config, is_fleet)) = tls.choose(name, may_be_old) else {
+        let kind = {
+            let view = core.node.view.load();
+            match speaks_tls13 {
+                false if view.takes_tls12(name) => Kind::Old,
+                true if view.takes_early_data(name) => Kind::Early,
+                _ => Kind::Usual,
+            }
+        };
+        let Some((config, is_fleet)) = tls.choose(name, kind) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
         let stream = TlsClient::begin(tcp, config, come).await?;
@@ -444,6 +495,14 @@ impl Transport for TlsClient {
 
     fn protection(&self) -> Protection {
         protection(self.0.session())
+    }
+
+    fn is_early(&self) -> bool {
+        self.0.session().is_early()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        TlsClient::confirm(self).await
     }
 }
 

@@ -34,6 +34,14 @@ pub trait Transport {
     async fn close(&mut self);
     /// What protects the bytes.
     fn protection(&self) -> Protection;
+    /// Whether what came may have been recorded, and be sent by somebody else (RFC 8446 §8): the handshake is not over.
+    fn is_early(&self) -> bool {
+        false
+    }
+    /// Waits for the end of the handshake.
+    async fn confirm(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Transport for TcpStream {
@@ -91,6 +99,14 @@ pub trait Outlet {
     fn abort(&mut self);
     /// What protects it.
     fn protection(&self) -> Protection;
+    /// See [`Transport::is_early`].
+    fn is_early(&self) -> bool {
+        false
+    }
+    /// See [`Transport::confirm`].
+    async fn confirm(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// For the log.
     fn protocol(&self) -> &'static str;
 }
@@ -122,6 +138,16 @@ impl<'a, O: Outlet> Client<'a, O> {
     /// What protects the client's connection.
     pub fn protection(&self) -> Protection {
         self.outlet.protection()
+    }
+
+    /// Whether the request may be somebody else's recording: nothing may follow from it but an answer from the cache.
+    pub fn is_early(&self) -> bool {
+        self.outlet.is_early()
+    }
+
+    /// Waits until it is the client's own.
+    pub async fn confirm(&mut self) -> io::Result<()> {
+        self.outlet.confirm().await
     }
 
     /// Name of the protocol, for the log.
@@ -285,6 +311,14 @@ impl<T: Transport> Outlet for Http1<'_, T> {
 
     fn protection(&self) -> Protection {
         self.transport.protection()
+    }
+
+    fn is_early(&self) -> bool {
+        self.transport.is_early()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        self.transport.confirm().await
     }
 
     fn protocol(&self) -> &'static str {

@@ -134,9 +134,17 @@ impl View {
         self.services.get(index)
     }
 
-    /// Whether any service is for devices that cannot speak TLS 1.3.
-    pub fn serves_tls12(&self) -> bool {
-        self.services.iter().any(|service| service.service.tls == TlsVersion::Tls12)
+    /// Whether services differ in what they say of TLS.
+    pub fn has_tls_rules(&self) -> bool {
+        let differs = |s: &DeliveryService| s.tls != TlsVersion::default() || s.early_data;
+        self.services.iter().any(|service| differs(&service.service))
+    }
+
+    /// Whether clients of the service that is meant by this name of a TLS handshake may send early data.
+    pub fn takes_early_data(&self, name: Option<&str>) -> bool {
+        let index = name.and_then(|name| self.by_host.get(name));
+        let service = index.and_then(|index| self.services.get(*index));
+        service.is_some_and(|service| service.service.early_data)
     }
 
     /// Whether the service that is meant by this name of a TLS handshake is for devices that cannot speak TLS 1.3. A client

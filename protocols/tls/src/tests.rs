@@ -280,6 +280,37 @@ fn nothing_is_sealed_before_the_handshake_is_over() {
 }
 
 #[test]
+fn data_of_the_first_flight_is_opened_and_answered_before_the_handshake_is_over() {
+    let (mut server, mut client) = configs(&TLS13, None);
+    server.max_early_data_size = 100;
+    server.send_half_rtt_data = true;
+    client.enable_early_data = true;
+    let (server, client) = (Arc::new(server), Arc::new(client));
+    for (visit, step) in [1 << 20, 1, 50, 1 << 20].into_iter().enumerate() {
+        let mut end = End::new(Session::server(server.clone()).unwrap());
+        let mut peer = ClientConnection::new(client.clone(), name()).unwrap();
+        if visit > 0 {
+            peer.early_data().unwrap().write_all(b"a request").unwrap();
+            let mut flight = Vec::new();
+            while peer.wants_write() {
+                peer.write_tls(&mut flight).unwrap();
+            }
+            flight.chunks(step).for_each(|piece| end.receive(piece).unwrap());
+            assert!(end.session.is_early() && end.session.is_handshaking(), "{visit}");
+            assert_eq!((&end.plain[..], end.session.seals_itself()), (&b"a request"[..], false));
+            assert!(end.session.version().is_some() && end.session.alpn().is_some());
+            end.plain.clear();
+            end.send(&[b"an ", b"answer"]);
+        }
+        let mut peer = Connection::from(peer);
+        let opened = pump(&mut end, &mut peer, step);
+        assert_eq!(opened, if visit > 0 { &b"an answer"[..] } else { b"" });
+        assert!(!end.session.is_early() && end.session.seals_itself());
+        talk(&mut end, &mut peer, 1 << 20);
+    }
+}
+
+#[test]
 fn keys_are_renewed_when_the_peer_asks_and_when_they_are_used_up() {
     let (mut end, mut peer) = with_server(&TLS13, None, 1 << 20);
     for _ in 0..10 {

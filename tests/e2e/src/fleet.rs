@@ -548,6 +548,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             origins: vec!["origin-1".to_owned()],
             origin_host: "origin.example".to_owned(),
             tls: TlsVersion::default(),
+            early_data: false,
             behaviours: vec![
                 behaviour("pass", "/pass/*", false, 0),
                 behaviour("all", "*", true, 3600),

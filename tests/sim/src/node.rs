@@ -145,6 +145,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             origins: vec!["origin-1".to_owned()],
             origin_host: "origin.test".to_owned(),
             tls: TlsVersion::default(),
+            early_data: false,
             behaviours: vec![behaviour("pass", "/pass/*", false), behaviour("all", "*", true)],
         }],
         cache_groups: vec![group("edges", Some("parents")), group("parents", None)],
