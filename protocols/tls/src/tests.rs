@@ -565,6 +565,43 @@ proptest! {
         prop_assert_eq!(server.plain, expected);
     }
 
+    /// However a hello is spoilt, cut into records and comes in, it is read alike.
+    #[test]
+    fn spoilt_hellos_are_read_alike_however_they_come(
+        spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        record in 1usize..400,
+        steps in prop::collection::vec(1usize..300, 1..6),
+    ) {
+        let (_, client) = configs(&TLS13, None);
+        let mut end = End::new(Session::client(Arc::new(client), name()).unwrap());
+        end.receive(&[]).unwrap();
+        let mut message = end.out.split_off(5);
+        for (at, byte) in spoilt {
+            let at = at.index(message.len());
+            message[at] = byte;
+        }
+        let records: Vec<u8> = message
+            .chunks(record)
+            .flat_map(|part| {
+                let len = (part.len() as u16).to_be_bytes();
+                [&[22, 3, 1, len[0], len[1]], part].concat()
+            })
+            .collect();
+        let whole = HelloReader::default().read(&records);
+        let (mut reader, mut come) = (HelloReader::default(), 0);
+        let mut found = Hello::Part;
+        for step in steps.iter().cycle() {
+            if come == records.len() || found != Hello::Part {
+                break;
+            }
+            come = records.len().min(come + step);
+            found = reader.read(&records[..come]);
+        }
+        // What is refused may be so before all of it has come.
+        let is_refused = |hello: &Hello| matches!(hello, Hello::Refused(..));
+        prop_assert!(found == whole || is_refused(&found) && is_refused(&whole), "{found:?} {whole:?}");
+    }
+
     /// Any bytes at all are refused or wait for more; they never become data.
     #[test]
     fn made_up_records_never_open(bytes in prop::collection::vec(any::<u8>(), 0..300), typed in any::<bool>()) {
