@@ -696,7 +696,10 @@ impl<'a> Checker<'a> {
         let fleet = machine.fleet_tls.iter().flat_map(|fleet| {
             [&fleet.chain, &fleet.key, &fleet.authorities].map(|path| ("fleet_tls", path))
         });
-        for (field, path) in paths.chain(shown).chain(fleet) {
+        let admin = machine.admin_tls.iter().flat_map(|admin| {
+            [&admin.chain, &admin.key, &admin.authorities].map(|path| ("admin_tls", path))
+        });
+        for (field, path) in paths.chain(shown).chain(fleet).chain(admin) {
             if path.is_empty() || path.contains('\0') {
                 self.tell(
                     object,
@@ -719,6 +722,11 @@ impl<'a> Checker<'a> {
             let what = format!("server `{}` has https_port but no certificate", server.id);
             let mend = "write certificates = [{ chain = \"...\", key = \"...\" }]";
             self.tell(object, "certificates", what, mend);
+        }
+        let asks_operators = matches!(server.role, Role::Edge | Role::Parent | Role::Origin);
+        if machine.admin_tls.is_some() && !(asks_operators && ours) {
+            let what = "admin_tls is for edges, parents and origins that tidegated runs";
+            self.tell(object, "admin_tls", what, "leave it out here, and keep the port private");
         }
         if machine.fleet_tls.is_some() {
             if !matches!(server.role, Role::Edge | Role::Parent) {

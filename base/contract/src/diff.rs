@@ -180,9 +180,15 @@ fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
         }
         ("server", field) if field.starts_with("origin_") => ("parents", Uptake::Live),
         ("server", field)
-            if ["certificates", "ticket_secret_file", "fleet_tls", "client_limits"].iter().any(
-                |name| field.strip_prefix("machine.").is_some_and(|f| f.starts_with(name)),
-            ) =>
+            if [
+                "certificates",
+                "ticket_secret_file",
+                "fleet_tls",
+                "admin_tls",
+                "client_limits",
+            ]
+            .iter()
+            .any(|name| field.strip_prefix("machine.").is_some_and(|f| f.starts_with(name))) =>
         {
             ("the server itself", Uptake::Live)
         }

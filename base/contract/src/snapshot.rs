@@ -66,8 +66,25 @@ pub struct DeliveryService {
     pub origins: Vec<String>,
     /// Host that parents send to the origin.
     pub origin_host: String,
+    /// The oldest version of TLS that its viewers may speak.
+    #[serde(default)]
+    pub tls: TlsVersion,
+    /// Viewers that come again may ask for what is cached with their first flight (0-RTT, RFC 8446 §2.3).
+    #[serde(default)]
+    pub early_data: bool,
     /// First matching behaviour wins; the last one matches everything.
     pub behaviours: Vec<Behaviour>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// For devices that cannot speak the newer one.
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
 }
 
 /// A path rule inside a delivery service.
@@ -459,6 +476,9 @@ pub struct Machine {
     /// How servers of the fleet know each other: certificates both ways. A parent that has it is asked by nobody else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet_tls: Option<FleetTls>,
+    /// The admin port is for operators who prove themselves by a certificate; else it is spoken to in plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_tls: Option<FleetTls>,
 }
 
 /// What one client address may have and do (an address of IPv4, a /64 network of IPv6). 0: without limit.
@@ -490,13 +510,13 @@ pub struct Certificate {
     pub staple: Option<String>,
 }
 
-/// PEM files by which a server proves itself to the others, and knows them.
+/// PEM files by which a server proves itself to the others, or to operators, and knows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetTls {
     /// The chain, leaf first: made out to `<server id>.<zone>`, for servers and for clients.
     pub chain: String,
     pub key: String,
-    /// Who signs the fleet's certificates.
+    /// Who signs the others' certificates.
     pub authorities: String,
 }
 
@@ -538,6 +558,7 @@ impl Machine {
             ticket_secret_file: None,
             client_limits: ClientLimits::default(),
             fleet_tls: None,
+            admin_tls: None,
         }
     }
 

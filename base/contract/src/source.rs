@@ -405,15 +405,16 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             found
         })
         .collect();
-    let fleet_tls = table.table("fleet_tls").map(|(offset, inner)| {
-        let mut fleet = Table::new(table.compiler(), object, file, offset, inner);
+    let [fleet_tls, admin_tls] = ["fleet_tls", "admin_tls"].map(|field| {
+        let (offset, inner) = table.table(field)?;
+        let mut proof = Table::new(table.compiler(), object, file, offset, inner);
         let found = FleetTls {
-            chain: fleet.need("chain", "chain = \"/etc/tidegate/fleet/cert.pem\""),
-            key: fleet.need("key", "key = \"/etc/tidegate/fleet/key.pem\""),
-            authorities: fleet.need("authorities", "authorities = \"/etc/tidegate/fleet/ca.pem\""),
+            chain: proof.need("chain", "chain = \"/etc/tidegate/fleet/cert.pem\""),
+            key: proof.need("key", "key = \"/etc/tidegate/fleet/key.pem\""),
+            authorities: proof.need("authorities", "authorities = \"/etc/tidegate/fleet/ca.pem\""),
         };
-        fleet.finish();
-        found
+        proof.finish();
+        Some(found)
     });
     let client_limits = table.table("client_limits").map(|(offset, inner)| {
         let mut limits = Table::new(table.compiler(), object, file, offset, inner);
@@ -483,6 +484,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             ticket_secret_file: table.take("ticket_secret_file"),
             client_limits,
             fleet_tls,
+            admin_tls,
         },
     };
     table.finish();
@@ -503,6 +505,8 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
         address_default: table.take("address_default").unwrap_or(false),
         origins,
         origin_host: origin_host.unwrap_or_default(),
+        tls: table.take("tls").unwrap_or_default(),
+        early_data: table.take("early_data").unwrap_or(false),
         behaviours: Vec::new(),
     };
     let mut common = Pacing::default();

@@ -296,6 +296,8 @@ counters! {
     resumes_total Counter "fills" "Bodies that broke off and were asked for from there on."
     deadlines_missed_total Counter "requests" "Requests whose client was too slow: with their head, their body, or to take the answer."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
+    tls12_handshakes_total Counter "handshakes" "Of them, those in TLS 1.2."
+    early_hits_total Counter "requests" "Requests answered from the cache before their TLS handshake was over (0-RTT)."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
     store_read_bytes_total Counter "bytes" "Bytes read from the store."
     store_written_bytes_total Counter "bytes" "Bytes written to the store."

@@ -1,15 +1,91 @@
-//! Orders to the admin port of a node, signed with the CDN's admin key.
+//! The admin ports of nodes, as commands ask them: plain, or over TLS where a node has `admin_tls`; orders are signed with the
+//! CDN's admin key.
 //!
 //! Must stay true: an order is good for the node that it names, and for a few minutes; what a node says is bounded, and shown
-//! without control characters.
+//! without control characters; a node that has `admin_tls` is asked by TLS or not at all, and must prove to be the one that
+//! is meant.
 
 use crate::failure::Failure;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use clap::Args;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidegate_contract::{AdminKey, Order, Server, Snapshot};
+
+/// By what an operator proves himself.
+#[derive(Args)]
+pub struct Identity {
+    /// Folder with the operator's cert.pem and key.pem, and the nodes' ca.pem; for nodes with `admin_tls`.
+    #[arg(long)]
+    identity: Option<PathBuf>,
+}
+
+/// A connection to an admin port.
+pub trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+impl Identity {
+    /// Connects to the admin port of `node` in `zone`; nothing may take longer than `span`.
+    ///
+    /// # Errors
+    /// What is wrong, for the operator.
+    pub fn connect(
+        &self,
+        address: SocketAddr,
+        node: &Server,
+        zone: &str,
+        span: Duration,
+    ) -> Result<Box<dyn Stream>, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let tls = match (&node.machine.admin_tls, &self.identity) {
+            (None, _) => None,
+            (Some(_), Some(folder)) => Some(config(folder)?),
+            (Some(_), None) => {
+                return Err("it asks operators for a certificate; give --identity".to_owned());
+            }
+        };
+        let stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
+        stream.set_read_timeout(Some(span)).map_err(text)?;
+        stream.set_write_timeout(Some(span)).map_err(text)?;
+        let Some(tls) = tls else { return Ok(Box::new(stream)) };
+        let name =
+            ServerName::try_from(format!("{}.{zone}", node.id)).map_err(|e| e.to_string())?;
+        let session = ClientConnection::new(tls, name).map_err(|e| e.to_string())?;
+        Ok(Box::new(StreamOwned::new(session, stream)))
+    }
+}
+
+fn config(folder: &Path) -> Result<Arc<ClientConfig>, String> {
+    let failed = |file: &str, what: &dyn std::fmt::Display| {
+        let file = folder.join(file);
+        format!("{}: {what}; `tidegate tls make-cert` makes such files", file.display())
+    };
+    let read = |file: &str| -> Result<Vec<CertificateDer<'static>>, String> {
+        let found = CertificateDer::pem_file_iter(folder.join(file)).and_then(Iterator::collect);
+        found.map_err(|e| failed(file, &e))
+    };
+    let mut roots = RootCertStore::empty();
+    for authority in read("ca.pem")? {
+        roots.add(authority).map_err(|e| failed("ca.pem", &e))?;
+    }
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"));
+    let key = key.map_err(|e| failed("key.pem", &e))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(read("cert.pem")?, key)
+        .map(Arc::new)
+        .map_err(|e| failed("cert.pem", &e))
+}
 
 /// Why a node has not done it.
 pub enum Missing {
@@ -47,9 +123,11 @@ pub fn random() -> Result<u64, Failure> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// What is ordered of a node's admin port.
+/// What is ordered of a node's admin port, and as whom.
 #[derive(Clone, Copy)]
 pub struct Asked<'a> {
+    pub identity: &'a Identity,
+    pub zone: &'a str,
     pub target: &'a str,
     pub body: &'a str,
     /// How long to wait for it.
@@ -68,7 +146,7 @@ pub fn order(
     };
     let address = SocketAddr::new(*address, node.admin_port);
     let at = |why: &str| format!("admin port {address}: {why}");
-    post(address, &node.id, key, nonce, asked).map_err(|missing| match missing {
+    post(address, node, key, nonce, asked).map_err(|missing| match missing {
         Missing::Away(why) => Missing::Away(at(&why)),
         Missing::Refused(why) => Missing::Refused(at(&why)),
     })
@@ -76,19 +154,17 @@ pub fn order(
 
 fn post(
     address: SocketAddr,
-    node: &str,
+    node: &Server,
     key: &AdminKey,
     nonce: u64,
     asked: Asked<'_>,
 ) -> Result<Value, Missing> {
-    let Asked { target, body, span } = asked;
+    let Asked { identity, zone, target, body, span } = asked;
     let text = |error: std::io::Error| Missing::Away(error.to_string());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let order = Order { method: "POST", node, target, body: body.as_bytes() };
+    let order = Order { method: "POST", node: &node.id, target, body: body.as_bytes() };
     let authorization = key.sign(&order, now, nonce);
-    let mut stream = TcpStream::connect_timeout(&address, span).map_err(text)?;
-    stream.set_read_timeout(Some(span)).map_err(text)?;
-    stream.set_write_timeout(Some(span)).map_err(text)?;
+    let mut stream = identity.connect(address, node, zone, span).map_err(Missing::Away)?;
     let request = format!(
         "POST {target} HTTP/1.1\r\nHost: {address}\r\nAuthorization: {authorization}\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",

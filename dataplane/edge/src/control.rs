@@ -228,7 +228,7 @@ impl Control<'_> {
 
     fn reload_certificates(&self, snapshot: &Snapshot) {
         let view = self.node.view.load_full();
-        if view.me.https_port.is_none() {
+        if !tls::is_wanted(&view.me) && self.certificate.load().is_none() {
             return;
         }
         // What is shown to others, and what this node asks others with.

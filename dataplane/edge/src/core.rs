@@ -4,7 +4,7 @@ use crate::callers::{Call, Callers, TurnedAway};
 use crate::drain::Drain;
 use crate::h2;
 use crate::h3::{Endpoint, EndpointParts};
-use crate::tls::{Tls, TlsClient};
+use crate::tls::{Door, Tls, TlsClient};
 use arc_swap::ArcSwapOption;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use tidegate_engine::memory::{CLIENT_BYTES, CLIENT_TLS_BYTES, Pressure};
 use tidegate_engine::next_hop;
 use tidegate_engine::purge;
 use tidegate_engine::session::{Face, serve};
-use tidegate_engine::{Core, Node};
+use tidegate_engine::{Core, Node, Protection, Transport};
 use tidegate_fill::Pool;
 use tidegate_ring::{TcpListener, TcpStream, now, sleep, spawn, timeout};
 
@@ -297,7 +297,11 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, gate: Gate) {
             sleep(FULL_LOOK).await;
         }
         let Some(stream) = listener.accept().await else { return };
-        let tls = (speaks == Speaks::Https).then(|| tls.load_full()).flatten();
+        let tls = match speaks {
+            Speaks::Http => None,
+            Speaks::Https => tls.load_full(),
+            Speaks::Admin => tls.load_full().filter(|tls| tls.guards_admin()),
+        };
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);
         let (drain, callers) = (drain.clone(), callers.clone());
@@ -310,13 +314,15 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, gate: Gate) {
             };
             let Ok(call) = call else { return };
             let _slow = stream.set_nodelay();
-            match speaks {
-                Speaks::Http => serve(core, stream, peer, Face::Traffic).await,
-                Speaks::Admin => serve(core, stream, peer, Face::Admin).await,
-                Speaks::Https => {
-                    if let Some(tls) = tls {
-                        serve_tls(core, drain, stream, tls, peer, call).await;
-                    }
+            match (speaks, tls) {
+                (Speaks::Http, _) => serve(core, stream, peer, Face::Traffic).await,
+                (Speaks::Admin, None) => serve(core, stream, peer, Face::Admin).await,
+                (Speaks::Https, None) => {}
+                (Speaks::Admin, Some(tls)) => {
+                    serve_tls(core, drain, stream, (tls, Door::Admin), peer, call).await;
+                }
+                (Speaks::Https, Some(tls)) => {
+                    serve_tls(core, drain, stream, (tls, Door::Traffic), peer, call).await;
                 }
             }
         });
@@ -355,15 +361,20 @@ async fn serve_tls(
     core: Rc<Core>,
     drain: Rc<Drain>,
     stream: TcpStream,
-    tls: Arc<Tls>,
+    (tls, door): (Arc<Tls>, Door),
     peer: SocketAddr,
     call: Call,
 ) {
-    match TlsClient::accept(stream, &tls).await {
-        Ok((stream, face)) => {
+    match TlsClient::accept(&core, stream, &tls, door).await {
+        Ok((mut stream, face)) => {
             drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
+            if face == Face::Traffic && stream.protection() == Protection::Tls12 {
+                core.count(|c| &c.tls12_handshakes_total, 1);
+            }
             match stream.speaks_h2() {
+                // All streams at once: none is answered before it is sure whose they are.
+                true if stream.confirm().await.is_err() => core.count(|c| &c.tls_errors_total, 1),
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,
             }

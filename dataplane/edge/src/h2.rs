@@ -18,6 +18,7 @@ mod turns;
 use crate::callers::Call;
 use crate::drain::Drain;
 use crate::head::{HeadText, Refused, each_field};
+use crate::tls::protection;
 use crate::urgency::Urgency;
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -41,7 +42,7 @@ use tidegate_engine::pace::{Burst, Manner, Pace, Paces};
 use tidegate_engine::session::{
     BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
 };
-use tidegate_engine::{Core, Face, HeadFields, Outlet};
+use tidegate_engine::{Core, Face, HeadFields, Outlet, Protection};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::Method;
 use tidegate_ring::{Sleep, TcpStream, now, sleep, started, timeout};
@@ -84,11 +85,13 @@ pub async fn serve(
     face: Face,
     call: Call,
 ) {
+    let secured = protection(stream.session());
     let duplex = Duplex::new(stream, SEND_STALL_MAX);
     let tcp = duplex.tcp().clone();
     // What the kernel holds has had its turn: little of it, so that what is urgent later need not wait behind it.
     let _longer_queue = tcp.set_unsent_max(UNSENT_BYTES_MAX);
     let wire = Rc::new(Wire {
+        protection: secured,
         duplex: RefCell::new(duplex),
         meter: RefCell::new(FrameMeter::default()),
         turns: Turns::default(),
@@ -200,6 +203,7 @@ async fn goodbye(wire: &Rc<Wire>, mut connection: Connection) {
 
 /// What the connection's task and its streams share.
 struct Wire {
+    protection: Protection,
     duplex: RefCell<Duplex<Server>>,
     meter: RefCell<FrameMeter>,
     turns: Turns,
@@ -536,8 +540,8 @@ impl Outlet for Answer {
         }
     }
 
-    fn is_secure(&self) -> bool {
-        true
+    fn protection(&self) -> Protection {
+        self.wire.protection
     }
 
     fn protocol(&self) -> &'static str {

@@ -18,7 +18,7 @@ use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
 use crate::tickets;
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use arc_swap::ArcSwapOption;
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use std::cell::Cell;
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         n => n,
     };
     let certificate = Arc::new(ArcSwapOption::empty());
-    if me.https_port.is_some() {
+    if tls::is_wanted(&me) {
         let tls = Tls::read(&me, &node_name(&me.id, &snapshot.zone))
             .map_err(|error| format!("server {}: {error}", me.id))?;
         certificate.store(Some(Arc::new(tls)));

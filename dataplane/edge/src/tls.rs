@@ -1,11 +1,14 @@
 //! TLS to clients: which certificate is shown to whom, who has to prove itself, and the transport that requests come by.
 //!
-//! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Under a node's own name
+//! Viewers get TLS 1.3 and the certificate that is made out to the name they ask for. Devices that do not know TLS 1.3 get TLS 1.2
+//! if they ask for the name of a delivery service that allows it, and may ask on for services that do. Under a node's own name
 //! (`<server id>.<zone>`) it speaks to other servers of the fleet only: both ends show certificates that the fleet's authorities
-//! have signed. A parent with `fleet_tls` speaks to nobody else.
+//! have signed. A parent with `fleet_tls` speaks to nobody else. With `admin_tls` the admin port is for operators who prove themselves,
+//! to authorities of its own: an operator is no server.
 //!
 //! Must stay true: who has not proved itself is a viewer; a session of one kind is not resumed as one of the other (fleet
-//! sessions are not resumed at all); files that cannot be used leave the old ones in use.
+//! sessions are not resumed at all), nor under another name than it was begun with (rustls sees to it); who can speak TLS 1.3
+//! is spoken to in nothing else; files that cannot be used leave the old ones in use.
 
 use crate::tickets::Tickets;
 use quinn_proto::crypto::rustls::QuicServerConfig;
@@ -13,10 +16,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+    WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
-use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ClientConfig, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
+};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -24,27 +31,43 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidegate_contract::{Certificate, FleetTls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::{Face, Transport};
+use tidegate_engine::{Core, Face, Protection, Transport};
 use tidegate_fill::TlsStream;
 use tidegate_ring::{TcpStream, timeout};
-use tidegate_tls::{Hello, Server as ServerSide, Session, look_at_hello};
+use tidegate_tls::{Hello, HelloReader, Server as ServerSide, Session, Side};
 
 /// From the connection's first byte to the end of the handshake.
 const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
-/// A client's first message.
-const HELLO_BYTES_MAX: usize = 64 << 10;
 
 type Versions = &'static [&'static SupportedProtocolVersion];
 const TLS13: Versions = &[&rustls::version::TLS13];
+const TLS12: Versions = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// Sessions that this process keeps, of each kind.
+const KEPT_SESSIONS_MAX: usize = 4096;
+/// With a client's first flight: a request or two.
+const EARLY_BYTES_MAX: u32 = 8 << 10;
 
 /// How this node speaks TLS; replaced whole when a file of it changes.
 pub struct Tls {
     /// `None`: viewers are not served.
     viewers: Option<Arc<ServerConfig>>,
+    /// And in TLS 1.2, where they may.
+    old: Option<Arc<ServerConfig>>,
+    /// And for those who may send data with their first flight.
+    early: Option<Arc<ServerConfig>>,
     /// And by HTTP/3.
     quic: Option<Arc<QuicServerConfig>>,
     /// And the name under which it is used where there are viewers too.
     fleet: Option<(String, Arc<ServerConfig>)>,
+    /// For operators, on the admin port.
+    admin: Option<Arc<ServerConfig>>,
+}
+
+/// Whom a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    Traffic,
+    Admin,
 }
 
 impl Tls {
@@ -55,15 +78,17 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = provider();
         let machine = &me.machine;
-        let (viewers, quic) = if machine.certificates.is_empty() {
-            (None, None)
+        let (viewers, [old, early], quic) = if machine.certificates.is_empty() {
+            (None, [None, None], None)
         } else {
-            let shown = Certificates::read(&machine.certificates, &provider)?;
+            let shown = Arc::new(Certificates::read(&machine.certificates, &provider)?);
+            let old = old_config(&provider, shown.clone())?;
+            let early = early_config(&provider, shown.clone())?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(TLS13)
                 .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
                 .with_no_client_auth()
-                .with_cert_resolver(Arc::new(shown));
+                .with_cert_resolver(shown);
             config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.ignore_client_order = true;
@@ -71,33 +96,25 @@ impl Tls {
             over_quic.alpn_protocols = vec![b"h3".to_vec()];
             let over_quic = QuicServerConfig::try_from(over_quic)
                 .map_err(|e| format!("QUIC is not available: {e}"))?;
-            let mut config = finish(config);
-            config.alpn_protocols.insert(0, b"h2".to_vec());
-            (Some(Arc::new(config)), Some(Arc::new(over_quic)))
+            let kept = [old, early].map(|config| Some(Arc::new(viewers_speak(config))));
+            (Some(Arc::new(viewers_speak(config))), kept, Some(Arc::new(over_quic)))
         };
         let fleet = match &machine.fleet_tls {
             None => None,
             Some(fleet) => {
-                let roots = Arc::new(authorities(&fleet.authorities, "fleet_tls.authorities")?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-                    .build()
-                    .map_err(|e| format!("authorities {}: {e}", fleet.authorities))?;
-                let (chain, key) = (chain(&fleet.chain)?, private_key(&fleet.key)?);
-                let mut config = ServerConfig::builder_with_provider(provider)
-                    .with_protocol_versions(TLS13)
-                    .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
-                    .with_client_cert_verifier(verifier)
-                    .with_single_cert(chain, key)
-                    .map_err(|e| mismatch(&fleet.chain, &fleet.key, &e))?;
-                config.session_storage = Arc::new(NoServerSessionStorage {});
-                config.send_tls13_tickets = 0;
-                Some((own_name.to_owned(), Arc::new(finish(config))))
+                let config = proving(fleet, "fleet_tls.authorities", provider.clone())?;
+                Some((own_name.to_owned(), config))
             }
         };
+        let admin = machine.admin_tls.as_ref();
+        let admin =
+            admin.map(|admin| proving(admin, "admin_tls.authorities", provider)).transpose()?;
         // A parent that knows its fleet is asked by nobody else.
         let alone = me.role == Role::Parent && fleet.is_some();
-        let (viewers, quic) = if alone { (None, None) } else { (viewers, quic) };
-        Ok(Tls { viewers, quic, fleet })
+        if alone {
+            return Ok(Tls { viewers: None, old: None, early: None, quic: None, fleet, admin });
+        }
+        Ok(Tls { viewers, old, early, quic, fleet, admin })
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
@@ -105,15 +122,89 @@ impl Tls {
         self.quic.as_ref()
     }
 
-    /// The configuration for a client that asks for `name`, and whether that is one for the fleet.
-    fn choose(&self, name: Option<&str>) -> Option<(Arc<ServerConfig>, bool)> {
-        match (&self.viewers, &self.fleet) {
-            (_, Some((own, fleet))) if self.viewers.is_none() || name == Some(own) => {
-                Some((fleet.clone(), true))
-            }
-            (viewers, _) => Some((viewers.clone()?, false)),
-        }
+    /// Whether operators must prove themselves.
+    pub fn guards_admin(&self) -> bool {
+        self.admin.is_some()
     }
+
+    /// The configuration for a client, and whether that is one for the fleet.
+    fn choose(&self, name: Option<&str>, kind: Kind) -> Option<(Arc<ServerConfig>, bool)> {
+        if let Some((own, fleet)) = &self.fleet
+            && (self.viewers.is_none() || name == Some(own))
+        {
+            return Some((fleet.clone(), true));
+        }
+        let config = match kind {
+            Kind::Usual => &self.viewers,
+            Kind::Old => &self.old,
+            Kind::Early => &self.early,
+        };
+        Some((config.clone()?, false))
+    }
+}
+
+/// What a viewer and the service that he asks for have in common.
+enum Kind {
+    Usual,
+    /// He cannot speak TLS 1.3, and need not.
+    Old,
+    /// He may send data with his first flight.
+    Early,
+}
+
+/// For clients that have to show a certificate from these authorities. Their sessions are not resumed.
+fn proving(
+    files: &FleetTls,
+    field: &str,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<ServerConfig>, String> {
+    let roots = Arc::new(authorities(&files.authorities, field)?);
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+        .build()
+        .map_err(|e| format!("authorities {}: {e}", files.authorities))?;
+    let (chain, key) = (chain(&files.chain)?, private_key(&files.key)?);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(TLS13)
+        .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(|e| mismatch(&files.chain, &files.key, &e))?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(finish(config)))
+}
+
+/// What protects the bytes of this session.
+pub fn protection(session: &Session<ServerSide>) -> Protection {
+    match session.version() {
+        Some(ProtocolVersion::TLSv1_3) => Protection::Tls13,
+        _ => Protection::Tls12,
+    }
+}
+
+/// For devices that do not know TLS 1.3: key agreement with forward secrecy and authenticated ciphers (rustls has no others), no
+/// renegotiation, and the extended master secret (RFC 7627), without which a session is not bound to its handshake.
+///
+/// A ticket of TLS 1.2 holds the keys of what was said: who learns its key reads it. So these sessions are kept here instead,
+/// and this process alone resumes them. TLS 1.3 is among the versions so that a client whose wish for it was taken out on
+/// the way can see that (RFC 8446 §4.1.3).
+fn old_config(
+    provider: &Arc<CryptoProvider>,
+    shown: Arc<Certificates>,
+) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(TLS12)
+        .map_err(|e| format!("TLS 1.2 is not available: {e}"))?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.require_ems = true;
+    config.session_storage = ServerSessionMemoryCache::new(KEPT_SESSIONS_MAX);
+    Ok(config)
+}
+
+/// Whether `me` speaks TLS anywhere.
+pub fn is_wanted(me: &Server) -> bool {
+    me.https_port.is_some() || me.machine.admin_tls.is_some()
 }
 
 /// The cryptography, with the cheapest of the good ciphers first. Every client of TLS 1.3 has AES-128 (RFC 8446 section 9.1), and
@@ -133,7 +224,7 @@ pub fn files(me: &Server) -> Vec<PathBuf> {
     let shown = machine.certificates.iter().flat_map(|certificate| {
         [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
     });
-    let fleet = machine.fleet_tls.iter();
+    let fleet = machine.fleet_tls.iter().chain(&machine.admin_tls);
     let fleet = fleet.flat_map(|fleet| [&fleet.chain, &fleet.key, &fleet.authorities]);
     let secret = machine.ticket_secret_file.iter();
     shown.flatten().chain(fleet).chain(secret).map(PathBuf::from).collect()
@@ -153,6 +244,29 @@ pub fn fleet_client(fleet: &FleetTls) -> Result<Arc<ClientConfig>, String> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // records are opened by tidegate_tls
     Ok(Arc::new(config))
+}
+
+/// For services with `early_data`. Sessions are kept here, and each is resumed once (rustls takes it out): so a first flight that
+/// somebody plays back is answered with a handshake that he cannot finish, and by no other process either.
+fn early_config(
+    provider: &Arc<CryptoProvider>,
+    shown: Arc<Certificates>,
+) -> Result<ServerConfig, String> {
+    let mut config = ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(TLS13)
+        .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
+        .with_no_client_auth()
+        .with_cert_resolver(shown);
+    config.session_storage = ServerSessionMemoryCache::new(KEPT_SESSIONS_MAX);
+    config.max_early_data_size = EARLY_BYTES_MAX;
+    config.send_half_rtt_data = true;
+    Ok(config)
+}
+
+fn viewers_speak(config: ServerConfig) -> ServerConfig {
+    let mut config = finish(config);
+    config.alpn_protocols.insert(0, b"h2".to_vec());
+    config
 }
 
 fn finish(mut config: ServerConfig) -> ServerConfig {
@@ -271,8 +385,19 @@ pub struct TlsClient(TlsStream<ServerSide>);
 
 impl TlsClient {
     /// Does the handshake; who the client is follows from it.
-    pub async fn accept(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
-        match timeout(HANDSHAKE_SPAN_MAX, TlsClient::shake(tcp, tls)).await {
+    pub async fn accept(
+        core: &Core,
+        tcp: TcpStream,
+        tls: &Tls,
+        door: Door,
+    ) -> io::Result<(TlsClient, Face)> {
+        let shaking = async {
+            match door {
+                Door::Traffic => TlsClient::shake(core, tcp, tls).await,
+                Door::Admin => TlsClient::shake_operator(tcp, tls).await,
+            }
+        };
+        match timeout(HANDSHAKE_SPAN_MAX, shaking).await {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -283,24 +408,41 @@ impl TlsClient {
         self.0.session().alpn() == Some(b"h2")
     }
 
+    /// Waits for the end of the handshake, if data of the first flight is here already.
+    pub async fn confirm(&mut self) -> io::Result<()> {
+        match timeout(HANDSHAKE_SPAN_MAX, self.0.confirm(SEND_STALL_MAX)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     /// The connection itself.
     pub fn into_inner(self) -> TlsStream<ServerSide> {
         self.0
     }
 
-    async fn shake(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+    async fn shake(core: &Core, tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
         let mut come = Vec::new();
-        // The name only matters where there is a choice.
-        let name = match (&tls.viewers, &tls.fleet) {
-            (Some(_), Some(_)) => asked_name(&tcp, &mut come).await?,
-            _ => None,
+        // What is asked for only matters where there is a choice.
+        let has_choice =
+            tls.viewers.is_some() && (tls.fleet.is_some() || core.node.view.load().has_tls_rules());
+        let (name, speaks_tls13) = match has_choice {
+            true => asked(&tcp, &mut come).await?,
+            false => (None, true),
         };
-        let Some((config, is_fleet)) = tls.choose(name.as_deref()) else {
+        let name = name.as_deref();
+        let kind = {
+            let view = core.node.view.load();
+            match speaks_tls13 {
+                false if view.takes_tls12(name) => Kind::Old,
+                true if view.takes_early_data(name) => Kind::Early,
+                _ => Kind::Usual,
+            }
+        };
+        let Some((config, is_fleet)) = tls.choose(name, kind) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        let mut session = Session::server(config).map_err(io::Error::other)?;
-        *session.incoming() = come;
-        let stream = TlsStream::begin(tcp, session, SEND_STALL_MAX).await?;
+        let stream = TlsClient::begin(tcp, config, come).await?;
         // The verifier lets nobody in without a certificate; this is said twice.
         let face = match is_fleet && stream.session().peer_is_proved() {
             true => Face::Fleet,
@@ -309,17 +451,38 @@ impl TlsClient {
         };
         Ok((TlsClient(stream), face))
     }
+
+    async fn shake_operator(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+        let config = tls.admin.clone().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let stream = TlsClient::begin(tcp, config, Vec::new()).await?;
+        match stream.session().peer_is_proved() {
+            true => Ok((TlsClient(stream), Face::Admin)),
+            false => Err(io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+
+    /// The handshake of a client of whom these bytes have come already.
+    async fn begin(
+        tcp: TcpStream,
+        config: Arc<ServerConfig>,
+        come: Vec<u8>,
+    ) -> io::Result<TlsStream<ServerSide>> {
+        let mut session = Session::server(config).map_err(io::Error::other)?;
+        *session.incoming() = come;
+        TlsStream::begin(tcp, session, SEND_STALL_MAX).await
+    }
 }
 
-/// Receives until the client's first message is whole.
-async fn asked_name(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<Option<String>> {
+/// Receives until the client's first message is whole: the name that it asks for, and whether it can speak TLS 1.3.
+async fn asked(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<(Option<String>, bool)> {
+    let mut reader = HelloReader::default();
     loop {
-        if come.len() > HELLO_BYTES_MAX || tcp.receive(come).await? == 0 {
+        if come.len() > ServerSide::HANDSHAKE_BYTES_MAX || tcp.receive(come).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        match look_at_hello(come) {
+        match reader.read(come) {
             Hello::Part => {}
-            Hello::Asks(name) => return Ok(name),
+            Hello::Asks { name, speaks_tls13 } => return Ok((name, speaks_tls13)),
             Hello::Refused(error, alert) => {
                 // It may be gone already.
                 let _gone = tcp.send_all(&[&alert], SEND_STALL_MAX).await;
@@ -342,8 +505,16 @@ impl Transport for TlsClient {
         self.0.close(SEND_STALL_MAX).await;
     }
 
-    fn is_secure(&self) -> bool {
-        true
+    fn protection(&self) -> Protection {
+        protection(self.0.session())
+    }
+
+    fn is_early(&self) -> bool {
+        self.0.session().is_early()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        TlsClient::confirm(self).await
     }
 
     fn tcp(&self) -> &TcpStream {

@@ -15,6 +15,15 @@ use tidegate_http1::{
 };
 use tidegate_ring::TcpStream;
 
+/// What protects a client's bytes on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    None,
+    /// Good enough for some delivery services only.
+    Tls12,
+    Tls13,
+}
+
 /// A byte stream to a client: plain or TLS.
 #[allow(async_fn_in_trait, reason = "connections stay on their core; no future crosses threads")]
 pub trait Transport {
@@ -24,10 +33,18 @@ pub trait Transport {
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
     /// Ends the sending side in order.
     async fn close(&mut self);
-    /// Whether the bytes are encrypted.
-    fn is_secure(&self) -> bool;
-    /// What carries them.
+    /// What carries the bytes.
     fn tcp(&self) -> &TcpStream;
+    /// What protects the bytes.
+    fn protection(&self) -> Protection;
+    /// Whether what came may have been recorded, and be sent by somebody else (RFC 8446 §8): the handshake is not over.
+    fn is_early(&self) -> bool {
+        false
+    }
+    /// Waits for the end of the handshake.
+    async fn confirm(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Transport for TcpStream {
@@ -43,8 +60,8 @@ impl Transport for TcpStream {
         self.shutdown_write();
     }
 
-    fn is_secure(&self) -> bool {
-        false
+    fn protection(&self) -> Protection {
+        Protection::None
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -92,8 +109,16 @@ pub trait Outlet {
     async fn finish(&mut self, complete: bool) -> io::Result<()>;
     /// The answer cannot be completed, and the client shall know.
     fn abort(&mut self);
-    /// Whether it is encrypted.
-    fn is_secure(&self) -> bool;
+    /// What protects it.
+    fn protection(&self) -> Protection;
+    /// See [`Transport::is_early`].
+    fn is_early(&self) -> bool {
+        false
+    }
+    /// See [`Transport::confirm`].
+    async fn confirm(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// For the log.
     fn protocol(&self) -> &'static str;
 }
@@ -130,7 +155,22 @@ impl<'a, O: Outlet> Client<'a, O> {
 
     /// Whether the client's connection is encrypted.
     pub fn is_secure(&self) -> bool {
-        self.outlet.is_secure()
+        self.outlet.protection() != Protection::None
+    }
+
+    /// What protects the client's connection.
+    pub fn protection(&self) -> Protection {
+        self.outlet.protection()
+    }
+
+    /// Whether the request may be somebody else's recording: nothing may follow from it but an answer from the cache.
+    pub fn is_early(&self) -> bool {
+        self.outlet.is_early()
+    }
+
+    /// Waits until it is the client's own.
+    pub async fn confirm(&mut self) -> io::Result<()> {
+        self.outlet.confirm().await
     }
 
     /// Name of the protocol, for the log.
@@ -337,11 +377,22 @@ impl<T: Transport> Outlet for Http1<'_, T> {
         self.pending.clear();
     }
 
-    fn is_secure(&self) -> bool {
-        self.transport.is_secure()
+    fn protection(&self) -> Protection {
+        self.transport.protection()
+    }
+
+    fn is_early(&self) -> bool {
+        self.transport.is_early()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        self.transport.confirm().await
     }
 
     fn protocol(&self) -> &'static str {
-        if self.transport.is_secure() { "HTTP/1.1+TLS" } else { "HTTP/1.1" }
+        match self.transport.protection() {
+            Protection::None => "HTTP/1.1",
+            Protection::Tls12 | Protection::Tls13 => "HTTP/1.1+TLS",
+        }
     }
 }

@@ -35,7 +35,7 @@ pub mod table;
 pub mod transaction;
 pub mod view;
 
-pub use client::{Client, HeadFields, Outlet, Transport};
+pub use client::{Client, HeadFields, Outlet, Protection, Transport};
 pub use node::{Core, Node};
 pub use session::Face;
 pub use view::View;

@@ -80,6 +80,13 @@ async fn exchange<T: Transport>(
 ) -> bool {
     let _busy = Busy::new(core);
     let head_only = parsed.head.method == Method::Head;
+    // Who asks for anything but a look at content is waited for.
+    let only_looks = matches!(parsed.head.method, Method::Get | Method::Head)
+        && parsed.body == BodyFraming::None
+        && face == Face::Traffic;
+    if transport.is_early() && !only_looks && transport.confirm().await.is_err() {
+        return false;
+    }
     let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
     let mut outlet = Http1::new(transport, head_only, parsed.head.version, keep_alive);
     let body = read_body(&mut outlet, buffer, &parsed).await;

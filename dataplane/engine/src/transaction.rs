@@ -3,7 +3,7 @@
 //! Must stay true: a request is routed and its method judged before anything is looked up; each request ends in
 //! exactly one answer (or a closed connection) and exactly one event for log and counters.
 
-use crate::client::{BodyLength, Client, Outlet};
+use crate::client::{BodyLength, Client, Outlet, Protection};
 use crate::clock::{now_ms, wall_ms};
 use crate::fill::{Fill, Head};
 use crate::memory::Pressure;
@@ -33,7 +33,7 @@ use tidegate_cache::storable::invalidates;
 use tidegate_cache::{
     CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
 };
-use tidegate_contract::{Behaviour, Pacing, Redirect, Role};
+use tidegate_contract::{Behaviour, Pacing, Redirect, Role, TlsVersion};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::cmcd::{self, Cmcd, Told};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
@@ -125,6 +125,17 @@ async fn steps<O: Outlet>(
     let service = &view.services()[routed.service];
     let behaviour = &service.service.behaviours[routed.behaviour];
     notes.routed = Some((routed.service, routed.behaviour));
+    // A connection that was let in for one service's old devices is none for a service that wants better (RFC 9110
+    // §15.5.20): the client comes back by a connection of its own.
+    if client.protection() == Protection::Tls12 && service.service.tls > TlsVersion::Tls12 {
+        let text = "this host wants TLS 1.3; ask for it on another connection";
+        return synth::answer(client, 421, text, Fields::new()).await;
+    }
+    // What is not for all alike is answered when it is sure that nobody plays back what another one asked (RFC 8470).
+    let for_all = service.service.early_data && behaviour.cache && request.query.is_none();
+    if client.is_early() && !for_all {
+        client.confirm().await?;
+    }
     if request.method == Method::Options
         && let Some(origin) = &behaviour.cors_allow_origin
     {
@@ -157,10 +168,15 @@ async fn steps<O: Outlet>(
         is_reload: false,
         for_viewer,
     };
-    let mut found = obtain(&mut wanted, request, notes).await;
+    let mut found = obtain(&mut wanted, request, notes, client.is_early()).await;
+    if let Found::TooEarly = found {
+        client.confirm().await?;
+        found = obtain(&mut wanted, request, notes, false).await;
+    }
     notes.first_byte_us = Some(since(started).as_micros() as u64);
     if let Found::Object { object, fill, upstream } = found {
-        if let Some(cmcd) = &notes.cmcd {
+        // What may be sent again by anybody asks nobody.
+        if let Some(cmcd) = notes.cmcd.as_ref().filter(|_| !client.is_early()) {
             prefetch::behind(&wanted, request, cmcd, client.address);
         }
         if send_object(&wanted, client, request, object, fill, upstream, notes).await? {
@@ -168,7 +184,8 @@ async fn steps<O: Outlet>(
         }
         // Its bytes are gone and the next hop has another version: nothing has been sent, so look once more.
         notes.status = CacheStatus::default();
-        found = Box::pin(obtain(&mut wanted, request, notes)).await;
+        client.confirm().await?;
+        found = Box::pin(obtain(&mut wanted, request, notes, false)).await;
     }
     match found {
         Found::Object { object, fill, upstream } => {
@@ -205,6 +222,7 @@ async fn steps<O: Outlet>(
             }
         }
         Found::Synth(status, text) => refuse(&wanted, client, status, text, notes).await,
+        Found::TooEarly => Err(io::ErrorKind::WouldBlock.into()), // not of a request that is sure
     }
 }
 
@@ -352,10 +370,19 @@ async fn send_elsewhere<O: Outlet>(
 }
 
 enum Found {
-    Object { object: Arc<Object>, fill: Option<Arc<Fill>>, upstream: Option<Bytes> },
-    Private { answer: Box<Answer>, hop: String },
+    Object {
+        object: Arc<Object>,
+        fill: Option<Arc<Fill>>,
+        upstream: Option<Bytes>,
+    },
+    Private {
+        answer: Box<Answer>,
+        hop: String,
+    },
     Pass(Forward),
     Synth(u16, &'static str),
+    /// More would follow from the request than an answer from the cache, and it is not sure yet whose it is.
+    TooEarly,
 }
 
 /// A request looks again this often when what it waited for turned out not to be for it.
@@ -377,7 +404,12 @@ pub(crate) async fn look(wanted: &Wanted<'_>, key: u128, now: u64) -> Known {
 
 /// Lookup and fill. What a hit does not do is in boxes of its own: a transaction's future is moved and held as large as the
 /// largest of its branches.
-async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Notes) -> Found {
+async fn obtain(
+    wanted: &mut Wanted<'_>,
+    request: &RequestHead,
+    notes: &mut Notes,
+    is_early: bool,
+) -> Found {
     let core = wanted.core;
     let table = &core.node.table;
     for _ in 0..LOOKUPS_MAX {
@@ -412,6 +444,9 @@ async fn obtain(wanted: &mut Wanted<'_>, request: &RequestHead, notes: &mut Note
         }
         let head = known.object.as_ref().map(|object| &object.head);
         let verdict = lookup(head, request, wanted.behaviour, now);
+        if is_early && !matches!((&verdict, &known.object), (Verdict::Hit { .. }, Some(_))) {
+            return Found::TooEarly;
+        }
         wanted.is_reload = matches!(
             verdict,
             Verdict::Fill(Forward::Request) | Verdict::Revalidate(Forward::Request)
@@ -667,6 +702,10 @@ async fn send_object<O: Outlet>(
     if notes.status.hit && deliver::first_missing_block(&portion, &object, &reader).is_some() {
         notes.status.hit = false;
         notes.status.fwd = Some(Forward::Partial);
+        client.confirm().await?; // its bytes have to be asked for
+    }
+    if client.is_early() {
+        core.count(|c| &c.early_hits_total, 1);
     }
     if notes.status.hit {
         core.count(|c| &c.hits_total, 1);

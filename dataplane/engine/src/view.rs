@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot};
+use tidegate_contract::{AdminKey, DeliveryService, Server, Snapshot, TlsVersion};
 use tidegate_fill::{HEALTH_PATH, Hop, HopAccess, Hops, candidates, node_name, owner, peers};
 use tidegate_http::{Authority, RequestHead};
 use tidegate_types::rendezvous;
@@ -132,6 +132,30 @@ impl View {
             None => return None,
         };
         self.services.get(index)
+    }
+
+    /// Whether services differ in what they say of TLS.
+    pub fn has_tls_rules(&self) -> bool {
+        let differs = |s: &DeliveryService| s.tls != TlsVersion::default() || s.early_data;
+        self.services.iter().any(|service| differs(&service.service))
+    }
+
+    /// Whether clients of the service that is meant by this name of a TLS handshake may send early data.
+    pub fn takes_early_data(&self, name: Option<&str>) -> bool {
+        let index = name.and_then(|name| self.by_host.get(name));
+        let service = index.and_then(|index| self.services.get(*index));
+        service.is_some_and(|service| service.service.early_data)
+    }
+
+    /// Whether the service that is meant by this name of a TLS handshake is for devices that cannot speak TLS 1.3. A client
+    /// that names none has asked for an address.
+    pub fn takes_tls12(&self, name: Option<&str>) -> bool {
+        let index = match name {
+            Some(name) => self.by_host.get(name).copied(),
+            None => self.by_address,
+        };
+        let service = index.and_then(|index| self.services.get(index));
+        service.is_some_and(|service| service.service.tls == TlsVersion::Tls12)
     }
 
     /// The peer that a key belongs to; `None`: this node asks parents for it.

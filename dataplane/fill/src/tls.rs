@@ -53,7 +53,7 @@ pub struct TlsStream<S: Side> {
 }
 
 impl<S: Side> TlsStream<S> {
-    /// Does the handshake. Sends fail when the peer takes nothing for `stall`; how long all of it may take is the
+    /// Does the handshake, up to data that came with the peer's first flight if there is any (see [`Session::is_early`]). Sends fail when the peer takes nothing for `stall`; how long all of it may take is the
     /// caller's to say.
     ///
     /// # Errors
@@ -62,15 +62,36 @@ impl<S: Side> TlsStream<S> {
         let mut stream = TlsStream { tcp, session, plain: Vec::new(), slow: false };
         let mut plain = Vec::new();
         stream.open(&mut plain, stall).await?;
-        while stream.session.is_handshaking() {
-            if stream.tcp.receive(stream.session.incoming()).await? == 0 {
-                let what = "the connection ended during the TLS handshake";
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
-            }
-            stream.open(&mut plain, stall).await?;
+        while stream.session.is_handshaking() && !stream.session.is_early() {
+            stream.shake_on(&mut plain, stall).await?;
         }
         stream.plain = plain;
         Ok(stream)
+    }
+
+    /// Waits for the end of a handshake that [`TlsStream::begin`] has left early.
+    ///
+    /// # Errors
+    /// Like [`TlsStream::begin`].
+    pub async fn confirm(&mut self, stall: Duration) -> io::Result<()> {
+        let mut plain = std::mem::take(&mut self.plain);
+        while self.session.is_handshaking() {
+            self.shake_on(&mut plain, stall).await?;
+        }
+        self.plain = plain;
+        Ok(())
+    }
+
+    async fn shake_on(&mut self, plain: &mut Vec<u8>, stall: Duration) -> io::Result<()> {
+        if self.session.incoming().len() > S::HANDSHAKE_BYTES_MAX {
+            let what = "a message of the TLS handshake is too long";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        if self.tcp.receive(self.session.incoming()).await? == 0 {
+            let what = "the connection ended during the TLS handshake";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
+        }
+        self.open(plain, stall).await
     }
 
     /// The session, for what was agreed on.

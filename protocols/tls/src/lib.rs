@@ -7,7 +7,7 @@
 //! ```text
 //! session.rs  handshake, then the records of traffic.rs or rustls' own
 //! traffic.rs  records after the handshake: data, alerts, key updates, tickets
-//! hello.rs    the name that a client asks for, before a session is begun
+//! hello.rs    what a client asks for, before a session is begun
 //! aead.rs     one direction's key: seals and opens single records
 //! ```
 #![forbid(unsafe_code)]
@@ -21,6 +21,6 @@ mod tests;
 mod traffic;
 
 pub use error::TlsError;
-pub use hello::{Hello, look_at_hello};
+pub use hello::{Hello, HelloReader};
 pub use session::{Client, Server, Session, Side};
 pub use traffic::{RECORD_BYTES_MAX, sealed_len_max};

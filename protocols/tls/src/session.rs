@@ -10,7 +10,9 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, ReadEarlyData, UnbufferedStatus,
+};
 use rustls::{ClientConfig, CommonState, ExtractedSecrets, ProtocolVersion, ServerConfig};
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use std::sync::Arc;
 pub trait Side {
     type Connection;
     type Data;
+    /// What the other end may have sent of one message of the handshake, in records as small as it likes.
+    const HANDSHAKE_BYTES_MAX: usize;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,
@@ -28,6 +32,11 @@ pub trait Side {
         connection: Self::Connection,
     ) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
     fn take_ticket(kernel: &mut KernelConnection<Self::Data>, body: &[u8]) -> Result<(), TlsError>;
+    /// Appends data of the first flight to `plain`; how many bytes more of the input are done with.
+    fn read_early(
+        reader: ReadEarlyData<'_, '_, Self::Data>,
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, TlsError>;
 }
 
 /// The end that has the certificate.
@@ -37,6 +46,9 @@ pub struct Server;
 impl Side for Server {
     type Connection = UnbufferedServerConnection;
     type Data = ServerConnectionData;
+    // Anybody may send it and stop in the middle, so it has room in what a connection is counted with. Hellos with keys against
+    // quantum computers and all that is encrypted stay below 4 KiB.
+    const HANDSHAKE_BYTES_MAX: usize = 12 << 10;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,
@@ -58,6 +70,19 @@ impl Side for Server {
     fn take_ticket(_: &mut KernelConnection<Self::Data>, _: &[u8]) -> Result<(), TlsError> {
         Err(TlsError::Unexpected("a ticket from a client"))
     }
+
+    fn read_early(
+        mut reader: ReadEarlyData<'_, '_, Self::Data>,
+        plain: &mut Vec<u8>,
+    ) -> Result<usize, TlsError> {
+        let mut discard = 0;
+        while let Some(record) = reader.next_record() {
+            let record = record?;
+            discard += record.discard;
+            plain.extend_from_slice(record.payload);
+        }
+        Ok(discard)
+    }
 }
 
 /// The end that asks.
@@ -67,6 +92,8 @@ pub struct Client;
 impl Side for Client {
     type Connection = UnbufferedClientConnection;
     type Data = ClientConnectionData;
+    // Chains of certificates can be long.
+    const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 
     fn process<'c, 'i>(
         connection: &'c mut Self::Connection,
@@ -88,6 +115,13 @@ impl Side for Client {
     fn take_ticket(kernel: &mut KernelConnection<Self::Data>, body: &[u8]) -> Result<(), TlsError> {
         Ok(kernel.handle_new_session_ticket(body)?)
     }
+
+    fn read_early(
+        _: ReadEarlyData<'_, '_, Self::Data>,
+        _: &mut Vec<u8>,
+    ) -> Result<usize, TlsError> {
+        Err(TlsError::Unexpected("early data from a server"))
+    }
 }
 
 enum Layer<S: Side> {
@@ -103,6 +137,8 @@ pub struct Session<S: Side> {
     /// The configuration lets the keys go.
     owns_records: bool,
     handshaking: bool,
+    /// The other end is not proved yet, and may be answered: it has sent data with its first flight.
+    early: bool,
     ended: bool,
     incoming: Vec<u8>,
     version: Option<ProtocolVersion>,
@@ -138,6 +174,7 @@ impl<S: Side> Session<S> {
             layer: Layer::Rustls(Box::new(connection)),
             owns_records,
             handshaking: true,
+            early: false,
             ended: false,
             incoming: Vec::new(),
             version: None,
@@ -156,7 +193,13 @@ impl<S: Side> Session<S> {
         !self.incoming.is_empty()
     }
 
-    /// Whether nothing can be sealed yet.
+    /// Whether what came may have been recorded, and be sent by somebody else (RFC 8446 §8): data of the first flight has been
+    /// opened, answers can be sealed, and the handshake is not over.
+    pub fn is_early(&self) -> bool {
+        self.early && self.handshaking
+    }
+
+    /// Whether the handshake is not over: nothing can be sealed yet, but for what [`Session::is_early`] says.
     pub fn is_handshaking(&self) -> bool {
         self.handshaking
     }
@@ -209,6 +252,7 @@ impl<S: Side> Session<S> {
                 self.incoming.drain(..discard);
                 match done {
                     Ok(Step::On) => {}
+                    Ok(Step::Early) => self.early = true,
                     Ok(Step::Blocked) => return Ok(()),
                     Ok(Step::PeerEnded) => self.ended = true,
                     Ok(Step::Open) => break,
@@ -223,6 +267,9 @@ impl<S: Side> Session<S> {
                 let common = S::common(connection);
                 self.version = common.protocol_version();
                 self.alpn = common.alpn_protocol().map(Into::into);
+                if common.is_handshaking() {
+                    return Ok(()); // answers may be sent already, where the configuration says so
+                }
                 self.peer_is_proved = common.peer_certificates().is_some();
                 self.handshaking = false;
             }
@@ -261,7 +308,7 @@ impl<S: Side> Session<S> {
     /// The session is not open.
     pub fn seal(&mut self, pieces: &[&[u8]], out: &mut [u8]) -> Result<usize, TlsError> {
         match &mut self.layer {
-            _ if self.handshaking => Err(TlsError::NotOpen),
+            _ if self.handshaking && !self.early => Err(TlsError::NotOpen),
             Layer::Own(traffic) => traffic.seal(pieces, out),
             Layer::Rustls(connection) => {
                 let plain = pieces.concat();
@@ -302,6 +349,8 @@ impl<S: Side> Session<S> {
 
 enum Step {
     On,
+    /// Data of the first flight was opened.
+    Early,
     /// More must come in.
     Blocked,
     PeerEnded,
@@ -329,6 +378,10 @@ fn step<S: Side>(
                 None => break Ok(Step::On),
             }
         },
+        Ok(ConnectionState::ReadEarlyData(reader)) => S::read_early(reader, plain).map(|bytes| {
+            discard += bytes;
+            Step::Early
+        }),
         Ok(ConnectionState::EncodeTlsData(mut encoder)) => {
             let start = out.len();
             let mut written = encoder.encode(&mut []);
@@ -345,8 +398,7 @@ fn step<S: Side>(
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::Blocked),
         Ok(ConnectionState::PeerClosed) => Ok(Step::PeerEnded),
         Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => Ok(Step::Open),
-        // Early data is not offered.
-        Ok(_) => Err(TlsError::Unexpected("early data")),
+        Ok(_) => Err(TlsError::Unexpected("a state that rustls did not have")),
     };
     (step, discard)
 }

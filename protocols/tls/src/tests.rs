@@ -3,7 +3,7 @@
 //! has to misbehave.
 
 use crate::session::{Client, Server, Session, Side};
-use crate::{Hello, TlsError, look_at_hello, sealed_len_max};
+use crate::{Hello, HelloReader, TlsError, sealed_len_max};
 use proptest::prelude::*;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -240,19 +240,36 @@ fn a_server_that_is_not_the_one_is_told_so() {
 #[test]
 fn the_name_that_a_client_asks_for_is_seen_however_its_hello_is_cut() {
     let (_, client) = configs(&TLS13, None);
-    let name = ServerName::try_from("CDN.example").unwrap();
-    let mut end = End::new(Session::client(Arc::new(client), name).unwrap());
+    let shouted = ServerName::try_from("CDN.example").unwrap();
+    let mut end = End::new(Session::client(Arc::new(client), shouted).unwrap());
     end.receive(&[]).unwrap();
-    for cut in [0, 1, 5, 40, end.out.len() - 1] {
-        assert_eq!(look_at_hello(&end.out[..cut]), Hello::Part, "{cut}");
+    let asks = |name: &str, speaks_tls13| Hello::Asks { name: Some(name.to_owned()), speaks_tls13 };
+    for cut in [1, 5, 40, end.out.len() - 1, end.out.len()] {
+        let mut reader = HelloReader::default();
+        for upto in (cut..end.out.len()).step_by(cut) {
+            assert_eq!(reader.read(&end.out[..upto]), Hello::Part, "{cut}");
+        }
+        assert_eq!(reader.read(&end.out), asks("cdn.example", true), "{cut}");
     }
-    assert_eq!(look_at_hello(&end.out), Hello::Asks(Some("cdn.example".to_owned())));
+    // In records of a few bytes each.
+    for cut in [1, 3, 100] {
+        let records = end.out[5..].chunks(cut);
+        let records: Vec<u8> =
+            records.flat_map(|part| [&[22, 3, 1, 0, part.len() as u8], part].concat()).collect();
+        assert_eq!(HelloReader::default().read(&records), asks("cdn.example", true), "{cut}");
+    }
     let more = [&end.out[..], &[23, 3, 3, 0, 1, 0]].concat();
-    assert_eq!(look_at_hello(&more), Hello::Asks(Some("cdn.example".to_owned())));
+    assert_eq!(HelloReader::default().read(&more), asks("cdn.example", true));
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0x16, 3, 1, 0, 4, 9, 0, 0, 0]] {
-        let Hello::Refused(_, alert) = look_at_hello(bytes) else { panic!("{bytes:?}") };
+        let Hello::Refused(_, alert) = HelloReader::default().read(bytes) else {
+            panic!("{bytes:?}")
+        };
         assert_eq!(alert.first(), Some(&21), "{bytes:?}");
     }
+    let (_, client) = configs(&TLS12, None);
+    let mut end = End::new(Session::client(Arc::new(client), name()).unwrap());
+    end.receive(&[]).unwrap();
+    assert_eq!(HelloReader::default().read(&end.out), asks("cdn.example", false));
 }
 
 #[test]
@@ -260,6 +277,37 @@ fn nothing_is_sealed_before_the_handshake_is_over() {
     let (server, _) = configs(&TLS13, None);
     let mut session = Session::server(Arc::new(server)).unwrap();
     assert_eq!(session.seal(&[b"early"], &mut [0; 200]), Err(TlsError::NotOpen));
+}
+
+#[test]
+fn data_of_the_first_flight_is_opened_and_answered_before_the_handshake_is_over() {
+    let (mut server, mut client) = configs(&TLS13, None);
+    server.max_early_data_size = 100;
+    server.send_half_rtt_data = true;
+    client.enable_early_data = true;
+    let (server, client) = (Arc::new(server), Arc::new(client));
+    for (visit, step) in [1 << 20, 1, 50, 1 << 20].into_iter().enumerate() {
+        let mut end = End::new(Session::server(server.clone()).unwrap());
+        let mut peer = ClientConnection::new(client.clone(), name()).unwrap();
+        if visit > 0 {
+            peer.early_data().unwrap().write_all(b"a request").unwrap();
+            let mut flight = Vec::new();
+            while peer.wants_write() {
+                peer.write_tls(&mut flight).unwrap();
+            }
+            flight.chunks(step).for_each(|piece| end.receive(piece).unwrap());
+            assert!(end.session.is_early() && end.session.is_handshaking(), "{visit}");
+            assert_eq!((&end.plain[..], end.session.seals_itself()), (&b"a request"[..], false));
+            assert!(end.session.version().is_some() && end.session.alpn().is_some());
+            end.plain.clear();
+            end.send(&[b"an ", b"answer"]);
+        }
+        let mut peer = Connection::from(peer);
+        let opened = pump(&mut end, &mut peer, step);
+        assert_eq!(opened, if visit > 0 { &b"an answer"[..] } else { b"" });
+        assert!(!end.session.is_early() && end.session.seals_itself());
+        talk(&mut end, &mut peer, 1 << 20);
+    }
 }
 
 #[test]
@@ -515,6 +563,43 @@ proptest! {
             }
         }
         prop_assert_eq!(server.plain, expected);
+    }
+
+    /// However a hello is spoilt, cut into records and comes in, it is read alike.
+    #[test]
+    fn spoilt_hellos_are_read_alike_however_they_come(
+        spoilt in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        record in 1usize..400,
+        steps in prop::collection::vec(1usize..300, 1..6),
+    ) {
+        let (_, client) = configs(&TLS13, None);
+        let mut end = End::new(Session::client(Arc::new(client), name()).unwrap());
+        end.receive(&[]).unwrap();
+        let mut message = end.out.split_off(5);
+        for (at, byte) in spoilt {
+            let at = at.index(message.len());
+            message[at] = byte;
+        }
+        let records: Vec<u8> = message
+            .chunks(record)
+            .flat_map(|part| {
+                let len = (part.len() as u16).to_be_bytes();
+                [&[22, 3, 1, len[0], len[1]], part].concat()
+            })
+            .collect();
+        let whole = HelloReader::default().read(&records);
+        let (mut reader, mut come) = (HelloReader::default(), 0);
+        let mut found = Hello::Part;
+        for step in steps.iter().cycle() {
+            if come == records.len() || found != Hello::Part {
+                break;
+            }
+            come = records.len().min(come + step);
+            found = reader.read(&records[..come]);
+        }
+        // What is refused may be so before all of it has come.
+        let is_refused = |hello: &Hello| matches!(hello, Hello::Refused(..));
+        prop_assert!(found == whole || is_refused(&found) && is_refused(&whole), "{found:?} {whole:?}");
     }
 
     /// Any bytes at all are refused or wait for more; they never become data.

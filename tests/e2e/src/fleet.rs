@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
     HeaderRule, Keys, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot,
-    Steering, StoreDevice, sign,
+    Steering, StoreDevice, TlsVersion, sign,
 };
 
 /// How a fleet is made.
@@ -596,6 +596,8 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             address_default: true,
             origins: vec!["origin-1".to_owned()],
             origin_host: "origin.example".to_owned(),
+            tls: TlsVersion::default(),
+            early_data: false,
             behaviours: vec![
                 behaviour("pass", "/pass/*", false, 0),
                 behaviour("all", "*", true, 3600),

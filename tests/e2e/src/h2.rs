@@ -17,6 +17,8 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Client {
     sender: SendRequest<Bytes>,
+    /// Whom it asks.
+    pub host: String,
     /// How the connection ended.
     end: watch::Receiver<Option<Result<(), String>>>,
 }
@@ -34,7 +36,16 @@ impl Client {
         let tcp = TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let name = ServerName::IpAddress(address.ip().into());
-        let tls = tokio_rustls::TlsConnector::from(tls(fleet)).connect(name, tcp).await.unwrap();
+        Client::connect_as(tcp, name, tls(fleet)).await
+    }
+
+    /// Asks for `name` in the handshake.
+    pub async fn connect_as(
+        tcp: TcpStream,
+        name: ServerName<'static>,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Client {
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
         assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(65_535).initial_connection_window_size(1 << 26);
@@ -43,7 +54,7 @@ impl Client {
         tokio::task::spawn_local(async move {
             let _nobody_waits = tell.send(Some(connection.await.map_err(|e| e.to_string())));
         });
-        Client { sender, end }
+        Client { sender, host: HOST.to_owned(), end }
     }
 
     /// Waits for the connection's end, whose reason is given if it is an error.
@@ -105,7 +116,7 @@ impl Client {
         fields: &[(&str, &str)],
         body: Bytes,
     ) -> impl Future<Output = Result<Begun, String>> + use<> {
-        let uri: Uri = format!("https://{HOST}{path}").parse().unwrap();
+        let uri: Uri = format!("https://{}{path}", self.host).parse().unwrap();
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);

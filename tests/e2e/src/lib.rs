@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod h2;
 pub mod h3;
 pub mod hand_origin;
+pub mod tls;
 
 pub use client::{Connection, Response, get};
 pub use fleet::{Fleet, FleetOptions, Member};

@@ -2,52 +2,16 @@
 //! by name, sessions resumed anywhere in a PoP, parents that know their edges, and edges that share their objects (a peering ring).
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use tidegate_contract::{Certificate, Role, Snapshot};
+use tidegate_contract::{Role, Snapshot};
 use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::tls::{certificate, client, name};
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
-
-fn name(name: &str) -> ServerName<'static> {
-    ServerName::try_from(name.to_owned()).unwrap()
-}
-
-/// A client that trusts what is in these PEM files, and shows a certificate if it is given one.
-fn client(trusted: &[&Path], shown: Option<(&Path, &Path)>) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    for path in trusted {
-        roots.add(CertificateDer::from_pem_file(path).unwrap()).unwrap();
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots);
-    Arc::new(match shown {
-        None => builder.with_no_client_auth(),
-        Some((chain, key)) => {
-            let chain = vec![CertificateDer::from_pem_file(chain).unwrap()];
-            builder
-                .with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap())
-                .unwrap()
-        }
-    })
-}
-
-/// Writes a certificate for these names and gives its paths.
-fn certificate(dir: &Path, file: &str, names: &[&str]) -> Certificate {
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let made = rcgen::generate_simple_self_signed(names).unwrap();
-    let path = |end: &str| dir.join(format!("{file}.{end}"));
-    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
-    std::fs::write(path("pem"), made.cert.pem()).unwrap();
-    let text = |end: &str| path(end).display().to_string();
-    Certificate { chain: text("pem"), key: text("key"), staple: None }
-}
 
 /// Shakes hands and asks for one object; the certificate that was shown, and how the session came about.
 fn shake(

@@ -1,10 +1,12 @@
 //! The memory budget: what is counted is what the process takes, and what it takes is never more.
 
+use rustls::version::TLS12;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use tidegate_contract::Snapshot;
+use tidegate_contract::{Snapshot, TlsVersion};
 use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::tls::client_of;
 use tidegate_e2e::{Connection, Fleet, FleetOptions, content};
 
 const MIB: u64 = 1 << 20;
@@ -44,6 +46,10 @@ fn idle(fleet: &Fleet, size: usize, connect: impl Fn(&Fleet) -> Connection) -> (
     each
 }
 
+fn old_devices(snapshot: &mut Snapshot) {
+    snapshot.delivery_services[0].tls = TlsVersion::Tls12;
+}
+
 #[test]
 fn idle_connections_cost_what_they_are_counted_with() {
     // Goal: the budget's constants are no wishes. Method: many connections, plain and by TLS, each after a small and
@@ -60,6 +66,14 @@ fn idle_connections_cost_what_they_are_counted_with() {
             Connection::open_tls(f.member("edge-1").https(), tls).unwrap()
         });
         assert!(each <= counted, "TLS, {size}: {each} bytes each, {counted} counted");
+        let old = FleetOptions { https: true, ..self::options(old_devices) };
+        let fleet = Fleet::start("idle-tls12", &old);
+        let trusted = fleet.dir.join("edge-1.crt");
+        let tls = client_of(&[&TLS12], &[&trusted], None);
+        let (each, counted) = idle(&fleet, size, |f| {
+            Connection::open_tls(f.member("edge-1").https(), tls.clone()).unwrap()
+        });
+        assert!(each <= counted, "TLS 1.2, {size}: {each} bytes each, {counted} counted");
     }
 }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidegate_contract::{
     Behaviour, CacheGroup, CacheKeyRule, DeliveryService, Keys, LocationStyle, Machine, Role,
-    Server, ServerStatus, Snapshot, Steering,
+    Server, ServerStatus, Snapshot, Steering, TlsVersion,
 };
 use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::device::RingDevice;
@@ -123,6 +123,8 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             address_default: true,
             origins: vec!["origin-1".to_owned()],
             origin_host: "origin.test".to_owned(),
+            tls: TlsVersion::default(),
+            early_data: false,
             behaviours: vec![behaviour("pass", "/pass/*", false), behaviour("all", "*", true)],
         }],
         cache_groups: vec![group("edges", Some("parents")), group("parents", None)],

@@ -1,7 +1,9 @@
 //! TOML values as the types of the snapshot. An error is the mend, in words.
 
 use super::{CLASSES, Class};
-use crate::snapshot::{Admission, Congestion, LocationStyle, RamPolicy, Role, ServerStatus};
+use crate::snapshot::{
+    Admission, Congestion, LocationStyle, RamPolicy, Role, ServerStatus, TlsVersion,
+};
 use std::net::IpAddr;
 use toml::de::DeValue;
 
@@ -177,6 +179,12 @@ impl FromToml for Congestion {
 impl FromToml for LocationStyle {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         word(value, &[("name", LocationStyle::Name), ("address", LocationStyle::Address)])
+    }
+}
+
+impl FromToml for TlsVersion {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        word(value, &[("1.3", TlsVersion::Tls13), ("1.2", TlsVersion::Tls12)])
     }
 }
 

@@ -3,16 +3,17 @@
 //! The router is asked first, so that the answer is the one it gives now; without a router the same function
 //! is asked here, with all edges taken as up, and that is said.
 
+use crate::admin_port::Identity;
 use crate::failure::Failure;
 use crate::source_dir;
 use clap::Args;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_contract::{Role, Snapshot};
+use tidegate_contract::{Role, Server, Snapshot};
 use tidegate_steer::{Ask, Health, Request, Table};
 
 #[derive(Args)]
@@ -28,6 +29,8 @@ pub struct Explain {
     /// The trust file.
     #[arg(long)]
     trust: PathBuf,
+    #[command(flatten)]
+    identity: Identity,
     /// Explain the DNS answer for the host instead of the redirect.
     #[arg(long)]
     dns: bool,
@@ -47,7 +50,7 @@ impl Explain {
         let url = parse(&self.url)?;
         let snapshot = Arc::new(source_dir::trusted(&self.snapshot, &self.trust)?);
         let (source, decision) = self.steer(&url, &snapshot);
-        let edge = ask_edge(&url, &snapshot, &decision);
+        let edge = ask_edge(&self.identity, &url, &snapshot, &decision);
         if self.json {
             println!(
                 "{:#}",
@@ -83,14 +86,15 @@ impl Explain {
         let path = url.target.split('?').next().unwrap_or("/");
         for router in snapshot.servers.iter().filter(|server| server.role == Role::Router) {
             let Some(address) = router.addresses.first() else { continue };
+            let address = SocketAddr::new(*address, router.admin_port);
             let query = [
                 ("client", &*self.client.to_string()),
                 ("host", &url.host),
                 ("path", path),
                 ("via", via),
             ];
-            let answer =
-                get((*address, router.admin_port).into(), &target("/api/v1/explain", &query));
+            let asked = target("/api/v1/explain", &query);
+            let answer = get(&self.identity, address, router, &snapshot.zone, &asked);
             if let Ok(mut answer) = answer
                 && answer["decision"].is_object()
             {
@@ -114,6 +118,7 @@ impl Explain {
 
 /// What the chosen edge does with the request: rule, key, freshness, parents.
 fn ask_edge(
+    identity: &Identity,
     url: &Url<'_>,
     snapshot: &Snapshot,
     decision: &Value,
@@ -128,7 +133,8 @@ fn ask_edge(
     };
     let address = SocketAddr::from((*address, server.admin_port));
     let host = chosen["host"].as_str().unwrap_or(&url.host);
-    let answer = get(address, &target("/explain", &[("host", host), ("path", url.target)]));
+    let asked = target("/explain", &[("host", host), ("path", url.target)]);
+    let answer = get(identity, address, server, &snapshot.zone, &asked);
     answer
         .map(|answer| Some((id.to_owned(), answer)))
         .map_err(|error| format!("{id} does not answer on its admin port {address}: {error}"))
@@ -244,11 +250,15 @@ fn target(path: &str, query: &[(&str, &str)]) -> String {
 }
 
 /// One GET on an admin port; the body must be JSON.
-fn get(address: SocketAddr, target: &str) -> Result<Value, String> {
+fn get(
+    identity: &Identity,
+    address: SocketAddr,
+    node: &Server,
+    zone: &str,
+    target: &str,
+) -> Result<Value, String> {
     let text = |error: std::io::Error| error.to_string();
-    let mut stream = TcpStream::connect_timeout(&address, ADMIN_TIMEOUT).map_err(text)?;
-    stream.set_read_timeout(Some(ADMIN_TIMEOUT)).map_err(text)?;
-    stream.set_write_timeout(Some(ADMIN_TIMEOUT)).map_err(text)?;
+    let mut stream = identity.connect(address, node, zone, ADMIN_TIMEOUT)?;
     let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(text)?;
     let mut answer = Vec::new();

@@ -5,7 +5,7 @@
 //! Must stay true: the command succeeds only when every node has given its receipt; a receipt means that a restart cannot
 //! undo the purge; of a node it is said that it will catch up only when the order is in the log, on disk.
 
-use crate::admin_port::{self, Asked, Missing, plain, random};
+use crate::admin_port::{self, Asked, Identity, Missing, plain, random};
 use crate::failure::Failure;
 use crate::purge_log;
 use crate::source_dir;
@@ -48,6 +48,8 @@ pub struct Purge {
     /// Leave the purge log as it is: nodes that are away never learn of this purge.
     #[arg(long)]
     unlogged: bool,
+    #[command(flatten)]
+    identity: Identity,
     /// How long to wait for a node, in seconds.
     #[arg(long, default_value_t = 10)]
     timeout: u64,
@@ -89,7 +91,7 @@ impl Purge {
         let mut receipts = Vec::new();
         for role in [Role::Parent, Role::Edge] {
             let tier: Vec<&Server> = nodes.iter().copied().filter(|n| n.role == role).collect();
-            receipts.extend(self.ask_all(&tier, &key, &order)?);
+            receipts.extend(self.ask_all(&snapshot.zone, &tier, &key, &order)?);
         }
         self.report(&id, &receipts, is_logged);
         let missing: Vec<&str> =
@@ -162,19 +164,22 @@ impl Purge {
     /// Asks nodes at the same time, a bounded number of them.
     fn ask_all(
         &self,
+        zone: &str,
         nodes: &[&Server],
         key: &AdminKey,
         order: &str,
     ) -> Result<Vec<Receipt>, Failure> {
         let span = Duration::from_secs(self.timeout.max(1));
+        let identity = &self.identity;
+        let asked = Asked { identity, zone, target: TARGET, body: order, span };
         let mut receipts = Vec::new();
         for some in nodes.chunks(NODES_AT_ONCE) {
             let nonces = some.iter().map(|_| random()).collect::<Result<Vec<_>, _>>()?;
-            let asked: Vec<Receipt> = std::thread::scope(|scope| {
+            let answered: Vec<Receipt> = std::thread::scope(|scope| {
                 let threads: Vec<_> = some
                     .iter()
                     .zip(nonces)
-                    .map(|(node, nonce)| scope.spawn(move || ask(node, key, nonce, order, span)))
+                    .map(|(node, nonce)| scope.spawn(move || ask(asked, node, key, nonce)))
                     .collect();
                 let ended = threads.into_iter().zip(some).map(|(thread, node)| {
                     thread.join().unwrap_or_else(|_| Receipt {
@@ -188,7 +193,7 @@ impl Purge {
                 });
                 ended.collect()
             });
-            receipts.extend(asked);
+            receipts.extend(answered);
         }
         Ok(receipts)
     }
@@ -241,9 +246,8 @@ impl Purge {
     }
 }
 
-fn ask(node: &Server, key: &AdminKey, nonce: u64, order: &str, span: Duration) -> Receipt {
+fn ask(asked: Asked<'_>, node: &Server, key: &AdminKey, nonce: u64) -> Receipt {
     let begun = Instant::now();
-    let asked = Asked { target: TARGET, body: order, span };
     let outcome = admin_port::order(node, key, nonce, asked);
     Receipt { node: node.id.clone(), role: node.role, outcome, took: begun.elapsed() }
 }

@@ -5,7 +5,7 @@
 //! meanwhile may then look unfinished). The bytes are judged by the code that the node itself runs. The roll is changed by
 //! the node that uses it, or while none does.
 
-use crate::admin_port::{self, Asked, plain};
+use crate::admin_port::{self, Asked, Identity, plain};
 use crate::failure::Failure;
 use crate::source_dir;
 use bytes::Bytes;
@@ -51,6 +51,8 @@ pub struct Rejoin {
     /// The trust file.
     #[arg(long)]
     trust: Option<PathBuf>,
+    #[command(flatten)]
+    identity: Identity,
 }
 
 #[derive(Args)]
@@ -95,7 +97,8 @@ impl Rejoin {
             Failure::Input(format!("--node {node}: the snapshot has no server of this id"))
         })?;
         let body = json!({ "device": self.device }).to_string();
-        let asked = Asked { target: "/rejoin", body: &body, span: NODE_SPAN };
+        let (identity, zone) = (&self.identity, &snapshot.zone);
+        let asked = Asked { identity, zone, target: "/rejoin", body: &body, span: NODE_SPAN };
         let said = admin_port::order(server, &key, admin_port::random()?, asked)
             .map_err(|missing| Failure::Input(missing.why().to_owned()))?;
         let since = if said["at_once"] == true { "now" } else { "the node's next start" };

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
 use tidegate_engine::min_rate::MinRate;
 use tidegate_engine::pace::{Burst, Manner, Need, Pace};
-use tidegate_engine::{HeadFields, Outlet};
+use tidegate_engine::{HeadFields, Outlet, Protection};
 use tidegate_http::Fields;
 use tidegate_http3::{Code, encode_data_head, encode_response};
 use tidegate_ring::{now, timeout};
@@ -174,8 +174,8 @@ impl Outlet for Answer {
         self.reset(Code::INTERNAL_ERROR);
     }
 
-    fn is_secure(&self) -> bool {
-        true
+    fn protection(&self) -> Protection {
+        Protection::Tls13 // QUIC knows no other (RFC 9001 §4.2)
     }
 
     fn protocol(&self) -> &'static str {
