@@ -428,6 +428,7 @@ fn a_device_that_cannot_take_an_invalidation_is_out() {
         assert_eq!(client.response(false).unwrap().status, 200);
     }
     fleet.until("the device is out", |fleet| state(fleet, b) == "out");
+    fleet.settle("edge-1"); // what the other device was told is written a moment after the answer
     drop(ballast);
     fs::remove_file(mount.join("ballast")).unwrap();
     fleet.restart("edge-1");
