@@ -24,6 +24,9 @@ pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Fields in one head; the known header bombs need more.
 pub const FIELDS_MAX: usize = 128;
 
+/// Alternates of one URL that are kept side by side; what is asked for beyond them is passed on and not kept.
+pub const ALTERNATES_MAX: usize = 64;
+
 /// Tiers and foreign proxies that one request may pass before it is taken for a loop.
 pub const TIERS_MAX: usize = 8;
 

@@ -9,7 +9,7 @@ use crate::object::Object;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_cache::alternate::Marker;
-use tidegate_types::limits::BLOCK_BYTES;
+use tidegate_types::limits::{ALTERNATES_MAX, BLOCK_BYTES};
 
 const SHARDS: usize = 64;
 
@@ -18,6 +18,8 @@ struct Entry {
     object: Option<Arc<Object>>,
     /// Requests for this key choose among alternates.
     marker: Option<Arc<Marker>>,
+    /// Those that were asked for since it was known, by their keys.
+    alternates: Vec<u128>,
     fill: Option<Arc<Fill>>,
     /// By version: fills that bring bytes and ask nothing any more.
     parts: Vec<(u64, Arc<Fill>)>,
@@ -37,6 +39,7 @@ impl Entry {
         let names = |marker: &Arc<Marker>| marker.names.iter().map(|name| 48 + name.len()).sum();
         self.object.as_ref().map_or(0, |object| object.cost())
             + self.marker.as_ref().map_or(0, names)
+            + self.alternates.capacity() * size_of::<u128>()
             + ENTRY_BYTES
     }
 
@@ -191,6 +194,33 @@ impl Table {
     /// The fill that brings the body of this version, when another one has asked since whether it is current.
     pub fn coming(&self, object: &Object) -> Option<Arc<Fill>> {
         self.with(object.key, |shard| shard.entries.get(&object.key)?.coming(object.version()))
+    }
+
+    /// Whether `key` may become an alternate of `primary`: there are fewer than [`ALTERNATES_MAX`] beside it that are fresh or
+    /// on their way. Who asks in a thousand ways gets a thousand answers, and none of them is kept.
+    pub fn may_have_alternate(&self, primary: u128, key: u128, now_ms: u64) -> bool {
+        let full = self.entry(primary, |entry| {
+            let is_known = entry.alternates.contains(&key);
+            let is_full = entry.alternates.len() >= ALTERNATES_MAX;
+            if !is_known && !is_full {
+                entry.alternates.push(key);
+            }
+            (!is_known && is_full).then(|| entry.alternates.clone())
+        });
+        let Some(mut others) = full else { return true };
+        let is_live = |entry: &Entry| {
+            let is_fresh = |object: &Arc<Object>| object.head.lifetime.ttl_seconds(now_ms) > 0;
+            entry.fill.is_some() || entry.object.as_ref().is_some_and(is_fresh)
+        };
+        others.retain(|other| {
+            self.with(*other, |shard| shard.entries.get(other).is_some_and(is_live))
+        });
+        let has_room = others.len() < ALTERNATES_MAX;
+        if has_room {
+            others.push(key);
+            self.entry(primary, |entry| entry.alternates = others);
+        }
+        has_room
     }
 
     /// Joins the part fill that covers `offset` of this version, or makes one over `start..end`, cut short where

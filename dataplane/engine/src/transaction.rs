@@ -479,6 +479,13 @@ async fn obtain(
             // Someone else's credentials or cookies must neither be shared nor wait for others.
             _ if request.fields.contains("authorization") => return Found::Pass(Forward::Request),
             (_, _) if known.pass => return Found::Pass(Forward::UriMiss),
+            (Verdict::Fill(_), None)
+                if !wanted.chosen.is_empty()
+                    && !table.may_have_alternate(wanted.primary(), wanted.key, now) =>
+            {
+                core.count(|c| &c.alternates_refused_total, 1);
+                return Found::Pass(Forward::VaryMiss);
+            }
             (Verdict::Fill(why) | Verdict::Revalidate(why), object) => {
                 let why = match why {
                     // Another alternate may be there.

@@ -243,3 +243,29 @@ fn purges_and_unsafe_methods_reach_all_alternates() {
     assert_eq!(all(&fleet), third);
     assert_eq!(origin.count_of("/plain"), 0);
 }
+
+#[test]
+fn who_asks_in_a_thousand_ways_fills_no_cache() {
+    let (fleet, _origin) = world("explosion", |_| {});
+    let ask = |language: &str| {
+        let fields = format!("Accept-Language: {language}\r\n");
+        let answer = fleet.get("edge-1", "/plain-not", &fields).unwrap();
+        assert!(answer.body.starts_with(language.as_bytes()), "{language}");
+        answer.cache_status("edge-1").unwrap()
+    };
+    for n in 0..1000 {
+        let said = ask(&format!("x-{n}"));
+        assert!(said.contains("fwd="), "{said}");
+    }
+    // The first ones are kept, the later ones passed on.
+    assert!(ask("x-10").contains("; hit"));
+    assert!(!ask("x-900").contains("; hit"));
+    for id in ["edge-1", "parent-1"] {
+        assert!(fleet.counter(id, "alternates_refused_total") >= 900, "{id}");
+    }
+    // Another URL has its own.
+    let fields = "Accept-Language: x-900\r\n";
+    fleet.get("edge-1", "/other-url", fields).unwrap();
+    let again = fleet.get("edge-1", "/other-url", fields).unwrap();
+    assert!(again.cache_status("edge-1").unwrap().contains("; hit"));
+}
