@@ -97,7 +97,7 @@ fn who_acknowledges_what_was_not_sent_is_ended() {
             let mut raw = Raw::open(&fleet);
             raw.say(&get("/large.mp4"));
             loop {
-                let frames = raw.receive().expect("the edge goes on, or says why not");
+                let frames = raw.receive_surely().expect("the edge goes on, or says why not");
                 if let Some(close) = frames.iter().find(|f| f.kind == CLOSE) {
                     break close.numbers[0];
                 }
