@@ -183,14 +183,26 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         spawn(be_faulty(file));
     }
     let (ticking, ticks, mut register) = (core.clone(), parts.ticks, parts.register);
+    let stop = parts.stop.clone();
     spawn(async move {
         loop {
             ticks.fetch_add(1, Ordering::Relaxed);
-            if register.as_ref().is_some_and(|is_due| is_due.load(Ordering::SeqCst)) {
+            // Not after its own successor has come: what is given back then may be registered with no ring.
+            if !stop.is_replaced()
+                && register.as_ref().is_some_and(|is_due| is_due.load(Ordering::SeqCst))
+            {
                 // A piece each time: the first core touches memory that nobody has used yet.
                 match tidegate_ring::register_piece(&ticking.node.arena) {
                     Ok(true) => {}
-                    Ok(false) | Err(_) => register = None,
+                    Ok(false) => register = None,
+                    Err(error) => {
+                        register = None;
+                        eprintln!(
+                            "tidegated: core {}: buffers are not registered with the kernel: {error}; disk reads cost more\n    \
+                             mend: LimitMEMLOCK=infinity, or CAP_IPC_LOCK",
+                            ticking.index
+                        );
+                    }
                 }
             }
             ticking.flush_log();
