@@ -676,6 +676,15 @@ impl<'a> Checker<'a> {
             );
             self.tell(object, "memory_bytes", little.what(), mend);
         }
+        if machine.store_admission == Admission::Never {
+            let mend = "leave out the server's `stores`, or write `never` in behaviours";
+            self.tell(
+                object,
+                "store_admission",
+                "a server whose stores are never written to",
+                mend,
+            );
+        }
         if machine.store_writes_per_day.is_some_and(|n| !(0.001..=1000.0).contains(&n)) {
             let what = "store_writes_per_day is no number of drive writes per day";
             let mend = "write what the drive's maker allows, e.g. 1.0 (from 0.001 to 1000)";

@@ -116,6 +116,9 @@ pub struct Behaviour {
     #[serde(default)]
     pub obey_clients: bool,
     pub cache_key: CacheKeyRule,
+    /// What of it is worth the wear of a drive; `None`: as the server's machine says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_admission: Option<Admission>,
     /// Request fields on which an answer's `Vary` is not heeded: the next hop is not sent them, so the answer does not
     /// depend on them. Lower case; a name that ends in `*` stands for all that begin so.
     #[serde(default = "vary_ignore_default")]
@@ -149,6 +152,7 @@ impl Behaviour {
             hedge: false,
             compress: false,
             obey_clients: false,
+            store_admission: None,
             cache_key: CacheKeyRule { drop: Vec::new(), keep: Vec::new(), sort: false },
             vary_ignore: vary_ignore_default(),
             pacing: Pacing::default(),
@@ -607,6 +611,10 @@ pub enum Admission {
     Always,
     /// What is asked for again within some time; the first request is served from memory.
     SecondRequest,
+    /// What is asked for four times while it is in memory.
+    Hot,
+    /// Nothing: memory alone. For a behaviour; a server without devices says so by having none.
+    Never,
 }
 
 /// A client prefix and the cache group it belongs to.

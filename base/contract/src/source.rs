@@ -552,6 +552,7 @@ fn behaviour(mut table: Table<'_, '_, '_>, common: Pacing) -> Behaviour {
         hedge: table.take("hedge").unwrap_or(class.hedge),
         compress: table.take("compress").unwrap_or(true),
         obey_clients: table.take("obey_clients").unwrap_or(false),
+        store_admission: table.take("store_admission"),
         cors_allow_origin: table.take("cors_allow_origin"),
         pacing: common,
         ..Behaviour::plain(&name, &path)

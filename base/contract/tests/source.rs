@@ -46,6 +46,8 @@ fn the_example_compiles_to_what_it_says() {
     assert_eq!((playlists.pacing, rest.pacing), (common, common));
     assert_eq!((api.pacing.rate_max_kbps, api.pacing.cmcd), (Some(20_000), false));
     assert_eq!(api.pacing.congestion, common.congestion, "what it does not say is the service's");
+    let own = subtitles.store_admission;
+    assert_eq!((own, rest.store_admission), (Some(tidegate_contract::Admission::Always), None));
     assert_eq!(subtitles.vary_ignore, tidegate_contract::vary_ignore_default());
     let redirect = old.redirect.as_ref().unwrap();
     assert_eq!((redirect.status, redirect.only_http), (308, false));
@@ -114,6 +116,18 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             "coverage-zones.json\"\n",
             "zones.json\"\n",
             &["there is no coverage zone file", "has no place"],
+        ),
+        (
+            SERVERS,
+            "store_admission = \"adaptive\"",
+            "store_admission = \"never\"",
+            &["servers.toml:99:19", "never written to", "leave out the server's `stores`"],
+        ),
+        (
+            FILMS,
+            "store_admission = \"always\"",
+            "store_admission = \"often\"",
+            &["films.toml:7", "store_admission", "second-request"],
         ),
         (CDN, "cdn = \"example\"", "cdn = \"Ex ample\"", &["cdn.toml:9:7", "lower-case"]),
         (CDN, "cdn = \"example\"", "cdn = \"example", &["cdn.toml:9:"]),

@@ -5,11 +5,12 @@
 //! and its key remembered in a pair of Bloom filters that take turns; the second one has the object written. By default
 //! the first one does while the store is young: until it was written over twice, which costs a drive two of its
 //! thousands of writes and saves many a second fill (`make bench-trace`: 830 fills were not kept instead of 14,756, and of
-//! the requests for media segments 91.0 % were hits instead of 90.4 %). The bar rises when more would be written than the
+//! the requests for media segments 91.0 % were hits instead of 90.4 %). A behaviour may have a policy of its own: some content is
+//! hot as soon as it comes, some is over before it would be read again. The bar rises when more would be written than the
 //! drive may take:
 //! ```text
 //! tokens for      written is what was asked for
-//! 2 min or more   as often as the policy says (once, or twice, or once while it is young)
+//! 2 min or more   as often as the policy says (once, twice, four times; or once while the store is young)
 //! 30 s            2 times more
 //! 2 s             6 times more; what is used is not written again at reclaim
 //! less            nothing
@@ -112,78 +113,70 @@ impl Recent {
     }
 }
 
-/// Requests after which nothing is written any more.
+/// So many more requests that nothing is written.
 const CLOSED: u32 = u32::MAX;
+/// What is hot was asked for so often.
+const HOT_REQUESTS: u32 = 4;
 
 /// The judgement, shared by all cores.
 #[derive(Debug)]
 pub struct AdmissionState {
-    recent: Option<Recent>,
+    recent: Recent,
     policy: Admission,
     /// The store was not written over often yet.
     is_young: AtomicBool,
-    /// Requests that an object needs to be written.
-    bar: AtomicU32,
+    /// Requests that an object needs to be written, above those that the policy wants.
+    more: AtomicU32,
 }
 
 impl AdmissionState {
     /// For a store of `store_bytes`.
     pub fn new(policy: Admission, store_bytes: u64) -> AdmissionState {
-        let recent = (policy != Admission::Always).then(|| {
-            let keys = (store_bytes / OBJECT_BYTES_MEAN).clamp(KEYS_MIN, KEYS_MAX);
-            Recent::new(keys)
-        });
-        let state = AdmissionState {
-            recent,
+        let keys = (store_bytes / OBJECT_BYTES_MEAN).clamp(KEYS_MIN, KEYS_MAX);
+        AdmissionState {
+            recent: Recent::new(keys),
             policy,
             is_young: AtomicBool::new(false),
-            bar: AtomicU32::new(CLOSED),
-        };
-        state.set_level(Level::Free);
-        state
+            more: AtomicU32::new(0),
+        }
     }
 
-    /// Tells how many bytes were ever written to the store of `store_bytes`. Without a budget the bar follows at once,
-    /// else when the budget is looked at.
-    pub fn set_written(&self, written_bytes: u64, store_bytes: u64, budget: bool) {
+    /// Tells how many bytes were ever written to the store of `store_bytes`.
+    pub fn set_written(&self, written_bytes: u64, store_bytes: u64) {
         let is_young = written_bytes < store_bytes.saturating_mul(YOUNG_TURNS);
-        if self.is_young.swap(is_young, Ordering::Relaxed) != is_young && !budget {
-            self.set_level(Level::Free);
-        }
-    }
-
-    /// Requests that an object needs when nothing is short.
-    fn base(&self) -> u32 {
-        match self.policy {
-            Admission::Always => 1,
-            Admission::Adaptive if self.is_young.load(Ordering::Relaxed) => 1,
-            Admission::Adaptive | Admission::SecondRequest => 2,
-        }
+        self.is_young.store(is_young, Ordering::Relaxed);
     }
 
     /// Requests for `key` that count before the one that fills it now.
     pub fn earlier_requests(&self, key: u128) -> u32 {
-        self.recent.as_ref().map_or(0, |recent| u32::from(recent.see(key)))
+        u32::from(self.recent.see(key))
     }
 
-    /// Whether so many requests are enough.
-    pub fn is_enough(&self, requests: u32) -> bool {
-        requests >= self.bar.load(Ordering::Relaxed)
+    /// Whether so many requests are enough for content of a behaviour with this policy, or with none of its own.
+    pub fn is_enough(&self, requests: u32, own: Option<Admission>) -> bool {
+        self.bar(own).is_some_and(|bar| requests >= bar)
     }
 
-    /// The bar for requests now; `None`: closed.
-    pub fn bar(&self) -> Option<u32> {
-        Some(self.bar.load(Ordering::Relaxed)).filter(|bar| *bar != CLOSED)
+    /// Requests that an object needs now to be written; `None`: nothing is.
+    pub fn bar(&self, own: Option<Admission>) -> Option<u32> {
+        let base = match own.unwrap_or(self.policy) {
+            Admission::Always => 1,
+            Admission::Adaptive if self.is_young.load(Ordering::Relaxed) => 1,
+            Admission::Adaptive | Admission::SecondRequest => 2,
+            Admission::Hot => HOT_REQUESTS,
+            Admission::Never => return None,
+        };
+        self.more.load(Ordering::Relaxed).checked_add(base)
     }
 
     fn set_level(&self, level: Level) {
-        let bar = match level {
-            Level::Free => self.base(),
-            Level::Short => self.base() + 2,
-            Level::Scarce => self.base() + 6,
+        let more = match level {
+            Level::Free => 0,
+            Level::Short => 2,
+            Level::Scarce => 6,
             Level::Spent => CLOSED,
         };
-        self.bar.store(bar, Ordering::Relaxed);
+        self.more.store(more, Ordering::Relaxed);
     }
 }
 
@@ -295,29 +288,44 @@ mod tests {
     #[test]
     fn the_bar_follows_the_policy_and_the_budget() {
         let always = AdmissionState::new(Admission::Always, 1 << 30);
-        assert!(always.is_enough(1 + always.earlier_requests(key(1))));
+        assert!(always.is_enough(1 + always.earlier_requests(key(1)), None));
         let adaptive = AdmissionState::new(Admission::Adaptive, 1 << 30);
-        assert_eq!(adaptive.bar(), Some(2));
-        adaptive.set_written((2 << 30) - 1, 1 << 30, false);
-        assert_eq!(adaptive.bar(), Some(1));
-        adaptive.set_written(2 << 30, 1 << 30, false);
-        assert_eq!(adaptive.bar(), Some(2));
+        assert_eq!(adaptive.bar(None), Some(2));
+        adaptive.set_written((2 << 30) - 1, 1 << 30);
+        assert_eq!(adaptive.bar(None), Some(1));
+        adaptive.set_written(2 << 30, 1 << 30);
+        assert_eq!(adaptive.bar(None), Some(2));
         let second = AdmissionState::new(Admission::SecondRequest, 1 << 30);
-        second.set_written(0, 1 << 30, false);
-        assert!(!second.is_enough(1 + second.earlier_requests(key(1))));
-        assert!(second.is_enough(1 + second.earlier_requests(key(1))));
+        second.set_written(0, 1 << 30);
+        assert!(!second.is_enough(1 + second.earlier_requests(key(1)), None));
+        assert!(second.is_enough(1 + second.earlier_requests(key(1)), None));
         let mut budget = Budget::new(100.0, 86_400_000, 0.0); // 100,000 bytes a second
         assert_eq!(budget.level(&second, 0.0), Level::Spent);
-        assert_eq!((second.bar(), second.is_enough(1_000_000)), (None, false));
+        assert_eq!((second.bar(None), second.is_enough(1_000_000, None)), (None, false));
         assert_eq!(budget.level(&second, 7.0), Level::Spent, "not yet a block above the reserve");
         assert_eq!(budget.level(&second, 15.0), Level::Scarce);
-        assert_eq!(second.bar(), Some(8));
+        assert_eq!(second.bar(None), Some(8));
         assert_eq!(budget.level(&second, 60.0), Level::Short);
-        assert_eq!(second.bar(), Some(4));
+        assert_eq!(second.bar(None), Some(4));
         assert_eq!(budget.level(&second, 100_000.0), Level::Free);
-        assert_eq!(second.bar(), Some(2));
+        assert_eq!(second.bar(None), Some(2));
         budget.spend(6 * 3_600 * 100_000 - 1_000, 100_000.0); // nearly all of six hours' worth
         assert_eq!(budget.level(&second, 100_000.0), Level::Spent);
+    }
+
+    #[test]
+    fn a_behaviour_has_a_bar_of_its_own_which_rises_as_well() {
+        let state = AdmissionState::new(Admission::SecondRequest, 1 << 30);
+        let bars = |state: &AdmissionState| {
+            [Admission::Always, Admission::SecondRequest, Admission::Hot, Admission::Never]
+                .map(|own| state.bar(Some(own)))
+        };
+        assert_eq!(bars(&state), [Some(1), Some(2), Some(HOT_REQUESTS), None]);
+        state.set_level(Level::Short);
+        assert_eq!(bars(&state), [Some(3), Some(4), Some(HOT_REQUESTS + 2), None]);
+        state.set_level(Level::Spent);
+        assert_eq!(bars(&state), [None; 4]);
+        assert!(!state.is_enough(u32::MAX, Some(Admission::Always)));
     }
 
     proptest! {

@@ -567,7 +567,7 @@ async fn run(
         let evicted = totals.reclaims * u64::from(store.geometry().segment_bytes);
         stats.evicted_bytes.store(evicted, Ordering::Relaxed);
         stats.discarded_bytes.store(totals.bytes_discarded, Ordering::Relaxed);
-        admission.set_written(lifetime, store_bytes, budget.is_some());
+        admission.set_written(lifetime, store_bytes);
         if let Some(budget) = &mut budget {
             let level = budget.level(&admission, seconds);
             store.pause_reappend(matches!(level, Level::Scarce | Level::Spent));

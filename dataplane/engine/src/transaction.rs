@@ -690,7 +690,7 @@ async fn send_object<O: Outlet>(
     notes: &mut Notes,
 ) -> io::Result<bool> {
     let core = wanted.core;
-    admit(core, &object);
+    admit(core, &object, wanted.behaviour.store_admission);
     let portion = deliver::portion(request, &object, now_ms());
     let end = match &portion {
         Portion::Single(range) => Some(range.end() + 1),

@@ -2,7 +2,7 @@
 //! policy; counters of bytes written, and what is warm after a kill.
 
 use std::time::Instant;
-use tidegate_contract::{Admission, Snapshot};
+use tidegate_contract::{Admission, Behaviour, Snapshot};
 use tidegate_e2e::{Fleet, FleetOptions, content};
 
 fn options(adjust: fn(&mut Snapshot)) -> FleetOptions {
@@ -53,6 +53,44 @@ fn what_is_asked_for_once_is_not_written_and_what_is_asked_for_again_is() {
     fleet.settle("parent-1");
     let parent = fleet.counter("parent-1", "store_written_bytes_total");
     assert!((4_280_000..6_000_000).contains(&parent), "{parent}");
+}
+
+/// On a server that writes what is asked for again, three behaviours that want something else.
+fn classes(snapshot: &mut Snapshot) {
+    second_request(snapshot);
+    for service in &mut snapshot.delivery_services {
+        let all = service.behaviours.last().unwrap().clone();
+        for (name, own) in
+            [("dear", Admission::Always), ("hot", Admission::Hot), ("brief", Admission::Never)]
+        {
+            let (path, store_admission) = (format!("/{name}-*"), Some(own));
+            let behaviour =
+                Behaviour { name: name.to_owned(), path, store_admission, ..all.clone() };
+            service.behaviours.insert(0, behaviour);
+        }
+    }
+}
+
+#[test]
+fn behaviours_have_policies_of_their_own() {
+    // Goal: admission by class. Method: one object of each behaviour, asked for five times; bytes written after each
+    // round tell which of them went to the drive, and a kill tells that they are there.
+    let mut fleet = Fleet::start("classes", &options(classes));
+    let names = ["dear-1.m4s", "other-1.m4s", "hot-1.m4s", "brief-1.m4s"];
+    names.iter().for_each(|name| drop(fleet.put(name, 700_000)));
+    for round in [1, 2, 2, 3, 3] {
+        names.iter().for_each(|name| get(&fleet, name, 700_000));
+        fleet.settle("edge-1");
+        let written = fleet.counter("edge-1", "store_written_bytes_total");
+        let whole = round * 700_000;
+        assert!((whole..whole + 100_000).contains(&written), "{written} for {round} objects");
+    }
+    fleet.restart("edge-1");
+    for (name, fills) in names.iter().zip([0, 0, 0, 1]) {
+        let asked = fleet.counter("parent-1", "requests_total");
+        get(&fleet, name, 700_000);
+        assert_eq!(fleet.counter("parent-1", "requests_total"), asked + fills, "{name}");
+    }
 }
 
 #[test]

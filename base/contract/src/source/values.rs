@@ -163,6 +163,8 @@ impl FromToml for Admission {
             ("adaptive", Admission::Adaptive),
             ("always", Admission::Always),
             ("second-request", Admission::SecondRequest),
+            ("hot", Admission::Hot),
+            ("never", Admission::Never),
         ];
         word(value, &words)
     }

@@ -372,7 +372,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
         let object = Arc::new(Object::new(key, head));
         if let Some((_, store)) = node.stores.home(key) {
             let earlier = object.count_requests(store.admission.earlier_requests(key));
-            if store.admission.is_enough(earlier + 1) {
+            if store.admission.is_enough(earlier + 1, wanted.behaviour.store_admission) {
                 object.set_kept(store.bit()); // by the fill itself
             }
         }

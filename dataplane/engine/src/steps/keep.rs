@@ -14,6 +14,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use tidegate_cache::alternate::Marker;
 use tidegate_cache::block_count;
+use tidegate_contract::Admission;
 use tidegate_store::{ExtentKey, Stream};
 
 /// Objects fresh for less than this go to the live stream: they die together, without copying.
@@ -62,16 +63,16 @@ pub fn keep(
     }
 }
 
-/// Counts a request for `object`, and has it written once there were enough of them: what is here now goes to the store
-/// at once, what is still to come by its fill.
-pub fn admit(core: &Core, object: &Arc<Object>) {
+/// Counts a request for `object`, and has it written once there were enough of them (`own`: by its behaviour's own policy): what
+/// is here now goes to the store at once, what is still to come by its fill.
+pub fn admit(core: &Core, object: &Arc<Object>, own: Option<Admission>) {
     let Some((_, store)) = core.node.stores.home(object.key) else { return };
     // What is in memory only, its device being out, goes to the one that has its share now.
     if object.is_kept_on(store.bit()) || store.is_slow() {
         return;
     }
     let requests = object.count_requests(1);
-    if !store.admission.is_enough(requests) || !object.set_kept(store.bit()) {
+    if !store.admission.is_enough(requests, own) || !object.set_kept(store.bit()) {
         return;
     }
     let total = object.total();
