@@ -12,7 +12,7 @@ use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
 use crate::pace::Manner;
-use crate::purge::{issue, sift_object};
+use crate::purge::{Receipt, issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, fill_fields, lead, span_of};
@@ -37,7 +37,7 @@ use tidegate_contract::{Behaviour, Pacing, Redirect, Role, TlsVersion};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::cmcd::{self, Cmcd, Told};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
-use tidegate_ring::now;
+use tidegate_ring::{now, timeout};
 use tidegate_telemetry::TransactionEnd;
 use tidegate_types::cache_status::key_parameter;
 use tidegate_types::limits::TIERS_MAX;
@@ -219,8 +219,10 @@ async fn steps<O: Outlet>(
             match Box::pin(pass_on(&wanted, request, &exchange.body, client)).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
-                        invalidate(core, wanted.primary());
-                        invalidate_groups(&wanted, &answer.head.fields);
+                        let receipt = invalidate(core, wanted.primary());
+                        let groups = invalidate_groups(&wanted, &answer.head.fields);
+                        // A restart brings nothing back of which the client was told that it is another now.
+                        Box::pin(written(receipt.into_iter().chain(groups))).await;
                     }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(since(asked).as_micros() as u64);
@@ -297,15 +299,25 @@ fn set_manner<O: Outlet>(
 }
 
 /// What an answer to an unsafe method says is not valid any more (draft-ietf-httpbis-cache-groups).
-fn invalidate_groups(wanted: &Wanted<'_>, fields: &Fields) {
+fn invalidate_groups(wanted: &Wanted<'_>, fields: &Fields) -> Vec<Arc<Receipt>> {
     let service = &wanted.view.services()[wanted.service].service.id;
-    for group in invalidated_groups(fields) {
-        if let Ok(handle) = Target::Tag(&group).handle(service) {
-            // Nobody waits for the disk.
-            let _told_later = issue(wanted.core, service, handle, Mode::Soft);
-        }
-    }
+    let groups = invalidated_groups(fields);
+    let handles = groups.iter().filter_map(|group| Target::Tag(group).handle(service).ok());
+    handles.map(|handle| issue(wanted.core, service, handle, Mode::Soft).1).collect()
 }
+
+/// Waits a while for all receipts.
+async fn written(receipts: impl Iterator<Item = Arc<Receipt>>) {
+    let all = async {
+        for receipt in receipts {
+            let _as_well_as_it_can_be = receipt.wait().await;
+        }
+    };
+    let _late = timeout(INVALIDATION_WAIT_MAX, all).await;
+}
+
+/// How long an answer to an unsafe method waits for the disk: one that is late costs durability, not the client.
+const INVALIDATION_WAIT_MAX: Duration = Duration::from_secs(1);
 
 fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static str)> {
     let ours = |value: &[u8]| {
