@@ -206,7 +206,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 type UnderWay = (Arc<Fill>, u128, Vec<(String, Option<bytes::Bytes>)>, u64);
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..Default::default() })]
 
     /// Whatever comes in whatever order, and whatever is evicted in between: no request is given what was asked for before
     /// the last unsafe method that went through. Without a store, so that the table alone knows.
