@@ -749,6 +749,7 @@ async fn send_object<O: Outlet>(
     let portion = deliver::portion(request, &object, now_ms());
     let end = match &portion {
         Portion::Single(range) => Some(range.end() + 1),
+        Portion::Multi(ranges) => ranges.first().map(|range| range.end() + 1),
         _ => None,
     };
     let mut reader = ObjectReader::new(

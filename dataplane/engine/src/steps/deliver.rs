@@ -330,6 +330,7 @@ async fn send_parts<O: Outlet>(
     for (head, range) in parts {
         client.body(&head.into()).await?;
         let span = *range.start()..range.end() + 1;
+        reader.set_end(span.end);
         if !send_span(core, client, reader, first.take(), span).await? {
             return Ok(false);
         }
