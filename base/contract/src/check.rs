@@ -190,6 +190,16 @@ impl<'a> Checker<'a> {
         self.label(object, "id", &service.id);
         self.label(object, "routing_name", &service.routing_name);
         self.name(object, "origin_host", &service.origin_host);
+        if let Some(hash) = &service.debug_token_sha256
+            && crate::hex::decode::<32>(hash).is_none()
+        {
+            self.tell(
+                object,
+                "debug_token_sha256",
+                "the SHA-256 of a token is 64 hexadecimal digits",
+                "write what `printf %s TOKEN | sha256sum` prints, or remove it",
+            );
+        }
         if service.origins.is_empty() {
             self.tell(object, "origins", "no origin", "name at least one server with role origin");
         }

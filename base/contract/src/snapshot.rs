@@ -3,6 +3,7 @@
 //! Must stay true: a value of [`Snapshot`] that came out of `verify` has no dangling reference (every group,
 //! server, behaviour and parent named in it exists in it), so that code that runs on it needs no such checks.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use tidegate_types::memory::{MemoryPlan, TooLittle, Wanted, plan};
@@ -72,8 +73,20 @@ pub struct DeliveryService {
     /// Viewers that come again may ask for what is cached with their first flight (0-RTT, RFC 8446 §2.3).
     #[serde(default)]
     pub early_data: bool,
+    /// SHA-256, in hexadecimal, of the token by which a client is told more in `Cache-Status`; `None`: nobody is.
+    #[serde(default)]
+    pub debug_token_sha256: Option<String>,
     /// First matching behaviour wins; the last one matches everything.
     pub behaviours: Vec<Behaviour>,
+}
+
+impl DeliveryService {
+    /// Whether whoever has this token may be told what is told to operators alone.
+    pub fn is_debug_token(&self, token: &[u8]) -> bool {
+        let known = self.debug_token_sha256.as_deref().and_then(crate::hex::decode::<32>);
+        // Hashes are compared, not secrets: how long that takes tells nothing.
+        known.is_some_and(|known| digest(&SHA256, token).as_ref() == known)
+    }
 }
 
 /// A version of TLS.

@@ -507,6 +507,7 @@ fn delivery_service(mut table: Table<'_, '_, '_>, index: usize, file: usize) -> 
         origin_host: origin_host.unwrap_or_default(),
         tls: table.take("tls").unwrap_or_default(),
         early_data: table.take("early_data").unwrap_or(false),
+        debug_token_sha256: table.take("debug_token_sha256"),
         behaviours: Vec::new(),
     };
     let mut common = Pacing::default();

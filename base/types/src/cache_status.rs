@@ -60,10 +60,28 @@ pub struct CacheStatus {
 }
 
 impl CacheStatus {
+    /// What anybody may know: `detail` can tell of others' requests and of what is behind this cache.
+    pub fn without_detail(self) -> CacheStatus {
+        CacheStatus { detail: None, ..self }
+    }
+
     /// Renders this member for the cache called `name` (an sf-string is used when it is no sf-token).
     pub fn render<'a>(&'a self, name: &'a str) -> impl fmt::Display + 'a {
         Rendered { status: self, name }
     }
+}
+
+/// The `key` parameter (RFC 9211 §2.7), to be put behind a member.
+pub fn key_parameter(key: &str) -> String {
+    let mut out = String::from("; key=\"");
+    for c in key.chars().filter(|c| (' '..='~').contains(c)) {
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
 }
 
 struct Rendered<'a> {
@@ -134,5 +152,13 @@ mod tests {
             miss.render("p 1").to_string(),
             "\"p 1\"; fwd=uri-miss; fwd-status=200; stored; collapsed"
         );
+    }
+
+    #[test]
+    fn keys_stay_strings_and_details_can_be_left_out() {
+        assert_eq!(key_parameter("film/a?b=\"c\\\n"), r#"; key="film/a?b=\"c\\""#);
+        let stale = CacheStatus { detail: Some("stale"), ..Default::default() };
+        assert_eq!(stale.render("a").to_string(), "a; detail=stale");
+        assert_eq!(stale.without_detail().render("a").to_string(), "a");
     }
 }

@@ -25,8 +25,8 @@ pub fn vary_names(response: &Fields, ignored: &[String]) -> Option<Vec<String>> 
             return None;
         }
         let name = String::from_utf8_lossy(member).to_ascii_lowercase();
-        // Made by this node for each fill: the same for all clients.
-        let own = matches!(name.as_str(), "via" | "cdn-loop" | "host");
+        // Made by this node for each fill, or for this node alone: the same for all clients.
+        let own = matches!(name.as_str(), "via" | "cdn-loop" | "host" | "tidegate-debug");
         if !own && !ignored.iter().any(|pattern| matches(pattern, &name)) {
             names.push(name);
         }

@@ -3,6 +3,7 @@
 //! Must stay true: a stale response is sent only inside a window that was set when it was stored, and never
 //! when it must be revalidated; a 304 confirms only the version that was asked about.
 
+use crate::alternate::vary_names;
 use crate::storable::{NoStore, Storage, Times, judge_storage};
 use crate::stored::{StoredHead, kept_fields};
 use tidegate_contract::snapshot::Behaviour;
@@ -214,7 +215,14 @@ pub fn merge_304(
     let mut updated = stored.clone();
     updated.fields = kept_fields(&judged.fields, times.response_ms);
     updated.validators = Validators::from_fields(&updated.fields, times.response_ms / 1000);
+    // RFC 9111 §4.1 holds for what a 304 says of Vary, too: which requests this may answer is not known until it is asked for
+    // by all names.
+    let is_chosen = |name: &String| updated.vary.iter().any(|(known, _)| known == name);
+    let names = vary_names(&updated.fields, &behaviour.vary_ignore);
     match storage {
+        Storage::Store(_) if !names.is_some_and(|names| names.iter().all(is_chosen)) => {
+            Merged::OtherVersion
+        }
         Storage::Store(lifetime) => {
             updated.lifetime = lifetime;
             Merged::Updated(updated)

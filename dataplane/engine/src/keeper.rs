@@ -1,10 +1,10 @@
 //! The keeper of a device: the one task that writes to it, on a thread of its own; all cores send it what to keep.
 //!
 //! Must stay true: what waits to be written is bounded in bytes; beyond that, blocks are not admitted (counted) and
-//! no response waits for the disk. What is buffered in the store is written out within [`FLUSH_SPAN`], so that a
-//! killed process loses little of its warmth and none of its correctness. No head that a purge reaches is written
-//! after it, nor written again at reclaim. An invalidation is written, or the device is out: as with a purge, who cannot
-//! take it would bring back what is gone. A keeper that has lent its device to another process writes nothing before it has
+//! no response waits for the disk, but one to an unsafe method for a moment. What is buffered in the store is written out
+//! within [`FLUSH_SPAN`], so that a killed process loses little of its warmth and none of its correctness. No head that a
+//! purge reaches is written after it, nor written again at reclaim. An invalidation is written, or the device is out: as
+//! with a purge, who cannot take it would bring back what is gone. A keeper that has lent its device to another process writes nothing before it has
 //! it back ([`KeepQueue::lend`]): nothing but invalidations is kept meanwhile, and purges are refused.
 
 use crate::admission::{Budget, Level};
@@ -38,6 +38,8 @@ const UNFLUSHED_BYTES_MAX: usize = 32 << 20;
 const DEVICE_BYTES_MIN: usize = 4 << 20;
 /// Longest time that appended extents stay unwritten.
 const FLUSH_SPAN: Duration = Duration::from_millis(250);
+/// And when they are waited for: time enough for others to come along.
+const FLUSH_SPAN_AWAITED: Duration = Duration::from_millis(5);
 
 /// One extent to keep.
 #[derive(Clone)]
@@ -47,8 +49,8 @@ pub struct Keep {
     pub payload: Bytes,
     /// Whose it is. It may be purged before its head is written, or be left out of the store after all.
     pub object: Option<Arc<Object>>,
-    /// It says that what lies here of its key is not valid any more: it is never left out.
-    pub is_invalidation: bool,
+    /// It says that what lies here of its key is not valid any more: it is never left out, and somebody waits for it.
+    pub invalidation: Option<Arc<Receipt>>,
 }
 
 /// Extents that take up room for nothing.
@@ -140,10 +142,10 @@ impl KeepQueue {
         let waker = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             // A few bytes each, for which there is room behind all others.
-            let shares = if keep.is_invalidation { 2 } else { 1 };
+            let shares = if keep.invalidation.is_some() { 2 } else { 1 };
             let is_full = inner.bytes + keep.payload.len() > shares * self.share(QUEUE_BYTES_MAX);
             // An invalidation waits for the device to come back.
-            let is_away = inner.hand != Hand::Ours && !keep.is_invalidation;
+            let is_away = inner.hand != Hand::Ours && keep.invalidation.is_none();
             if is_full || is_away || inner.done {
                 return false;
             }
@@ -374,17 +376,20 @@ impl Unproven {
         self.keeps.push(keep);
     }
 
-    /// All that was appended was written, or tried to: what may be missing is appended once more.
-    async fn prove(&mut self, store: &mut Store<RingDevice>, face: &StoreFace) {
-        if self.keeps.is_empty() || self.losses == Unproven::losses_of(store) {
-            *self = Unproven::default();
-            return;
+    /// All that was appended was written, or tried to: what may be missing is appended once more. `is_whole`: nothing failed
+    /// but what the store counts.
+    async fn prove(&mut self, store: &mut Store<RingDevice>, face: &StoreFace, is_whole: bool) {
+        let receipts = |keeps: &[Keep]| -> Vec<_> {
+            keeps.iter().filter_map(|keep| keep.invalidation.clone()).collect()
+        };
+        let is_there = is_whole && self.losses == Unproven::losses_of(store);
+        if self.keeps.is_empty() || is_there {
+            let given = receipts(&std::mem::take(self).keeps);
+            return given.iter().for_each(|receipt| receipt.give(face.bit().into(), Ok(())));
         }
         self.rounds += 1;
         if store.state() >= DeviceState::ReadOnly || self.rounds == ROUNDS_MAX {
-            face.retire(Vec::new());
-            *self = Unproven::default();
-            return;
+            return face.retire(receipts(&std::mem::take(self).keeps));
         }
         for keep in std::mem::take(&mut self.keeps) {
             self.append(store, keep).await;
@@ -503,7 +508,12 @@ pub async fn decline(face: &StoreFace) -> bool {
                 return true;
             }
             Work::Lend if !face.queue.lent().await => break,
-            Work::Keep(_) => face.queue.left_out(),
+            Work::Keep(keep) => {
+                face.queue.left_out();
+                if let Some(receipt) = keep.invalidation {
+                    receipt.give(face.bit().into(), Err("the device is out".to_owned()));
+                }
+            }
             Work::Lend | Work::Remove(_) => {}
         }
     }
@@ -587,7 +597,7 @@ async fn run(
             Ok(Some(Work::Lend)) => {
                 let _counted = store.flush_pending().await;
                 while !unproven.keeps.is_empty() {
-                    unproven.prove(&mut store, &face).await;
+                    unproven.prove(&mut store, &face, true).await;
                     let _counted = store.flush_pending().await;
                 }
                 let _counted = store.note_written().await;
@@ -611,7 +621,7 @@ async fn run(
                 queue.left_out()
             }
             Ok(Some(Work::Keep(keep)))
-                if !keep.is_invalidation
+                if keep.invalidation.is_none()
                     && budget.as_mut().is_some_and(|b| !b.allows(stored_bytes(&keep), seconds)) =>
             {
                 stats.over_budget.fetch_add(1, Ordering::Relaxed);
@@ -627,23 +637,30 @@ async fn run(
                 if let Some(budget) = &mut budget {
                     budget.spend(stored_bytes(&keep), seconds);
                 }
-                match keep.is_invalidation {
+                let is_awaited = keep.invalidation.is_some();
+                let span = if is_awaited { FLUSH_SPAN_AWAITED } else { FLUSH_SPAN };
+                match is_awaited {
                     true => unproven.append(&mut store, keep).await,
                     false => append(&mut store, &keep).await,
                 }
-                flush_at.get_or_insert_with(|| now() + FLUSH_SPAN);
+                let latest = now() + span;
+                flush_at = Some(flush_at.map_or(latest, |at| at.min(latest)));
             }
             Err(_) => {
-                let _counted = store.flush_pending().await;
+                // What is waited for outlives a power cut, too.
+                let is_whole = match unproven.keeps.is_empty() {
+                    true => store.flush_pending().await.is_ok(),
+                    false => store.sync().await.is_ok(),
+                };
                 queue.written();
-                unproven.prove(&mut store, &face).await;
+                unproven.prove(&mut store, &face, is_whole).await;
                 unflushed = 0;
                 flush_at = (!unproven.keeps.is_empty()).then(|| now() + FLUSH_SPAN);
             }
             Ok(None) => {
                 let _counted = store.flush_pending().await;
                 while !unproven.keeps.is_empty() {
-                    unproven.prove(&mut store, &face).await;
+                    unproven.prove(&mut store, &face, true).await;
                     let _counted = store.flush_pending().await;
                 }
                 let _counted = store.note_written().await;
@@ -711,9 +728,13 @@ async fn write_purges(
     asked: Vec<(Purge, Arc<Receipt>)>,
 ) {
     let (purges, stats) = (&face.common.purges, &face.stats);
-    let records: Vec<_> = asked
+    // Answers to unsafe methods can say the same again and again.
+    let latest = Latest::of(asked.iter().map(|(purge, _)| *purge));
+    let (said_later, said): (Vec<Purge>, Vec<Purge>) =
+        asked.iter().map(|(purge, _)| *purge).partition(|purge| latest.covers(purge));
+    let records: Vec<_> = said
         .iter()
-        .map(|(purge, _)| Purge { at_ms: clock::to_disk(purge.at_ms), ..*purge }.encode())
+        .map(|purge| Purge { at_ms: clock::to_disk(purge.at_ms), ..*purge }.encode())
         .collect();
     let covered = |record: &tidegate_store::JournalRecord| {
         Purge::decode(&record.payload).is_some_and(|old| {
@@ -723,12 +744,25 @@ async fn write_purges(
     // One whole service, hard: what was purged of it before needs no record of its own.
     let sums_up = asked.iter().any(|(new, _)| new.mode == Mode::Hard && new.handle == new.service);
     let mut written = store.journal(&records).await;
+    if matches!(written, Err(JournalError::Full { .. })) {
+        let latest = Latest::of(store.journal_records().filter_map(decode));
+        let is_said_later = |record: &tidegate_store::JournalRecord| {
+            decode(record).is_some_and(|p| latest.covers(&p))
+        };
+        if let Ok(dropped) = store.journal_drop(is_said_later).await
+            && !dropped.is_empty()
+        {
+            purges.retire(dropped.iter().filter_map(decode), face.bit());
+            written = store.journal(&records).await;
+        }
+    }
     if sums_up && matches!(written, Err(JournalError::Full { .. })) {
         written = store.journal_last(&records).await;
     }
     let outcome = match written {
         Ok(retired) => {
             purges.retire(retired.iter().filter_map(decode), face.bit());
+            purges.retire(said_later.into_iter(), face.bit());
             Ok(())
         }
         Err(error) => {
@@ -752,8 +786,60 @@ async fn write_purges(
     }
 }
 
+/// The latest purges, by handle: greatest number of all of them and of the hard ones.
+#[derive(Default)]
+struct Latest(HashMap<u64, (u64, u64)>);
+
+impl Latest {
+    fn of(purges: impl Iterator<Item = Purge>) -> Latest {
+        let mut latest = Latest::default();
+        for purge in purges {
+            let (any, hard) = latest.0.entry(purge.handle).or_default();
+            *any = purge.number.max(*any);
+            if purge.mode == Mode::Hard {
+                *hard = purge.number.max(*hard);
+            }
+        }
+        latest
+    }
+
+    /// Whether a later one says all that this one says.
+    fn covers(&self, purge: &Purge) -> bool {
+        self.0.get(&purge.handle).is_some_and(|(any, hard)| match purge.mode {
+            Mode::Soft => *any > purge.number,
+            Mode::Hard => *hard > purge.number,
+        })
+    }
+}
+
 fn decode(record: &tidegate_store::JournalRecord) -> Option<Purge> {
     let mut purge = Purge::decode(&record.payload)?;
     purge.at_ms = clock::from_disk(purge.at_ms);
     Some(purge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_purge_says_too_needs_no_record() {
+        let purge =
+            |handle, number, mode| Purge { handle, service: 1, number, at_ms: number, mode };
+        let all = [
+            purge(7, 1, Mode::Soft),
+            purge(7, 2, Mode::Hard),
+            purge(7, 3, Mode::Soft),
+            purge(7, 4, Mode::Soft),
+            purge(8, 5, Mode::Hard),
+            purge(8, 6, Mode::Hard),
+        ];
+        let latest = Latest::of(all.into_iter());
+        let left: Vec<u64> =
+            all.iter().filter(|purge| !latest.covers(purge)).map(|purge| purge.number).collect();
+        assert_eq!(left, [2, 4, 6], "a soft one does not say what a hard one said");
+        for one in all.iter().filter(|purge| latest.covers(purge)) {
+            assert!(all.iter().any(|other| other.number > one.number && other.covers(one)));
+        }
+    }
 }

@@ -65,6 +65,11 @@ impl ObjectReader {
         ObjectReader { core, view, service, object, fill, target, place, end, filled, is_begun }
     }
 
+    /// Nothing from `end` on is asked for until more is said.
+    pub fn set_end(&mut self, end: u64) {
+        self.end = Some(end);
+    }
+
     /// Whether `block` could be had without the next hop, as far as memory knows.
     pub fn has_block(&self, block: u32) -> bool {
         let offset = u64::from(block) * BLOCK_BYTES as u64;

@@ -2,7 +2,8 @@
 //! uncacheable. Shared by all cores, in shards with short locks.
 //!
 //! Must stay true: at most one fill per key asks what is current, and part fills of one version do not overlap; an entry
-//! with a fill is never evicted; what entries take is bounded in bytes (the rest is found again in the store).
+//! with a fill is never evicted; what entries take is bounded in bytes (the rest is found again in the store); nothing that
+//! was made invalid is offered again because an entry that said so was evicted.
 
 use crate::fill::{Fill, Windows};
 use crate::object::Object;
@@ -21,15 +22,21 @@ struct Entry {
     /// Those that were asked for since it was known, by their keys.
     alternates: Vec<u128>,
     fill: Option<Arc<Fill>>,
-    /// By version: fills that bring bytes and ask nothing any more.
+    /// By version: fills that bring bytes and ask nothing any more. Under [`LEFT`] those whose answer is for nobody but who
+    /// waits for it: the entry must outlive them.
     parts: Vec<(u64, Arc<Fill>)>,
     pass_until_ms: u64,
     /// Versions up to this one were given up: what the store still holds of them is not taken again.
     forgotten: u64,
+    /// The store was told that versions up to this one are not valid, or had nothing of them.
+    invalid: u64,
     used: bool,
     /// What it was counted with in its shard.
     cost: usize,
 }
+
+/// No object's version.
+const LEFT: u64 = 0;
 
 /// What an entry takes that holds no object.
 const ENTRY_BYTES: usize = 320;
@@ -49,11 +56,17 @@ impl Entry {
         self.parts.iter().find(is_it).map(|(_, fill)| fill.clone())
     }
 
-    /// What comes by the fill is of no use to later requests.
-    fn leave_fill(&mut self) {
-        if let Some(fill) = self.fill.take() {
+    /// What comes by a fill that asked before `version` is of no use to later requests.
+    fn leave_fill(&mut self, version: u64) {
+        if let Some(fill) = self.fill.take_if(|fill| fill.number <= version) {
             fill.set_purged();
+            self.parts.push((LEFT, fill));
         }
+    }
+
+    fn end_fill(&mut self, fill: &Arc<Fill>) {
+        self.fill.take_if(|current| Arc::ptr_eq(current, fill));
+        self.parts.retain(|(_, part)| !Arc::ptr_eq(part, fill));
     }
 
     fn put(&mut self, object: Arc<Object>) {
@@ -106,6 +119,7 @@ pub enum Forgot {
     Object,
     /// No object; there may be one in the store.
     Unknown,
+    /// And none in the store.
     Nothing,
 }
 
@@ -257,24 +271,30 @@ impl Table {
     }
 
     /// Makes `object` the current one, of which bytes `start..end` are on their way; gives the fill that brings them.
-    /// The fill that asked has done its work.
-    pub fn publish_part(&self, object: Arc<Object>, start: u64, end: u64) -> Arc<Fill> {
+    /// That which `asked` has done its work.
+    pub fn publish_part(
+        &self,
+        object: Arc<Object>,
+        start: u64,
+        end: u64,
+        asked: &Arc<Fill>,
+    ) -> Arc<Fill> {
         let fill = Arc::new(Fill::part(object.clone(), start, end, self.windows.clone()));
         self.entry(object.key, |entry| {
-            entry.fill = None;
+            entry.end_fill(asked);
             entry.parts.push((object.version(), fill.clone()));
             entry.put(object);
         });
         fill
     }
 
-    /// From now on requests for `key` choose among alternates by these fields, and those that were known before. `None`:
-    /// too many of them.
+    /// From now on requests for `key` choose among alternates by these fields, and those that were known before. Its floor
+    /// counts when no marker is known: one that was may have been raised since. `None`: too many fields.
     pub fn set_marker(&self, key: u128, marker: Marker) -> Option<Arc<Marker>> {
         self.entry(key, |entry| {
             let known = entry.marker.as_deref();
             let mut all = marker.with(known.map_or(&[], |known| &known.names))?;
-            all.floor = all.floor.max(known.map_or(0, |known| known.floor)).max(entry.forgotten);
+            all.floor = known.map_or(all.floor, |known| known.floor).max(entry.forgotten);
             let all = Arc::new(all);
             entry.marker = Some(all.clone());
             entry.object = None;
@@ -285,7 +305,7 @@ impl Table {
     /// No alternate of `key` up to `version` is valid any more; gives the marker that says so, if there is one.
     pub fn raise_floor(&self, key: u128, version: u64) -> Option<Arc<Marker>> {
         self.entry(key, |entry| {
-            entry.leave_fill();
+            entry.leave_fill(version);
             let known = entry.marker.as_ref()?;
             let marker = Arc::new(Marker { floor: version.max(known.floor), ..(**known).clone() });
             entry.marker = Some(marker.clone());
@@ -346,10 +366,7 @@ impl Table {
     pub fn end_fill(&self, key: u128, fill: &Arc<Fill>) {
         self.with(key, |shard| {
             if let Some(entry) = shard.entries.get_mut(&key) {
-                if entry.fill.as_ref().is_some_and(|current| Arc::ptr_eq(current, fill)) {
-                    entry.fill = None;
-                }
-                entry.parts.retain(|(_, part)| !Arc::ptr_eq(part, fill));
+                entry.end_fill(fill);
             }
         });
     }
@@ -369,17 +386,19 @@ impl Table {
         });
     }
 
-    /// Forgets whatever version of `key` is known or stored, up to `version`, and leaves the fill under way to those who wait
+    /// Forgets whatever version of `key` is known or stored, up to `version`, and leaves a fill of before to those who wait
     /// for it.
     pub fn forget_key(&self, key: u128, version: u64) -> Forgot {
         self.entry(key, |entry| {
-            entry.leave_fill();
-            let before = entry.forgotten;
-            entry.forgotten = before.max(version);
-            match (entry.object.take(), before) {
-                (Some(_), _) => Forgot::Object,
-                (None, 0) => Forgot::Unknown,
-                (None, _) => Forgot::Nothing,
+            entry.leave_fill(version);
+            // What was given up since the store was told may lie there still.
+            let is_told = entry.forgotten != 0 && entry.forgotten == entry.invalid;
+            entry.forgotten = entry.forgotten.max(version);
+            entry.invalid = entry.forgotten;
+            match entry.object.take_if(|object| object.version() <= version) {
+                Some(_) => Forgot::Object,
+                None if is_told => Forgot::Nothing,
+                None => Forgot::Unknown,
             }
         })
     }
@@ -443,3 +462,7 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
 use crate::pace::Manner;
-use crate::purge::{issue, sift_object};
+use crate::purge::{Receipt, issue, sift_object};
 use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
 use crate::steps::deliver::{self, Delivered, Portion};
 use crate::steps::fill::{Filled, Passed, Wanted, fill_fields, lead, span_of};
@@ -37,8 +37,9 @@ use tidegate_contract::{Behaviour, Pacing, Redirect, Role, TlsVersion};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::cmcd::{self, Cmcd, Told};
 use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
-use tidegate_ring::now;
+use tidegate_ring::{now, timeout};
 use tidegate_telemetry::TransactionEnd;
+use tidegate_types::cache_status::key_parameter;
 use tidegate_types::limits::TIERS_MAX;
 use tidegate_types::{CacheStatus, Forward};
 
@@ -68,6 +69,8 @@ pub(crate) struct Notes {
     cmcd: Option<Box<Cmcd>>,
     /// Kilobits per second that its answer leaves at, at most.
     pace_kbps: Option<u64>,
+    /// The client has shown the service's token: it is told what is told to operators.
+    has_token: bool,
     error: Option<String>,
 }
 
@@ -125,6 +128,8 @@ async fn steps<O: Outlet>(
     let service = &view.services()[routed.service];
     let behaviour = &service.service.behaviours[routed.behaviour];
     notes.routed = Some((routed.service, routed.behaviour));
+    notes.has_token = service.service.debug_token_sha256.is_some()
+        && request.fields.get(DEBUG_FIELD).is_some_and(|t| service.service.is_debug_token(t));
     // A connection that was let in for one service's old devices is none for a service that wants better (RFC 9110
     // §15.5.20): the client comes back by a connection of its own.
     if client.protection() == Protection::Tls12 && service.service.tls > TlsVersion::Tls12 {
@@ -140,6 +145,13 @@ async fn steps<O: Outlet>(
         && let Some(origin) = &behaviour.cors_allow_origin
     {
         return preflight(client, behaviour, origin).await;
+    }
+    if max_forwards(request) == Some(0) {
+        let mut fields = Fields::new();
+        // Methods of a checked snapshot: a field value.
+        let _left_out = fields.append("allow", behaviour.methods.join(", "));
+        client.head(204, fields, BodyLength::Absent);
+        return client.finish().await;
     }
     let for_viewer = view.me.role == Role::Edge && !exchange.from_fleet;
     // Where viewers are sent is an edge's business: other tiers are asked over plain HTTP.
@@ -207,8 +219,10 @@ async fn steps<O: Outlet>(
             match Box::pin(pass_on(&wanted, request, &exchange.body, client)).await {
                 Ok((answer, hop)) => {
                     if invalidates(&request.method, answer.head.status) {
-                        invalidate(core, wanted.primary());
-                        invalidate_groups(&wanted, &answer.head.fields);
+                        let receipt = invalidate(core, wanted.primary());
+                        let groups = invalidate_groups(&wanted, &answer.head.fields);
+                        // A restart brings nothing back of which the client was told that it is another now.
+                        Box::pin(written(receipt.into_iter().chain(groups))).await;
                     }
                     notes.fill = Some(hop);
                     notes.fill_us = Some(since(asked).as_micros() as u64);
@@ -224,6 +238,24 @@ async fn steps<O: Outlet>(
         Found::Synth(status, text) => refuse(&wanted, client, status, text, notes).await,
         Found::TooEarly => Err(io::ErrorKind::WouldBlock.into()), // not of a request that is sure
     }
+}
+
+/// The field that a client shows its service's token in. It goes no further, and chooses nothing.
+const DEBUG_FIELD: &str = "tidegate-debug";
+
+/// This node's member of `Cache-Status` behind those of `upstream`, with as much in it as this client may know (reliability
+/// design 2.3, 32: a key or a detail could tell of others' requests). The log gets the rest.
+fn cache_status(wanted: &Wanted<'_>, upstream: Option<&Bytes>, notes: &mut Notes) -> Vec<u8> {
+    let me = &wanted.view.me.id;
+    let own = notes.status.render(me).to_string();
+    let told = match notes.status.detail {
+        _ if notes.has_token => Some(own.clone() + &key_parameter(&wanted.routed.key.text)),
+        Some(_) => Some(notes.status.without_detail().render(me).to_string()),
+        None => None,
+    };
+    let field = deliver::cache_status(upstream, told.as_deref().unwrap_or(&own));
+    notes.cache_status = Some(own);
+    field
 }
 
 /// What the player tells of itself with this request; what breaks the rules counts for nothing.
@@ -267,15 +299,25 @@ fn set_manner<O: Outlet>(
 }
 
 /// What an answer to an unsafe method says is not valid any more (draft-ietf-httpbis-cache-groups).
-fn invalidate_groups(wanted: &Wanted<'_>, fields: &Fields) {
+fn invalidate_groups(wanted: &Wanted<'_>, fields: &Fields) -> Vec<Arc<Receipt>> {
     let service = &wanted.view.services()[wanted.service].service.id;
-    for group in invalidated_groups(fields) {
-        if let Ok(handle) = Target::Tag(&group).handle(service) {
-            // Nobody waits for the disk.
-            let _told_later = issue(wanted.core, service, handle, Mode::Soft);
-        }
-    }
+    let groups = invalidated_groups(fields);
+    let handles = groups.iter().filter_map(|group| Target::Tag(group).handle(service).ok());
+    handles.map(|handle| issue(wanted.core, service, handle, Mode::Soft).1).collect()
 }
+
+/// Waits a while for all receipts.
+async fn written(receipts: impl Iterator<Item = Arc<Receipt>>) {
+    let all = async {
+        for receipt in receipts {
+            let _as_well_as_it_can_be = receipt.wait().await;
+        }
+    };
+    let _late = timeout(INVALIDATION_WAIT_MAX, all).await;
+}
+
+/// How long an answer to an unsafe method waits for the disk: one that is late costs durability, not the client.
+const INVALIDATION_WAIT_MAX: Duration = Duration::from_secs(1);
 
 fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static str)> {
     let ours = |value: &[u8]| {
@@ -334,6 +376,18 @@ pub fn route(view: &View, request: &RequestHead) -> Option<Result<Routed, &'stat
     let key = cache_key(&service_view.service.id, &found.cache_key, &path, query.as_deref());
     let target = target_of(&path, upstream_query(&found.cache_key, query.as_deref()).as_deref());
     Some(Ok(Routed { service, behaviour, path, key, target }))
+}
+
+/// How many hops an OPTIONS may still pass (RFC 9110 §7.6.2). (No TRACE is passed on.)
+fn max_forwards(request: &RequestHead) -> Option<u64> {
+    if request.method != Method::Options {
+        return None;
+    }
+    let digits = request.fields.get("max-forwards")?;
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    // One that is too large is a large one.
+    let number = || std::str::from_utf8(digits).ok()?.parse().ok().or(Some(u64::MAX));
+    if is_number { number() } else { None }
 }
 
 async fn preflight<O: Outlet>(
@@ -551,7 +605,7 @@ fn stale(
 /// Whether an answer for one client may depend on this field of its request, which a fill does not carry. (What says
 /// how an answer is wanted, and what hops write, is not meant.)
 fn is_own_word(name: &str) -> bool {
-    const OTHERS: [&str; 12] = [
+    const OTHERS: [&str; 13] = [
         "host",
         "range",
         "if-range",
@@ -564,6 +618,7 @@ fn is_own_word(name: &str) -> bool {
         "cdn-loop",
         "connection",
         "x-forwarded-for",
+        DEBUG_FIELD,
     ];
     !OTHERS.contains(&name)
 }
@@ -694,6 +749,7 @@ async fn send_object<O: Outlet>(
     let portion = deliver::portion(request, &object, now_ms());
     let end = match &portion {
         Portion::Single(range) => Some(range.end() + 1),
+        Portion::Multi(ranges) => ranges.first().map(|range| range.end() + 1),
         _ => None,
     };
     let mut reader = ObjectReader::new(
@@ -726,7 +782,6 @@ async fn send_object<O: Outlet>(
     };
     set_manner(wanted, client, body, notes);
     let me = &wanted.view.me.id;
-    let own = notes.status.render(me).to_string();
     let secure = client.is_secure();
     // Only for viewers: one form goes from tier to tier.
     let encodable = wanted.behaviour.compress && wanted.for_viewer && encode::is_encodable(&object);
@@ -761,8 +816,8 @@ async fn send_object<O: Outlet>(
         fields
     };
     // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
-    let cache_status = deliver::cache_status(upstream.as_ref().filter(|_| !notes.status.hit), &own);
-    notes.cache_status = Some(own);
+    let upstream = upstream.as_ref().filter(|_| !notes.status.hit);
+    let cache_status = cache_status(wanted, upstream, notes);
     // Answers over HTTP and HTTPS differ by what may be said on one of them only; those to the fleet are not shaped.
     let kind = if wanted.for_viewer { u64::from(secure) } else { 2 };
     let generation = wanted.view.generation * 3 + kind;
@@ -797,11 +852,9 @@ fn dress(
     notes: &mut Notes,
 ) {
     let me = &wanted.view.me.id;
-    let own = notes.status.render(me).to_string();
     deliver::client_fields(fields, wanted.rules(), me, secure, wanted.http3_port());
-    // Members of servers' ids and fixed words: always a field value.
-    let _left_out = fields.set("cache-status", deliver::cache_status(upstream, &own));
-    notes.cache_status = Some(own);
+    // Members of servers' ids, fixed words and a key's printable characters: always a field value.
+    let _left_out = fields.set("cache-status", cache_status(wanted, upstream, notes));
 }
 
 async fn relay<O: Outlet>(
@@ -855,11 +908,14 @@ async fn pass_on<O: Outlet>(
     if !wanted.behaviour.pacing.pass_cmcd {
         fields.retain(|name, _| !cmcd::FIELDS.contains(&name));
     }
-    for name in ["host", "content-length", "expect"] {
+    for name in ["host", "content-length", "expect", DEBUG_FIELD] {
         fields.remove(name);
     }
     for (name, value) in fill_fields(wanted.view, &wanted.passed).iter() {
         let _left_out = fields.set(name.to_owned(), value.to_vec());
+    }
+    if let Some(hops) = max_forwards(request) {
+        let _left_out = fields.set("max-forwards", hops.saturating_sub(1).to_string());
     }
     let _left_out = fields.set("x-forwarded-for", client.address.ip().to_string());
     if !body.is_empty() {

@@ -60,14 +60,16 @@ pub fn evaluate(
     {
         return Precondition::PreconditionFailed;
     }
-    evaluate_in_cache(method, fields, validators, now)
+    evaluate_in_cache(method, fields, validators, None, now)
 }
 
-/// Only the conditions that a cache may answer (RFC 9111 §4.3.2): `If-None-Match`, `If-Modified-Since`.
+/// Only the conditions that a cache may answer (RFC 9111 §4.3.2): `If-None-Match`, `If-Modified-Since`. `date`, that of a
+/// stored response, stands for a modification date that it does not have.
 pub fn evaluate_in_cache(
     method: &Method,
     fields: &Fields,
     validators: &Validators,
+    date: Option<u64>,
     now: u64,
 ) -> Precondition {
     let reading = matches!(method, Method::Get | Method::Head);
@@ -86,7 +88,7 @@ pub fn evaluate_in_cache(
     }
     if reading
         && let Some(since) = single_date(fields, "if-modified-since", now)
-        && validators.last_modified.is_some_and(|modified| modified <= since)
+        && validators.last_modified.or(date).is_some_and(|modified| modified <= since)
     {
         return Precondition::NotModified;
     }
@@ -196,7 +198,7 @@ mod tests {
     fn a_cache_does_not_answer_412_for_the_origin() {
         let asked = fields(&[("if-match", "\"b\"")]);
         assert_eq!(
-            evaluate_in_cache(&Method::Get, &asked, &validators("\"a\""), NOW),
+            evaluate_in_cache(&Method::Get, &asked, &validators("\"a\""), None, NOW),
             Precondition::Proceed
         );
     }

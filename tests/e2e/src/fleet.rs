@@ -598,6 +598,7 @@ fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
             origin_host: "origin.example".to_owned(),
             tls: TlsVersion::default(),
             early_data: false,
+            debug_token_sha256: None,
             behaviours: vec![
                 behaviour("pass", "/pass/*", false, 0),
                 behaviour("all", "*", true, 3600),

@@ -269,3 +269,24 @@ fn who_asks_in_a_thousand_ways_fills_no_cache() {
     let again = fleet.get("edge-1", "/other-url", fields).unwrap();
     assert!(again.cache_status("edge-1").unwrap().contains("; hit"));
 }
+
+#[test]
+fn what_players_name_as_next_makes_no_more_alternates_either() {
+    // Goal: what is brought in before it is asked for keeps to the same limit. Method: a full house of languages, then a
+    // player of one more language that names the URL as its next.
+    let (fleet, origin) = world("named", |_| {});
+    for n in 0..70 {
+        let fields = format!("Accept-Language: x-{n}\r\n");
+        assert_eq!(fleet.get("edge-1", "/full", &fields).unwrap().status, 200);
+    }
+    let asked = origin.count_of("/full");
+    let refused = fleet.counter("edge-1", "alternates_refused_total");
+    let named = "Accept-Language: x-900\r\nCMCD-Request: nor=\"full\"\r\n";
+    assert_eq!(fleet.get("edge-1", "/now", named).unwrap().status, 200);
+    fleet.until("the player's next was judged", |fleet| {
+        let brought = fleet.counter("edge-1", "prefetch_fills_total");
+        fleet.counter("edge-1", "alternates_refused_total") + brought > refused
+    });
+    assert_eq!(fleet.counter("edge-1", "prefetch_fills_total"), 0);
+    assert_eq!(origin.count_of("/full"), asked);
+}

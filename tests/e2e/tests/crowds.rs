@@ -1,5 +1,5 @@
-//! Crowds as a live event brings them, through an edge and a parent: one cold object under 10,000 connections, and a
-//! playlist that expires each second under 5,000 readers.
+//! Crowds as a live event brings them, through an edge and a parent: one cold object under 10,000 connections, a
+//! playlist that expires each second under 5,000 readers, and everything purged at once.
 //!
 //! Method: readers are tasks of this process, each with a connection of its own; requests are counted at the origin and
 //! at both tiers. What was waited for is printed, never asserted: no verdict depends on how fast the machine is.
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tidegate_e2e::fleet::HOST;
+use tidegate_e2e::fleet::{HOST, binary};
 use tidegate_e2e::{Fleet, FleetOptions, Gate, HandOrigin, content, reply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -285,4 +285,69 @@ fn a_playlist_that_expires_each_second_under_5000_readers_costs_one_request_for_
         assert_eq!(fleet.counter(tier, "responses_5xx_total"), 0, "{tier}");
     }
     assert!(seen.iter().all(|(last, ..)| *last > 0), "every reader has read");
+}
+
+#[test]
+fn all_is_purged_under_readers_and_the_origin_is_asked_once_for_each_object() {
+    // Goal: a mass purge costs the origin its objects, not its viewers. Method: readers that never stop go round a warm
+    // catalogue; all of it is purged, hard; they go on until each has been round once more.
+    const OBJECTS: usize = 100;
+    const READERS: usize = 100;
+    let _alone = ALONE.lock();
+    raise_descriptors(READERS as u64 + 500);
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        let fields = "ETag: \"1\"\r\nCache-Control: max-age=3600\r\n";
+        reply(stream, 200, fields, &content(asked.target(), 4_000));
+    });
+    let fleet = pair("mass-purge", &origin);
+    let runtime = runtime();
+    let readers = open(&runtime, fleet.member("edge-1").http(), READERS);
+    let (begin, begun) = watch::channel(0usize);
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = readers
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut reader)| {
+            let (begun, rounds) = (begun.clone(), rounds.clone());
+            runtime.spawn(async move {
+                // Once round in each phase, and on in between: 0 is warming up, 1 is after the purge.
+                let mut done = 0;
+                while done < 2 {
+                    let phase = *begun.borrow();
+                    for n in 0..OBJECTS {
+                        let path = format!("/{}", (n + number) % OBJECTS);
+                        reader.ask(&path).await;
+                        let (status, length) = reader.head().await;
+                        assert_eq!((status, length), (200, 4_000));
+                        reader.body(&content(&path, 4_000)).await;
+                    }
+                    if phase == done {
+                        rounds.fetch_add(1, Ordering::SeqCst);
+                        done += 1;
+                    }
+                }
+            })
+        })
+        .collect();
+    fleet.until("all have been round", |_| rounds.load(Ordering::SeqCst) == READERS);
+    assert_eq!(origin.count(), OBJECTS);
+    let purged = std::process::Command::new(binary("tidegate"))
+        .args(["purge", "--service", "film", "--all", "--hard", "--unlogged", "--snapshot"])
+        .arg(fleet.dir.join("snapshot"))
+        .arg("--trust")
+        .arg(fleet.dir.join("trust.pub"))
+        .output()
+        .unwrap();
+    assert!(purged.status.success(), "{purged:?}");
+    begin.send(1).unwrap();
+    for task in tasks {
+        runtime.block_on(task).unwrap();
+    }
+    fleet.settle("edge-1");
+    assert_eq!(origin.count(), 2 * OBJECTS, "each object once more");
+    assert_eq!(fleet.counter("edge-1", "fills_total"), 2 * OBJECTS as u64);
+    for tier in ["parent-1", "edge-1"] {
+        assert_eq!(fleet.counter(tier, "fill_errors_total"), 0, "{tier}");
+        assert_eq!(fleet.counter(tier, "responses_5xx_total"), 0, "{tier}");
+    }
 }

@@ -3,12 +3,15 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::{Fleet, FleetOptions, HandOrigin, Response, content, get, range_of, reply};
+use tidegate_e2e::{
+    Connection, Fleet, FleetOptions, HandOrigin, Response, content, get, range_of, reply,
+};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const BLOCK: usize = 512 * 1024;
@@ -79,7 +82,7 @@ fn heads_and_ranges_beyond_the_end_cost_a_block_at_most() {
         let response = match range {
             Some(range) => ranged(address, &format!("/{name}"), range).unwrap(),
             None => {
-                let mut client = tidegate_e2e::Connection::open(address).unwrap();
+                let mut client = Connection::open(address).unwrap();
                 let request = format!("HEAD /{name} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
                 client.send(request.as_bytes()).unwrap();
                 client.response(true).unwrap()
@@ -209,7 +212,7 @@ fn ranges_of_two_versions_are_never_put_together() {
         fleet.until("some answers came", |_| whole.load(Ordering::Relaxed) > answered + 20);
         put(version);
         // Fresh for an hour: without this nobody would look.
-        let mut client = tidegate_e2e::Connection::open(fleet.member("parent-1").http()).unwrap();
+        let mut client = Connection::open(fleet.member("parent-1").http()).unwrap();
         let post = format!("POST /v.mp4 HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n");
         client.send(post.as_bytes()).unwrap();
         let _any = client.response(false);
@@ -317,4 +320,233 @@ fn uncacheable_ranges_are_the_clients_own() {
         assert!(response.body == content("own", TOTAL)[first..=last]);
     }
     assert_eq!(fleet.counter("edge-1", "hits_total"), 0);
+}
+
+/// The question for the rest of an object of which the first block came as `v1`.
+struct Rest {
+    first: usize,
+    last: usize,
+    total: usize,
+}
+
+const V1: &str = "ETag: \"v1\"\r\n";
+const V2: &str = "ETag: \"v2\"\r\n";
+
+impl Rest {
+    /// So many bytes that are those of no version.
+    fn lie(&self) -> String {
+        "L".repeat(self.last + 1 - self.first)
+    }
+
+    fn right(&self) -> String {
+        format!("bytes {}-{}/{}", self.first, self.last, self.total)
+    }
+
+    /// A 206 with this tag, this range and this body.
+    fn part(&self, tag: &str, range: &str, body: &str) -> String {
+        format!(
+            "HTTP/1.1 206 X\r\nCache-Control: max-age=600\r\n{tag}Content-Range: {range}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    /// All that an origin can say instead of the truth.
+    fn lies(&self) -> Vec<(&'static str, String)> {
+        let Rest { first, last, total } = *self;
+        let (lie, right) = (self.lie(), self.right());
+        let tagged = |tag: &str| self.part(tag, &right, &lie);
+        let ranged = |range: String| self.part(V1, &range, &lie);
+        let parts = format!("--b\r\nContent-Range: {right}\r\n\r\n{lie}\r\n--b--\r\n");
+        let length = format!("Length: {}\r", lie.len());
+        let longer = format!("Length: {}\r", lie.len() + 1);
+        let twice = format!("bytes 0-1/{total}\r\nContent-Range: {right}");
+        let other = "L".repeat(total);
+        vec![
+            ("another tag", tagged(V2)),
+            ("no tag", tagged("")),
+            ("a weak tag", tagged("ETag: W/\"v1\"\r\n")),
+            ("two tags", tagged(&format!("{V2}{V1}"))),
+            ("another total", ranged(format!("bytes {first}-{last}/{}", total + 1))),
+            ("a total below its range", ranged(format!("bytes {first}-{last}/{last}"))),
+            ("a shifted range", ranged(format!("bytes {}-{}/{total}", first - 1, last - 1))),
+            ("a range that begins late", ranged(format!("bytes {}-{last}/{total}", first + 1))),
+            ("a range that ends early", ranged(format!("bytes {first}-{}/{total}", last - 1))),
+            ("a range from the start", ranged(format!("bytes 0-{}/{total}", last - first))),
+            ("a range turned round", ranged(format!("bytes {last}-{first}/{total}"))),
+            ("an unsatisfied range", ranged(format!("bytes */{total}"))),
+            ("another unit", ranged(format!("items {first}-{last}/{total}"))),
+            ("an overflow", ranged(format!("bytes {first}-{last}/18446744073709551617"))),
+            ("a range of words", ranged(format!("bytes some-more/{total}"))),
+            ("two ranges", ranged(twice)),
+            ("no range", tagged(V1).replace(&format!("Content-Range: {right}\r\n"), "")),
+            (
+                "parts",
+                format!(
+                    "HTTP/1.1 206 X\r\n{V1}Content-Type: multipart/byteranges; boundary=b\r\n\
+                     Content-Length: {}\r\n\r\n{parts}",
+                    parts.len()
+                ),
+            ),
+            ("a body too long", tagged(V1).replace(&length, &longer) + "L"),
+            ("a body too short", self.part(V1, &right, &lie[1..])),
+            ("a body that breaks off", tagged(V2)[..tagged(V2).len() - 9].to_owned()),
+            ("unchanged", format!("HTTP/1.1 304 X\r\n{V1}\r\n")),
+            (
+                "nothing there",
+                format!(
+                    "HTTP/1.1 416 X\r\nContent-Range: bytes */{total}\r\n\
+                     Content-Length: 0\r\n\r\n"
+                ),
+            ),
+            ("gone", "HTTP/1.1 404 X\r\nContent-Length: 4\r\n\r\nLLLL".to_owned()),
+            (
+                "all of another version",
+                format!(
+                    "HTTP/1.1 200 X\r\nCache-Control: max-age=600\r\n{V2}\
+                     Content-Length: {total}\r\n\r\n{other}"
+                ),
+            ),
+        ]
+    }
+}
+
+#[test]
+fn lies_about_the_rest_of_an_object_never_become_part_of_it() {
+    // Goal: an object whose origin lies midway is given up: clients see an answer that ends short or another whole version,
+    // never a mixture, and nothing of it stays. Method: the first block comes honestly, the second question is answered by
+    // each lie in turn; then the origin is honest again.
+    const TOTAL: usize = 2 * BLOCK;
+    let honest = Arc::new(AtomicBool::new(true));
+    let flag = honest.clone();
+    let origin = HandOrigin::start(LOCAL, move |asked, stream| {
+        let bytes = content("honest", TOTAL);
+        let lie = asked.target().strip_prefix('/').unwrap().parse::<usize>().unwrap();
+        let fields = format!("Cache-Control: max-age=600\r\n{V1}");
+        let span = range_of(asked, TOTAL);
+        match span {
+            Some((first, last)) if first > 0 && !flag.load(Ordering::SeqCst) => {
+                let (_, said) = &Rest { first, last, total: TOTAL }.lies()[lie];
+                let _gone = stream.write_all(said.as_bytes());
+                // Whatever surplus there was.
+                let _gone = stream.shutdown(Shutdown::Both);
+            }
+            Some((first, last)) => {
+                let fields = format!("{fields}Content-Range: bytes {first}-{last}/{TOTAL}\r\n");
+                reply(stream, 206, &fields, &bytes[first..=last]);
+            }
+            // Only a question for the rest is lied to.
+            None => reply(stream, 200, &fields, &bytes),
+        }
+    });
+    let fleet = Fleet::start(
+        "midway",
+        &FleetOptions {
+            edges: 1,
+            parents: 1,
+            origin: Some(origin.address),
+            ..FleetOptions::default()
+        },
+    );
+    let edge = fleet.member("edge-1").http();
+    let bytes = content("honest", TOTAL);
+    let names = Rest { first: 1, last: 2, total: 3 }.lies().into_iter().map(|(name, _)| name);
+    for (n, name) in names.enumerate() {
+        let path = format!("/{n}");
+        honest.store(true, Ordering::SeqCst);
+        let first = ranged(edge, &path, "bytes=0-99").unwrap();
+        assert!(first.status == 206 && first.body == bytes[..100], "{name}");
+        fleet.settle("edge-1");
+        fleet.settle("parent-1");
+        honest.store(false, Ordering::SeqCst);
+        for range in [None, Some("bytes=600000-600099"), Some("bytes=524280-524300")] {
+            let response = match range {
+                None => get(edge, HOST, &path, ""),
+                Some(range) => ranged(edge, &path, range),
+            };
+            let Ok(response) = response else { continue }; // it ended short
+            let asked = match (response.status, range) {
+                (200, None) => &bytes[..],
+                (206, Some(range)) => {
+                    let (from, to) = range["bytes=".len()..].split_once('-').unwrap();
+                    &bytes[from.parse().unwrap()..=to.parse().unwrap()]
+                }
+                (404 | 416 | 502 | 504, _) => continue,
+                (status, _) => panic!("{name} {range:?}: {status}"),
+            };
+            // Who is asked about an object of which nothing is known may lie consistently.
+            let is_lie = response.body.iter().all(|byte| *byte == b'L');
+            assert!(response.body == asked || is_lie, "{name} {range:?}: a mixture");
+        }
+        honest.store(true, Ordering::SeqCst);
+        fleet.settle("edge-1");
+        fleet.settle("parent-1");
+        let after = get(edge, HOST, &path, "").unwrap();
+        let lied = after.status == 404 || after.field("etag") == Some("\"v2\"");
+        // These are lies that an origin may mean: a cache cannot know, and keeps them.
+        let meant = ["gone", "all of another version"].contains(&name);
+        assert!(
+            lied == meant || after.body == bytes,
+            "{name}: {} {:?}",
+            after.status,
+            after.fields
+        );
+    }
+}
+
+#[test]
+fn tiny_ranges_of_huge_objects_cost_their_blocks_at_the_origin() {
+    // Goal: nobody makes an origin send much by asking for little (RangeAmp): at most 1.2 times what was asked, and a block
+    // at either end; ranges that overlap count once. Method: a sparse file of 5 GB at our origin, its own count of bytes.
+    const TOTAL: u64 = 5 << 30;
+    let fleet = small("huge");
+    let file = fs::File::create(fleet.origin_dir().join("huge.mp4")).unwrap();
+    file.set_len(TOTAL).unwrap();
+    let edge = fleet.member("edge-1").http();
+    let sent = |fleet: &Fleet| {
+        fleet.settle("edge-1");
+        fleet.settle("parent-1");
+        fleet.counter("origin-1", "bytes_sent_total")
+    };
+    let mut places = Places(2025);
+    for n in 0..24 {
+        let length = [1, 2, 1000, BLOCK, 3 * BLOCK + 7][n % 5];
+        let first =
+            (places.below(TOTAL as usize / BLOCK - 16) * BLOCK + places.below(BLOCK)) as u64;
+        let last = first + length as u64 - 1;
+        let before = sent(&fleet);
+        let response = ranged(edge, "/huge.mp4", &format!("bytes={first}-{last}")).unwrap();
+        assert_eq!((response.status, response.body.len()), (206, length));
+        let cost = sent(&fleet) - before;
+        let most = length as u64 * 6 / 5 + 2 * BLOCK as u64;
+        assert!(cost <= most, "{length} bytes at {first} cost {cost}");
+        if first / BLOCK as u64 == last / BLOCK as u64 {
+            assert!(cost <= BLOCK as u64, "{length} bytes in one block cost {cost}");
+        }
+    }
+    // Many ranges: merged, at most eight, and each costs its blocks.
+    let far = TOTAL - (64 << 20);
+    let same = (0..8).map(|n| format!("{}-{}", far + n, far + 100)).collect::<Vec<_>>().join(",");
+    let before = sent(&fleet);
+    let response = ranged(edge, "/huge.mp4", &format!("bytes={same}")).unwrap();
+    assert_eq!((response.status, response.body.len()), (206, 101), "one part");
+    assert!(sent(&fleet) - before <= BLOCK as u64);
+    let apart: Vec<u64> = (0..8).map(|n| far + (n + 1) * (4 << 20)).collect();
+    let ranges = apart.iter().map(|at| format!("{at}-{at}")).collect::<Vec<_>>().join(",");
+    let before = sent(&fleet);
+    assert_eq!(ranged(edge, "/huge.mp4", &format!("bytes={ranges}")).unwrap().status, 206);
+    assert!(sent(&fleet) - before <= 8 * BLOCK as u64);
+    // Who asks for all of it and leaves has it stopped: what he was not sent is not brought.
+    let before = sent(&fleet);
+    for n in 0..4 {
+        let mut client = Connection::open(edge).unwrap();
+        let first = (n + 1u64) << 30;
+        let request =
+            format!("GET /huge.mp4 HTTP/1.1\r\nHost: {HOST}\r\nRange: bytes={first}-\r\n\r\n");
+        client.send(request.as_bytes()).unwrap();
+        assert_eq!(client.head().unwrap().status, 206);
+    }
+    let cost = sent(&fleet) - before;
+    println!("four clients that asked for gigabytes and left cost the origin {cost} bytes");
+    assert!(cost <= 4 * (64 << 20), "{cost}");
 }

@@ -476,6 +476,38 @@ fn a_post_that_goes_well_makes_what_is_stored_invalid() {
 }
 
 #[test]
+fn what_a_post_made_invalid_does_not_come_back_after_a_kill_right_behind_its_answer() {
+    // Goal: who was told that a change went through never sees the old content again. Method: an object that lies in both
+    // stores; a POST, and kill -9 of both tiers as soon as its answer is here; an object with alternates likewise.
+    let (mut fleet, _origin) = small("post-kill", |asked, _| match asked.line.split(' ').next() {
+        Some("POST") => (200, "Cache-Control: no-store\r\n"),
+        _ if asked.target() == "/varies" => {
+            (200, "Cache-Control: max-age=3600\r\nVary: Accept-Language\r\n")
+        }
+        _ => (200, "Cache-Control: max-age=3600\r\n"),
+    });
+    for (round, path) in ["/one", "/varies", "/one", "/varies"].into_iter().enumerate() {
+        let language = "Accept-Language: de\r\n";
+        let before = edge(&fleet, path, language).body;
+        for id in ["edge-1", "parent-1"] {
+            fleet.settle(id);
+        }
+        let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
+        let post = format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\n\r\n");
+        client.send(post.as_bytes()).unwrap();
+        assert_eq!(client.response(false).unwrap().status, 200);
+        for id in ["edge-1", "parent-1"] {
+            fleet.kill(id);
+        }
+        for id in ["parent-1", "edge-1"] {
+            fleet.restart(id);
+        }
+        let after = edge(&fleet, path, language);
+        assert!(after.body != before, "{path} in round {round}: {}", edge_status(&after));
+    }
+}
+
+#[test]
 fn the_origin_directory_has_no_way_out() {
     // Goal: no path leaves the root. Method: raw paths in all disguises and symbolic links, straight at the origin and
     // through the edge; a secret lies beside the directory.

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::{Connection, Fleet, FleetOptions, Gate, HandOrigin, content, reply};
+use tidegate_e2e::{
+    Connection, Fleet, FleetOptions, Gate, HandOrigin, block_on, content, h2, h3, reply,
+};
 
 const LOCAL: std::net::IpAddr = std::net::IpAddr::V4(Ipv4Addr::LOCALHOST);
 const EDGES: [&str; 2] = ["edge-1", "edge-2"];
@@ -134,7 +136,7 @@ fn clients_that_come_as_they_come_cost_one_request_at_the_origin_too() {
 fn private_answers_are_never_shared_and_nobody_waits_for_ever() {
     // Goal: waiters of a fill that turns out private each get an answer of their own. Method: a serial number in
     // each answer; the first answer is held until all the others wait for it.
-    const CLIENTS: usize = 200;
+    const CLIENTS: usize = 1000;
     let gate = Gate::default();
     let (held, serial) = (gate.clone(), AtomicUsize::new(0));
     let origin = HandOrigin::start(LOCAL, move |_, stream| {
@@ -248,4 +250,102 @@ fn a_slow_client_slows_neither_the_fill_nor_others_and_gets_whole_bytes() {
         assert!(bytes[at..].starts_with(&more), "wrong bytes at {at}");
         at += more.len();
     }
+}
+
+/// A request that waits for its answer, so that it can be given up in the middle.
+enum Leader {
+    Http1(Connection),
+    Http2(h2::Client, tokio::task::JoinHandle<()>),
+    Http3(h3::Client, tokio::task::JoinHandle<()>),
+}
+
+impl Leader {
+    async fn begin(fleet: &Fleet, way: usize, path: &'static str) -> Leader {
+        match way {
+            0 => {
+                let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
+                let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+                client.send(request.as_bytes()).unwrap();
+                Leader::Http1(client)
+            }
+            1 => {
+                let client = h2::Client::connect(fleet, "edge-1").await;
+                let begun = client.begin(path, &[]);
+                Leader::Http2(client, tokio::task::spawn_local(async { drop(begun.await) }))
+            }
+            _ => {
+                let client = h3::Client::connect(fleet).await;
+                let own = client.clone();
+                let begun = async move { drop(own.begin(path, &[]).await) };
+                Leader::Http3(client, tokio::task::spawn_local(begun))
+            }
+        }
+    }
+
+    /// Gives it up; whoever can goes on by the same connection, whose answer tells that the edge knows.
+    async fn leave(self) {
+        match self {
+            Leader::Http1(client) => drop(client),
+            Leader::Http2(client, begun) => {
+                begun.abort();
+                assert!(begun.await.is_err(), "it was answered already");
+                assert_eq!(client.get("/after", &[]).await.unwrap().status, 200);
+            }
+            Leader::Http3(client, begun) => {
+                begun.abort();
+                assert!(begun.await.is_err(), "it was answered already");
+                assert_eq!(client.get("/after", &[]).await.unwrap().status, 200);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_came_first_may_leave_and_the_others_get_what_was_asked_for() {
+    // Goal: a fill is nobody's own. Method: over each version of HTTP the first client leaves while the origin holds its
+    // answer and others wait for it; they get it whole, by that one question.
+    const OTHERS: usize = 20;
+    let bytes = Arc::new(content("left", 700_000));
+    let (gates, body) = ([Gate::default(), Gate::default(), Gate::default()], bytes.clone());
+    let held = gates.clone();
+    let origin = HandOrigin::start(LOCAL, move |asked, stream| {
+        if let Some(way) = asked.target().strip_prefix("/left/") {
+            held[way.parse::<usize>().unwrap()].wait();
+        }
+        reply(stream, 200, "ETag: \"v1\"\r\nCache-Control: max-age=60\r\n", &body);
+    });
+    let options = FleetOptions {
+        https: true,
+        edges: 1,
+        parents: 1,
+        origin: Some(origin.address),
+        ..FleetOptions::default()
+    };
+    let fleet = Fleet::start("left", &options);
+    for (way, path) in ["/left/0", "/left/1", "/left/2"].into_iter().enumerate() {
+        block_on(async {
+            let leader = Leader::begin(&fleet, way, path).await;
+            while origin.count_of(path) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let joined = fleet.counter("edge-1", "collapsed_total");
+            let address = fleet.member("edge-1").http();
+            let others: Vec<_> = (0..OTHERS)
+                .map(|_| {
+                    let bytes = bytes.clone();
+                    thread::spawn(move || compare(address, path, &bytes))
+                })
+                .collect();
+            fleet.until("the others wait", |fleet| {
+                fleet.counter("edge-1", "collapsed_total") == joined + OTHERS as u64
+            });
+            leader.leave().await;
+            gates[way].open();
+            for other in others {
+                other.join().unwrap();
+            }
+        });
+        assert_eq!(origin.count_of(path), 1, "{path}");
+    }
+    assert_eq!(fleet.counter("edge-1", "fill_errors_total"), 0);
 }

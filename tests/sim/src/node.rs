@@ -125,6 +125,7 @@ pub fn snapshot(plan: &Plan) -> Snapshot {
             origin_host: "origin.test".to_owned(),
             tls: TlsVersion::default(),
             early_data: false,
+            debug_token_sha256: None,
             behaviours: vec![behaviour("pass", "/pass/*", false), behaviour("all", "*", true)],
         }],
         cache_groups: vec![group("edges", Some("parents")), group("parents", None)],

@@ -265,10 +265,12 @@ impl Plan {
             && !self.disk_fails()
     }
 
-    /// What a node was told by an answer to POST, it knows to the end of the run: nobody waits for the disk with that.
+    /// What a node was told by an answer to POST, it knows to the end of the run. The answer waits a second for the disk, and
+    /// no longer for one that stalls or is still being read.
     pub fn keeps_invalidations(&self) -> bool {
+        let is_on_disk = self.disk_stalls == 0 && self.store_late_ms.is_none();
         // Of two parents one alone has seen the POST.
-        !self.edge && self.crashes == 0 && !self.disk_fails()
+        !self.edge && (self.crashes == 0 || is_on_disk) && !self.disk_fails()
     }
 
     /// The disk has faults of any kind.

@@ -133,13 +133,19 @@ impl Bringing {
                         let left = end.saturating_sub(self.fill.watermark());
                         bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                     }
-                    self.take(bytes, end)?;
+                    if let Err(error) = self.take(bytes, end) {
+                        self.core.node.table.forget(&self.object);
+                        return Err(error);
+                    }
                     if beyond && Some(self.fill.watermark()) == end {
                         return Ok(());
                     }
                 }
                 Ok(None) if end.is_none_or(|end| self.fill.watermark() == end) => return Ok(()),
-                Ok(None) => return Err(wrong_length()),
+                Ok(None) => {
+                    self.core.node.table.forget(&self.object);
+                    return Err(wrong_length());
+                }
                 Err(error) => {
                     self.core.count(|c| &c.fill_errors_total, 1);
                     resumes += 1;
@@ -242,16 +248,17 @@ async fn ask_rest(
     debug_assert!(made.is_ok(), "values made here are well-formed");
     let answer = ask(bringing, fields, avoid).await?;
     let same_tag = answer.head.fields.get("etag").and_then(tidegate_http::EntityTag::parse);
-    let covers = answer.head.fields.get("content-range").and_then(ContentRange::parse).is_some_and(
-        |range| {
-            range
-                .range
-                .is_some_and(|r| *r.start() == from && end.is_none_or(|end| r.end() + 1 == end))
-                && (object.total().is_none()
-                    || range.length.is_none()
-                    || range.length == object.total())
-        },
-    );
+    let described = answer.head.fields.get("content-range").and_then(ContentRange::parse);
+    let covers = described.is_some_and(|described| {
+        let Some(range) = described.range else { return false };
+        let behind = range.end().checked_add(1);
+        let is_asked = *range.start() == from && end.is_none_or(|end| behind == Some(end));
+        let total = object.total();
+        let is_same = total.is_none() || described.length.is_none() || described.length == total;
+        // Bytes of who does not know how many they are may be anybody's.
+        let body = answer.body.length();
+        is_asked && is_same && body.is_none_or(|body| from.checked_add(body) == behind)
+    });
     let same_tag = same_tag.is_some_and(|t| t.strong_eq(tag));
     // It gives no parts (RFC 9110 §14.2), but it gives this version.
     let is_whole = answer.head.status == 200

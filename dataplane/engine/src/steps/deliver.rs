@@ -34,7 +34,8 @@ pub fn portion(request: &RequestHead, object: &Object, now_ms: u64) -> Portion {
     if object.head.status != 200 {
         return Portion::Whole;
     }
-    match evaluate_in_cache(&request.method, &request.fields, &object.head.validators, now) {
+    let (validators, date) = (&object.head.validators, object.head.date());
+    match evaluate_in_cache(&request.method, &request.fields, validators, date, now) {
         Precondition::NotModified => return Portion::NotModified,
         Precondition::PreconditionFailed => return Portion::PreconditionFailed,
         Precondition::Proceed => {}
@@ -44,7 +45,7 @@ pub fn portion(request: &RequestHead, object: &Object, now_ms: u64) -> Portion {
         _ => None,
     };
     let (Some(specs), Some(total)) = (specs, object.total()) else { return Portion::Whole };
-    if !if_range_allows(&request.fields, &object.head.validators, object.head.date(), now) {
+    if !if_range_allows(&request.fields, validators, date, now) {
         return Portion::Whole;
     }
     match specs.resolve(total) {
@@ -329,6 +330,7 @@ async fn send_parts<O: Outlet>(
     for (head, range) in parts {
         client.body(&head.into()).await?;
         let span = *range.start()..range.end() + 1;
+        reader.set_end(span.end);
         if !send_span(core, client, reader, first.take(), span).await? {
             return Ok(false);
         }

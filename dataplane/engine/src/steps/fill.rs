@@ -350,7 +350,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 None => Filled::Private(Box::new(answer), hop),
             };
         };
-        let Some((key, chosen)) = alternate_of(wanted, &answer.head.fields) else {
+        let Some((key, chosen)) = alternate_of(wanted, &answer.head.fields, fill.number) else {
             node.table.mark_pass(wanted.key, now_ms() + PASS_MS);
             fill.set_head(Head::Refused);
             return match part {
@@ -387,8 +387,9 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
                 fill.clone()
             }
             Some((range, _)) => {
+                let (start, end) = (range.start, range.end);
+                let part = node.table.publish_part(object.clone(), start, end, fill);
                 node.table.end_fill(wanted.key, fill);
-                let part = node.table.publish_part(object.clone(), range.start, range.end);
                 fill.set_head(ready(&object, &upstream, status, false));
                 fill.finish(Ok(()));
                 part
@@ -433,16 +434,17 @@ pub fn send_chosen(chosen: &Chosen, fields: &mut Fields) {
     }
 }
 
-/// Under which key this answer is stored, and by which fields: the wanted one, unless its `Vary` names more fields than
-/// were known to matter. `None`: too many of them.
-fn alternate_of(wanted: &Wanted<'_>, answer: &Fields) -> Option<(u128, Chosen)> {
+/// Under which key this answer of the fill with this number is stored, and by which fields: the wanted one, unless its
+/// `Vary` names more fields than were known to matter. `None`: too many of them.
+fn alternate_of(wanted: &Wanted<'_>, answer: &Fields, number: u64) -> Option<(u128, Chosen)> {
     let names = vary_names(answer, &wanted.behaviour.vary_ignore)?;
     let is_known = |name: &String| wanted.chosen.iter().any(|(known, _)| known == name);
     if names.iter().all(is_known) {
         return Some((wanted.key, wanted.chosen.clone()));
     }
     let known = wanted.chosen.iter().map(|(name, _)| name.clone()).collect();
-    let more = Marker { names: known, floor: 0 }.with(&names)?;
+    // Alternates of an earlier marker may lie here that has been lost, and with it what had been made invalid.
+    let more = Marker { names: known, floor: number.saturating_sub(1) }.with(&names)?;
     let core = wanted.core;
     let marker = core.node.table.set_marker(wanted.primary(), more)?;
     keep_marker(core, wanted.primary(), &marker);

@@ -9,6 +9,7 @@ use crate::keeper::Keep;
 use crate::memory::Pressure;
 use crate::node::Core;
 use crate::object::{INLINE_BODY_BYTES_MAX, Object};
+use crate::purge::Receipt;
 use crate::table::Forgot;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -26,16 +27,24 @@ pub fn keep_marker(core: &Core, key: u128, marker: &Marker) {
 }
 
 /// Writes a head that makes older ones invalid, also where such lie since before devices came or went, and whatever else
-/// is not kept now.
-fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) {
-    for store in core.node.stores.places(extent.key) {
+/// is not kept now. The receipt tells when it is on disk.
+fn keep_everywhere(core: &Core, extent: ExtentKey, payload: Bytes) -> Arc<Receipt> {
+    let places: Vec<_> = core.node.stores.places(extent.key).collect();
+    let bits = places.iter().fold(0, |bits, store| bits | u64::from(store.bit()));
+    let receipt = Arc::new(Receipt::of(bits));
+    for store in places {
         let (stream, key, payload) = (Stream::Small, extent, payload.clone());
-        let keep = Keep { stream, key, payload, object: None, is_invalidation: true };
-        // It would bring back what is not valid any more; one that another process writes to is that one's.
-        if !store.queue.push(keep) && store.queue.is_ours() {
-            store.retire(Vec::new());
+        let invalidation = Some(receipt.clone());
+        let is_taken = store.queue.push(Keep { stream, key, payload, object: None, invalidation });
+        if !store.queue.is_ours() {
+            // One that another process writes to is that one's; nobody waits for it to come back.
+            receipt.give(store.bit().into(), Ok(()));
+        } else if !is_taken {
+            // It would bring back what is not valid any more.
+            store.retire(vec![receipt.clone()]);
         }
     }
+    receipt
 }
 
 pub fn stream_of(object: &Object) -> Stream {
@@ -53,7 +62,7 @@ pub fn keep(
     if let Some((_, store)) = core.node.stores.home(key.key)
         && (store.is_slow()
             || core.node.memory.pressure() >= Pressure::Short
-            || !store.queue.push(Keep { stream, key, payload, object, is_invalidation: false }))
+            || !store.queue.push(Keep { stream, key, payload, object, invalidation: None }))
     {
         core.count(|c| &c.store_not_admitted_total, 1);
         // A later request tries again.
@@ -121,13 +130,14 @@ pub fn keep_head_again(core: &Core, object: &Arc<Object>) {
     keep(core, Stream::Small, key, payload.into(), Some(object.clone()));
 }
 
-/// Makes invalid what is stored for a key, also for the time after a restart (RFC 9111 §4.4).
-pub fn invalidate(core: &Core, key: u128) {
+/// Makes invalid what is stored for a key, and after a restart, too, once the receipt is given (RFC 9111 §4.4). `None`:
+/// nothing is stored.
+pub fn invalidate(core: &Core, key: u128) -> Option<Arc<Receipt>> {
     let version = core.node.next_version();
     let extent = ExtentKey::head_of(key, version);
     core.node.stores.note_invalidation();
     if let Some(marker) = core.node.table.raise_floor(key, version) {
-        return keep_everywhere(core, extent, Object::marker(&marker).into());
+        return Some(keep_everywhere(core, extent, Object::marker(&marker).into()));
     }
     let stored = match core.node.table.forget_key(key, version) {
         Forgot::Object => true,
@@ -135,9 +145,7 @@ pub fn invalidate(core: &Core, key: u128) {
         Forgot::Unknown => core.node.stores.holders(key).next().is_some(),
         Forgot::Nothing => false,
     };
-    if stored {
-        keep_everywhere(core, extent, Object::tombstone(version).into());
-    }
+    stored.then(|| keep_everywhere(core, extent, Object::tombstone(version).into()))
 }
 
 /// Whether the store has no head of this object any more; a young one may still wait to be written.

@@ -143,6 +143,9 @@ async fn bring(core: &Rc<Core>, view: &Arc<View>, next: &RequestHead, routed: Ro
     if object.is_some() || known.fill.is_some() || known.pass {
         return;
     }
+    if !wanted.chosen.is_empty() && !table.may_have_alternate(wanted.primary(), wanted.key, now) {
+        return core.count(|c| &c.alternates_refused_total, 1);
+    }
     let Claim::Lead(fill) = table.claim(wanted.key, None, now, core.node.next_version()) else {
         return;
     };

@@ -300,6 +300,10 @@ impl Step {
         self.expect(Expected::Says("parent-1", words))
     }
 
+    pub fn parent_says_not(self, words: &'static str) -> Step {
+        self.expect(Expected::SaysNot("parent-1", words))
+    }
+
     pub fn says_not(self, words: &'static str) -> Step {
         self.expect(Expected::SaysNot("edge-1", words))
     }

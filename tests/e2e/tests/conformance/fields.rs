@@ -1,6 +1,6 @@
 //! What becomes of fields and messages on their way (RFC 9110 §5 to §7, RFC 9112).
 
-use crate::case::{Case, Under, ask, case, get, get_with, ok, raw};
+use crate::case::{Case, Under, ask, bytes, case, get, get_with, ok, raw};
 
 const LIVES: &str = "Cache-Control: max-age=3600\n";
 
@@ -85,6 +85,39 @@ fn of_answers() -> Vec<Case> {
             .then(get().text("hello").without("X-Late").without("Set-Cookie"))
             .then(get().text("hello").without("X-Late").without("Trailer").hit())
             .sees_requests(1),
+        case("9111 3.1", "fields between this cache and a proxy are not stored and not passed on")
+            .origin(ok(&format!(
+                "{LIVES}Proxy-Authenticate: Basic\nProxy-Authentication-Info: a=b\nX-End: 2"
+            )))
+            .then(without_proxy(get().from(1).field("X-End", "2")))
+            .then(without_proxy(get().from(1).field("X-End", "2").hit()))
+            .sees_requests(1),
+        case("9111 5.2", "Cache-Control goes on as it came, for the caches behind")
+            .origin(ok("Cache-Control: max-age=60, S-MAXAGE=\"3600\", x-own=\"a, b\""))
+            .then(get().field("Cache-Control", "max-age=60, S-MAXAGE=\"3600\", x-own=\"a, b\""))
+            .then(
+                get().field("Cache-Control", "max-age=60, S-MAXAGE=\"3600\", x-own=\"a, b\"").hit(),
+            )
+            .sees_requests(1),
+        case("9110 8.3", "a body without Content-Type is given none")
+            .origin(ok(LIVES))
+            .then(get().from(1).without("Content-Type"))
+            .then(get().from(1).without("Content-Type").hit())
+            .sees_requests(1),
+        case("9110 7.7", "what tells of the content and its server is not changed")
+            .origin(ok(&format!(
+                "{LIVES}Server: own/1\nContent-Location: /else\nContent-Language: de\n\
+                 Last-Modified: Fri, 01-Jan-21 00:00:00 GMT\nETag: W/\"x y\""
+            )))
+            .then(as_it_was(get().from(1)))
+            .then(as_it_was(get().from(1).hit()))
+            .sees_requests(1),
+        case("9110 8.6", "a HEAD has the Content-Length of the content")
+            .origin(bytes(&format!("{LIVES}ETag: \"a\"")))
+            .then(ask("HEAD").is(200).field("Content-Length", "1200000").text(""))
+            .then(get().whole().field("Content-Length", "1200000"))
+            .then(ask("HEAD").is(200).field("Content-Length", "1200000").text("").hit())
+            .sees_any_more(),
         case("9110 15.2", "interim answers do not count as the answer")
             .origin(raw("HTTP/1.1 103 Early Hints\nLink: </x>\n\nHTTP/1.1 100 Continue\n\n\
                  HTTP/1.1 200 OK\nCache-Control: max-age=3600\nContent-Length: 5\n\nfinal"))
@@ -99,6 +132,18 @@ fn without_one_hop(step: crate::case::Step) -> crate::case::Step {
     ["Connection", "X-Hop", "Keep-Alive", "Proxy-Connection", "Upgrade", "TE"]
         .into_iter()
         .fold(step, crate::case::Step::without)
+}
+
+fn without_proxy(step: crate::case::Step) -> crate::case::Step {
+    step.without("Proxy-Authenticate").without("Proxy-Authentication-Info")
+}
+
+fn as_it_was(step: crate::case::Step) -> crate::case::Step {
+    step.field("Server", "own/1")
+        .field("Content-Location", "/else")
+        .field("Content-Language", "de")
+        .field("Last-Modified", "Fri, 01-Jan-21 00:00:00 GMT")
+        .field("ETag", "W/\"x y\"")
 }
 
 fn of_requests() -> Vec<Case> {
@@ -133,6 +178,24 @@ fn of_requests() -> Vec<Case> {
             .then(get().from(1))
             .sees("Host: origin.example"),
         case("9110 9.3.8", "TRACE is not served").origin(ok("")).then(ask("TRACE").is(405)),
+        case("9110 7.6.2", "each hop takes one off Max-Forwards of an OPTIONS")
+            .origin(ok(""))
+            .then(ask("OPTIONS").with("Max-Forwards: 3").from(1))
+            .sees("OPTIONS\nMax-Forwards: 1"),
+        case("9110 7.6.2", "who gets an OPTIONS with Max-Forwards: 0 answers it")
+            .origin(ok(""))
+            .then(ask("OPTIONS").with("Max-Forwards: 0").is(204).has("Allow"))
+            .then(ask("OPTIONS").with("Max-Forwards: 1").is(204).has("Allow")),
+        case("9110 7.6.2", "Max-Forwards of other methods says nothing")
+            .origin(ok(LIVES))
+            .then(get_with("Max-Forwards: 0").is(200).from(1))
+            .sees("!Max-Forwards"),
+        case("9110 9.3.7", "an OPTIONS passes with its fields, and its answer as it is")
+            .origin(ok("Allow: GET, OPTIONS, X-OWN\nCache-Control: max-age=3600"))
+            .then(ask("OPTIONS").with("X-Own: 1").from(1).field("Allow", "GET, OPTIONS, X-OWN"))
+            .then(ask("OPTIONS").from(2).says("fwd=method"))
+            .sees("OPTIONS\nX-Own: 1")
+            .sees("OPTIONS"),
     ]
 }
 

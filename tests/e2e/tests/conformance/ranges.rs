@@ -51,6 +51,24 @@ fn of_stored() -> Vec<Case> {
             range("bytes=1199990-99999999").part(1_199_990..=last),
         ),
         held(
+            "9110 14.1.2",
+            "a last byte beyond all numbers is the last byte",
+            TAGGED,
+            range("bytes=1199990-99999999999999999999999").part(1_199_990..=last),
+        ),
+        held(
+            "9110 14.1.2",
+            "more last bytes than numbers can say: all",
+            TAGGED,
+            range("bytes=-99999999999999999999999").part(0..=last),
+        ),
+        held(
+            "9110 15.5.17",
+            "a first byte beyond all numbers: 416",
+            TAGGED,
+            range("bytes=18446744073709551616-").is(416).text(""),
+        ),
+        held(
             "9110 14.1",
             "the unit is read without regard to case",
             TAGGED,
@@ -58,6 +76,9 @@ fn of_stored() -> Vec<Case> {
         ),
         multi("two ranges come in two parts", "bytes=0-9, 600000-600009", |step| {
             step.parts(&[0..=9, 600_000..=600_009])
+        }),
+        multi("empty members of a set of ranges are none", "bytes=0-1,, 600000-600001 ,", |step| {
+            step.parts(&[0..=1, 600_000..=600_001])
         }),
         multi("ranges in whatever order come in the object's order", "bytes=-3, 5-6", |step| {
             step.parts(&[5..=6, TOTAL - 3..=TOTAL - 1])

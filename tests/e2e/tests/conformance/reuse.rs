@@ -1,6 +1,6 @@
 //! Which stored answers are used for which requests (RFC 9111 §4, §5.2.1, RFC 8246).
 
-use crate::case::{Case, Under, ask, case, get, get_with, ok, status, stored};
+use crate::case::{Case, Under, ask, case, get, get_with, not_stored, ok, status, stored};
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vary();
@@ -44,6 +44,20 @@ fn vary() -> Vec<Case> {
             .then(get_with("X-One: 1\nX-Two: 2").from(3))
             .then(get_with("X-Two: 1\nX-One: 1").from(2).hit())
             .sees_requests(3),
+        case("9111 4.1", "names in Vary are read without regard to case, values with it")
+            .origin(ok(&format!("{LIVES}VARY: ACCEPT-language")))
+            .then(speaks("de").from(2))
+            .then(get_with("accept-LANGUAGE: de").from(2).hit())
+            .then(speaks("DE").from(3))
+            .sees_requests(3),
+        case("9111 4.1", "an unsafe method makes all alternates invalid")
+            .origin(by_language())
+            .then(get().from(1))
+            .then(speaks("de").from(2))
+            .then(ask("POST").body("x").from(3))
+            .then(speaks("de").from(4).miss())
+            .then(get().from(5).miss())
+            .sees_requests(5),
         case("9111 4.1", "an empty Vary makes no difference")
             .origin(ok(&format!("{LIVES}Vary:")))
             .then(speaks("de").from(1))
@@ -158,6 +172,18 @@ fn wishes() -> Vec<Case> {
         )
         .then(get_with("Cache-Control: max-age=0").from(1).hit())
         .then(get_with("Cache-Control: no-cache").from(1).hit()),
+        not_stored(
+            "8246 2",
+            "immutable is no lifetime",
+            ok("Cache-Control: immutable\nETag: \"a\""),
+        ),
+        case("5861 4", "stale-if-error of a request is advice that is not taken")
+            .origin(ok("Cache-Control: max-age=10\nAge: 100\nETag: \"a\""))
+            .origin(status(503, ""))
+            .then(get().from(1))
+            .then(get_with("Cache-Control: stale-if-error=99999").is(503).from(2))
+            .sees_requests(2)
+            .on_purpose("stale use is the origin's and the operator's to allow"),
         case("8246 2", "immutable and stale is asked about")
             .origin(ok("Cache-Control: max-age=10, immutable\nAge: 100\nETag: \"a\""))
             .origin(status(304, "ETag: \"a\""))

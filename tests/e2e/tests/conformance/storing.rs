@@ -70,6 +70,26 @@ fn directives() -> Vec<Case> {
         .on_purpose(
             "the section allows it; credentials are passed through and never part of a shared answer",
         ),
+        not_stored(
+            "9111 3.5",
+            "nor with must-revalidate or s-maxage",
+            ok("Cache-Control: s-maxage=3600, must-revalidate"),
+        )
+        .each_with("Authorization: Basic eA==")
+        .on_purpose(
+            "the section allows it; credentials are passed through and never part of a shared answer",
+        ),
+        stored(
+            "9110 5.6.1",
+            "empty members of a list are none",
+            ok("Cache-Control: , ,max-age=3600,, "),
+        ),
+        stored(
+            "9110 5.5",
+            "bytes beyond ASCII in a field are stored as they are",
+            ok("Cache-Control: max-age=3600\nX-Name: M\u{fc}nchen"),
+        )
+        .then(get().hit().has("X-Name")),
         case("9111 3.5", "what was stored without credentials is used for a request that has them")
             .origin(ok("Cache-Control: max-age=3600"))
             .then(get().from(1).miss())

@@ -55,6 +55,34 @@ pub fn cases() -> Vec<Case> {
             "parameters of a targeted directive are ignored",
             "CDN-Cache-Control: max-age=3600;no-store\nCache-Control: no-store",
         ),
+        lives(
+            "of two members of one name the last counts",
+            "CDN-Cache-Control: max-age=0, max-age=3600\nCache-Control: no-store",
+        ),
+        lives(
+            "several lines are one targeted field",
+            "CDN-Cache-Control: max-age=3600\nCDN-Cache-Control: x-new\nCache-Control: no-store",
+        ),
+        does_not(
+            "several lines are one targeted field, also when the last forbids storing",
+            "CDN-Cache-Control: max-age=3600\nCDN-Cache-Control: no-store",
+        ),
+        lives(
+            "a name in capitals breaks the rules of structured fields",
+            "CDN-Cache-Control: No-Store\nCache-Control: max-age=3600",
+        ),
+        lives(
+            "unknown members of a targeted field are ignored",
+            "CDN-Cache-Control: x-new=(a b);c, max-age=3600\nCache-Control: no-store",
+        ),
+        case("9213 2.2", "no-cache of a targeted field is asked about before each use")
+            .origin(ok(
+                "CDN-Cache-Control: no-cache, max-age=3600\nCache-Control: max-age=3600\nETag: \"a\"",
+            ))
+            .origin(not_modified("ETag: \"a\""))
+            .then(get().from(1))
+            .then(get().from(1).says("fwd=stale"))
+            .sees_requests(2),
         does_not(
             "a targeted field for other caches does not count",
             "Other-Cache-Control: max-age=3600\nCache-Control: no-store",
