@@ -213,6 +213,7 @@ impl Control<'_> {
         eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
         self.notify.status(&format!("serving, generation {}", snapshot.generation));
         *beats = Beats::renewed(beats, &snapshot);
+        tls::tell_kernel_sealing(&view.me, &self.node);
         self.node.view.store(Arc::new(view));
         *kept = snapshot;
     }

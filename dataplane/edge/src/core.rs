@@ -384,9 +384,12 @@ async fn serve_tls(
             if face == Face::Traffic && stream.protection() == Protection::Tls12 {
                 core.count(|c| &c.tls12_handshakes_total, 1);
             }
+            // All streams at once: none is answered before it is sure whose they are.
+            if stream.speaks_h2() && stream.confirm().await.is_err() {
+                return core.count(|c| &c.tls_errors_total, 1);
+            }
+            stream.seal_by_kernel(&core);
             match stream.speaks_h2() {
-                // All streams at once: none is answered before it is sure whose they are.
-                true if stream.confirm().await.is_err() => core.count(|c| &c.tls_errors_total, 1),
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,
             }

@@ -225,6 +225,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         me.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         snapshot.generation,
     );
+    tls::tell_kernel_sealing(&me, &node);
     let offer = offer(state_dir, &node, roll, estate, stop.clone());
     let offer = offer.map_err(|error| {
         eprintln!(

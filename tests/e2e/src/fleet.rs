@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
-    HeaderRule, Keys, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot,
-    Steering, StoreDevice, TlsVersion, sign,
+    HeaderRule, Keys, Ktls, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey,
+    Snapshot, Steering, StoreDevice, TlsVersion, sign,
 };
 
 /// How a fleet is made.
@@ -166,6 +166,10 @@ impl Fleet {
         let tls = https.then(|| make_certificates(&mut snapshot, &dir));
         if options.fleet_tls {
             make_fleet_certificates(&mut snapshot, &dir);
+        }
+        // All tests of TLS are tests of it where the kernel seals.
+        if std::env::var_os("TIDEGATE_KTLS").is_some() {
+            snapshot.servers.iter_mut().for_each(|server| server.machine.ktls = Ktls::Auto);
         }
         (options.adjust)(&mut snapshot);
         let key = SigningKey::generate().expect("the system has randomness");
