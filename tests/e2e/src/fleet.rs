@@ -41,6 +41,8 @@ pub struct FleetOptions {
     pub drain_seconds: u64,
     /// How long a starting process waits for its store before it serves without it.
     pub store_wait_seconds: u64,
+    /// Over how long a process that was replaced tells its clients to come anew.
+    pub goodbye_seconds: u64,
 }
 
 impl Default for FleetOptions {
@@ -59,6 +61,7 @@ impl Default for FleetOptions {
             prepare: |_| {},
             drain_seconds: 2,
             store_wait_seconds: 60,
+            goodbye_seconds: 0,
         }
     }
 }
@@ -107,6 +110,7 @@ pub struct Fleet {
     key: SigningKey,
     drain_seconds: u64,
     store_wait_seconds: u64,
+    goodbye_seconds: u64,
     /// Trusts the fleet's certificates.
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -182,10 +186,17 @@ impl Fleet {
             .map(|server| Member { server: server.clone(), child: None, elders: Vec::new() })
             .collect();
         (options.prepare)(&dir);
-        let (drain_seconds, store_wait_seconds) =
-            (options.drain_seconds, options.store_wait_seconds);
-        let mut fleet =
-            Fleet { dir, snapshot, members, key, drain_seconds, store_wait_seconds, tls };
+        let FleetOptions { drain_seconds, store_wait_seconds, goodbye_seconds, .. } = *options;
+        let mut fleet = Fleet {
+            dir,
+            snapshot,
+            members,
+            key,
+            drain_seconds,
+            store_wait_seconds,
+            goodbye_seconds,
+            tls,
+        };
         fleet.publish();
         for index in 0..fleet.members.len() {
             fleet.launch(index);
@@ -241,6 +252,7 @@ impl Fleet {
         command
             .args(["--node", id, "--drain-seconds", &self.drain_seconds.to_string()])
             .args(["--store-wait-seconds", &self.store_wait_seconds.to_string()])
+            .args(["--goodbye-seconds", &self.goodbye_seconds.to_string()])
             .arg("--snapshot")
             .arg(self.dir.join("snapshot"))
             .arg("--trust")
