@@ -534,7 +534,8 @@ const POLL_PAUSE: Duration = Duration::from_millis(1);
 /// Host name of the fleet's delivery service.
 pub const HOST: &str = "film.example";
 
-fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
+/// A fleet of ours in this /24, whose files lie in `dir`.
+pub fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
     let mut next = 0;
     let mut server = |id: String, role: Role, group: Option<&str>| {
         next += 1;
