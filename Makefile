@@ -1,7 +1,7 @@
 # Thin: every target is a verb of `cargo xtask` (xtask/src). Nothing else is needed but a Rust toolchain and
 # Debian; what is missing is installed by the verb itself.
 
-.PHONY: demo test bench bench-trace docs tidy cargo
+.PHONY: demo test emulate bench bench-trace docs tidy cargo
 VIDEO ?=
 
 demo: cargo
@@ -9,6 +9,10 @@ demo: cargo
 
 test: cargo
 	@cargo xtask test
+
+# Tests that need a kernel which seals TLS records, in an emulated machine; not part of `test`.
+emulate: cargo
+	@cargo xtask emulate
 
 bench: cargo
 	@cargo xtask bench

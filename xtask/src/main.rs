@@ -6,6 +6,7 @@
 
 mod demo;
 mod docs;
+mod emulate;
 mod fuzz;
 mod run;
 mod setup;
@@ -16,12 +17,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Verbs, and what each does.
-const VERBS: [(&str, &str); 7] = [
+const VERBS: [(&str, &str); 8] = [
     ("setup", "install what is missing for `demo`, `test`, `bench`, `bench-trace`, `bench-http3`"),
     ("demo", "build and run the demo; options are those of `tidegate demo`"),
     ("test", "everything that must pass: format, lints, tidy, tests, end to end, browser"),
     ("bench", "side by side: hits from memory, or one of the rigs of `benches/README.md`"),
     ("fuzz", "run the fuzz targets by libFuzzer; names of targets and --seconds N may follow"),
+    ("emulate", "tests of TLS where the kernel seals it, in an emulated machine"),
     ("docs", "render docs/reference; with --check, fail where it is out of date"),
     ("tidy", "check what a program can check of architecture, sources and papers"),
 ];
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         "test" => test::run(),
         "bench" => demo::bench(rest),
         "fuzz" => fuzz::run(rest),
+        "emulate" => emulate::run(&rest),
         "docs" => docs::run(rest.iter().any(|a| a == "--check")),
         "tidy" => tidy::run(),
         _ => {

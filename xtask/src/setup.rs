@@ -15,12 +15,12 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench", "bench-trace", "bench-http3"];
-const NEEDS: [Need; 17] = [
+const NEEDS: [Need; 21] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
         why: "links Rust programs",
-        verbs: &["demo", "test", "bench", "bench-trace", "bench-http3", "fuzz"],
+        verbs: &["demo", "test", "bench", "bench-trace", "bench-http3", "fuzz", "emulate"],
     },
     Need {
         package: "libc6-dev",
@@ -106,6 +106,30 @@ const NEEDS: [Need; 17] = [
         present: || Path::new("/usr/share/doc/libclang-dev").exists(),
         why: "reads BoringSSL's headers for tokio-quiche",
         verbs: &["bench-http3"],
+    },
+    Need {
+        package: "qemu-system-x86",
+        present: || on_path("qemu-system-x86_64"),
+        why: "emulates a machine",
+        verbs: &["emulate"],
+    },
+    Need {
+        package: "busybox-static",
+        present: || Path::new("/bin/busybox").is_file(),
+        why: "is the shell of that machine",
+        verbs: &["emulate"],
+    },
+    Need {
+        package: "cpio",
+        present: || on_path("cpio"),
+        why: "packs its file system",
+        verbs: &["emulate"],
+    },
+    Need {
+        package: "xz-utils",
+        present: || on_path("xz"),
+        why: "unpacks its kernel's modules",
+        verbs: &["emulate"],
     },
     Need {
         package: "nghttp2-client",

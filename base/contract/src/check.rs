@@ -742,10 +742,9 @@ impl<'a> Checker<'a> {
             let mend = "write certificates = [{ chain = \"...\", key = \"...\" }]";
             self.tell(object, "certificates", what, mend);
         }
-        let asks_operators = matches!(server.role, Role::Edge | Role::Parent | Role::Origin);
-        if machine.admin_tls.is_some() && !(asks_operators && ours) {
-            let what = "admin_tls is for edges, parents and origins that tidegated runs";
-            self.tell(object, "admin_tls", what, "leave it out here, and keep the port private");
+        if machine.admin_tls.is_some() && !ours {
+            let what = "admin_tls is for servers of this CDN, and this origin is somebody else's";
+            self.tell(object, "admin_tls", what, "leave it out here");
         }
         if machine.fleet_tls.is_some() {
             if !matches!(server.role, Role::Edge | Role::Parent) {

@@ -186,6 +186,7 @@ fn reaction(object: &str, field: &str) -> (&'static str, Uptake) {
                 "fleet_tls",
                 "admin_tls",
                 "client_limits",
+                "ktls",
             ]
             .iter()
             .any(|name| field.strip_prefix("machine.").is_some_and(|f| f.starts_with(name))) =>

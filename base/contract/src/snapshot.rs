@@ -496,6 +496,9 @@ pub struct Machine {
     /// The admin port is for operators who prove themselves by a certificate; else it is spoken to in plain HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_tls: Option<FleetTls>,
+    /// Who seals what is sent to clients in TLS 1.3.
+    #[serde(default)]
+    pub ktls: Ktls,
 }
 
 /// What one client address may have and do (an address of IPv4, a /64 network of IPv6). 0: without limit.
@@ -576,6 +579,7 @@ impl Machine {
             client_limits: ClientLimits::default(),
             fleet_tls: None,
             admin_tls: None,
+            ktls: Ktls::default(),
         }
     }
 
@@ -598,6 +602,17 @@ impl Machine {
             cores,
         })
     }
+}
+
+/// Whether the kernel seals records of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ktls {
+    /// It does not: the process seals.
+    #[default]
+    Off,
+    /// It does where it can.
+    Auto,
 }
 
 /// What makes room in the RAM tier.

@@ -485,6 +485,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             client_limits,
             fleet_tls,
             admin_tls,
+            ktls: table.take("ktls").unwrap_or_default(),
         },
     };
     table.finish();

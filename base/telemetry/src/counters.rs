@@ -298,6 +298,8 @@ counters! {
     deadlines_missed_total Counter "requests" "Requests whose client was too slow: with their head, their body, or to take the answer."
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls12_handshakes_total Counter "handshakes" "Of them, those in TLS 1.2."
+    ktls_connections_total Counter "connections" "TLS connections whose records the kernel seals."
+    ktls_available Gauge "bool" "1: the kernel was asked whether it seals records of TLS, and does."
     early_hits_total Counter "requests" "Requests answered from the cache before their TLS handshake was over (0-RTT)."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."
     store_read_bytes_total Counter "bytes" "Bytes read from the store."

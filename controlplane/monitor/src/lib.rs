@@ -10,10 +10,11 @@
 pub mod follow;
 pub mod health;
 pub mod listen;
+pub mod operators;
 mod serve;
 
 pub use health::{HealthTable, Refusal, STOOD_STILL, ServerView, Transition, Word};
 pub use serve::{
-    Monitor, MonitorOptions, Sockets, StartError, bind_admin, bind_tcp, bind_udp, keys, open,
-    start, unix_ms,
+    Monitor, MonitorOptions, Sockets, StartError, admin_tls, bind_admin, bind_tcp, bind_udp, keys,
+    open, start, unix_ms,
 };

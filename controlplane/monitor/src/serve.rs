@@ -4,7 +4,7 @@
 //! routers can tell a silent monitor from an unchanged world.
 
 use crate::health::{HealthTable, Refusal, STOOD_STILL, Transition};
-use crate::listen::Limited;
+use crate::operators;
 use arc_swap::ArcSwap;
 use axum::extract::State;
 use axum::http::header;
@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_contract::heartbeat::{DATAGRAM_BYTES_MAX, decode};
 use tidegate_contract::{
-    Datagram, HEARTBEAT_INTERVAL_MS, HeartbeatKey, Role, Server, ServerStatus, Snapshot, Stamp,
-    Verdicts,
+    Datagram, FleetTls, HEARTBEAT_INTERVAL_MS, HeartbeatKey, Role, Server, ServerStatus, Snapshot,
+    Stamp, Verdicts,
 };
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
@@ -297,9 +297,15 @@ async fn admin(shared: Arc<Shared>, listener: TcpListener) {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/publish/CrStates", get(cr_states))
-        .with_state(shared);
-    // `serve` ends only with the task.
-    let _ = axum::serve(Limited::new(listener, ADMIN_CONNECTIONS_MAX), app).await;
+        .with_state(shared.clone());
+    let said = move || admin_tls(&shared.snapshot.load(), &shared.node);
+    operators::serve("monitor", listener, app, said).await;
+}
+
+/// What `node` asks of operators.
+pub fn admin_tls(snapshot: &Snapshot, node: &str) -> Option<FleetTls> {
+    let server = snapshot.servers.iter().find(|server| server.id == node)?;
+    server.machine.admin_tls.clone()
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> axum::Json<Value> {
@@ -363,4 +369,3 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 
 /// How often silence is looked for; a part of what a fall takes to be seen.
 const TICK: Duration = Duration::from_millis(20);
-const ADMIN_CONNECTIONS_MAX: usize = 256;

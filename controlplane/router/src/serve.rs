@@ -16,7 +16,9 @@ use tidegate_contract::heartbeat::DATAGRAM_BYTES_MAX;
 use tidegate_contract::{Datagram, HeartbeatKey, Server, Snapshot};
 use tidegate_dns::Rcode;
 use tidegate_monitor::listen::{Limited, Peer};
-use tidegate_monitor::{STOOD_STILL, StartError, Transition, bind_admin, bind_tcp, bind_udp};
+use tidegate_monitor::{
+    STOOD_STILL, StartError, Transition, admin_tls, bind_admin, bind_tcp, bind_udp, operators,
+};
 use tidegate_steer::{Decision, Detail, Geo, Health, Reason, State, Table};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
@@ -130,7 +132,9 @@ pub fn start(options: RouterOptions, snapshot: Arc<Snapshot>, sockets: Sockets) 
     for socket in sockets.heartbeats {
         tasks.spawn(receive(shared.clone(), socket));
     }
-    tasks.spawn(serve(sockets.admin, crate::admin::routes(shared.clone()), ADMIN_CONNECTIONS_MAX));
+    let (routes, asked) = (crate::admin::routes(shared.clone()), shared.clone());
+    let said = move || admin_tls(asked.running.load().table.snapshot(), &asked.node);
+    tasks.spawn(operators::serve("router", sockets.admin, routes, said));
     tasks.spawn(judge(shared.clone()));
     Router { shared, _tasks: tasks }
 }
@@ -350,4 +354,3 @@ const REASONS: [Reason; 4] = [Reason::CoverageZone, Reason::Geo, Reason::Miss, R
 /// How often silence is looked for; a part of what a fall takes to be seen.
 const TICK: Duration = Duration::from_millis(20);
 const HTTP_CONNECTIONS_MAX: usize = 20_000;
-const ADMIN_CONNECTIONS_MAX: usize = 256;

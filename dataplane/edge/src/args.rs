@@ -34,12 +34,21 @@ pub struct Args {
     /// How long a process that was replaced serves the connections that it has, in seconds.
     #[arg(long, default_value_t = 600)]
     pub leave_seconds: u64,
+    /// Over how long a process that was replaced tells its clients over HTTP/2 and HTTP/3 to come anew, each at a moment
+    /// of its own, in seconds.
+    #[arg(long, default_value_t = 10)]
+    pub goodbye_seconds: u64,
     /// For tests: when this file is there, the last core does what it says, `panic` or `hang`.
     #[arg(long, hide = true)]
     pub test_fault: Option<PathBuf>,
 }
 
 impl Args {
+    /// As `goodbye_seconds` says, and no longer than the process stays.
+    pub fn goodbye(&self) -> Duration {
+        Duration::from_secs(self.goodbye_seconds.min(self.leave_seconds))
+    }
+
     /// As `store_wait_seconds` says; nonsense is taken for nothing.
     pub fn store_wait(&self) -> Duration {
         Duration::try_from_secs_f64(self.store_wait_seconds).unwrap_or_default()

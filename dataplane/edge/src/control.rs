@@ -8,6 +8,7 @@ use crate::handover::Offer;
 use crate::notify::Notify;
 use crate::origins;
 use crate::purge_file::PurgeFile;
+use crate::retry::Retry;
 use crate::snapshot::Source;
 use crate::tls::{self, Tls};
 use arc_swap::ArcSwapOption;
@@ -52,6 +53,7 @@ pub struct Control<'a> {
     pub program: PathBuf,
     pub successor: Option<Child>,
     pub notify: Notify,
+    pub orphan: Retry,
 }
 
 impl Control<'_> {
@@ -68,6 +70,11 @@ impl Control<'_> {
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
             self.look_after_successor();
+            if self.successor.is_none()
+                && self.orphan.is_due(self.stop.is_orphaned(), Instant::now())
+            {
+                self.start_successor();
+            }
             if self.stop.is_replaced() {
                 return self.leave(signal);
             }
@@ -213,6 +220,7 @@ impl Control<'_> {
         eprintln!("tidegated {id}: generation {} -> {}", running.generation, snapshot.generation);
         self.notify.status(&format!("serving, generation {}", snapshot.generation));
         *beats = Beats::renewed(beats, &snapshot);
+        tls::tell_kernel_sealing(&view.me, &self.node);
         self.node.view.store(Arc::new(view));
         *kept = snapshot;
     }

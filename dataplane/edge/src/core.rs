@@ -43,6 +43,8 @@ pub struct Stop {
     replaced: AtomicBool,
     /// Another process writes to the store, so that the keepers have ended.
     no_store: AtomicBool,
+    /// And has ended before it served: nobody writes to it.
+    orphaned: AtomicBool,
     /// Sockets for HTTP/3 that are not read any more.
     pub unread: AtomicUsize,
     /// Cores whose ring has no memory registered any more.
@@ -77,6 +79,16 @@ impl Stop {
     /// Whether that was said.
     pub fn has_no_store(&self) -> bool {
         self.no_store.load(Ordering::SeqCst)
+    }
+
+    /// Who has the store has ended, and serves nobody; or another one has come to ask.
+    pub fn set_orphaned(&self, is_orphaned: bool) {
+        self.orphaned.store(is_orphaned, Ordering::SeqCst);
+    }
+
+    /// Whether nobody writes to the store.
+    pub fn is_orphaned(&self) -> bool {
+        self.orphaned.load(Ordering::SeqCst)
     }
 
     /// Whether [`Stop::replace`] was said.
@@ -128,6 +140,8 @@ pub struct CoreParts {
     /// Rises while the core is alive.
     pub ticks: Arc<AtomicU64>,
     pub drain_seconds: u64,
+    /// Over how long clients are told to come anew when this process was replaced.
+    pub goodbye: Duration,
     /// As [`crate::args::Args`] has it.
     pub fault: Option<PathBuf>,
     /// Says when the arena is to be registered, if that was not to be at the start.
@@ -226,8 +240,12 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
             parts.stop.is_light.store(true, Ordering::SeqCst);
         }
     }
-    drain.begin();
+    match parts.stop.is_replaced() {
+        true => drain.begin_over(parts.goodbye),
+        false => drain.begin(),
+    }
     leave(&core, &parts.stop).await;
+    drain.begin(); // a stop does not wait for those whose moment has not come
     let quiet = async {
         loop {
             // Connections that say goodbye have begun to when it is looked at first.
@@ -384,9 +402,12 @@ async fn serve_tls(
             if face == Face::Traffic && stream.protection() == Protection::Tls12 {
                 core.count(|c| &c.tls12_handshakes_total, 1);
             }
+            // All streams at once: none is answered before it is sure whose they are.
+            if stream.speaks_h2() && stream.confirm().await.is_err() {
+                return core.count(|c| &c.tls_errors_total, 1);
+            }
+            stream.seal_by_kernel(&core);
             match stream.speaks_h2() {
-                // All streams at once: none is answered before it is sure whose they are.
-                true if stream.confirm().await.is_err() => core.count(|c| &c.tls_errors_total, 1),
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,
                 false => serve(core, stream, peer, face).await,
             }

@@ -19,6 +19,7 @@ mod names;
 mod notify;
 mod origins;
 mod purge_file;
+mod retry;
 mod roll_file;
 mod snapshot;
 mod start;

@@ -14,6 +14,7 @@ use crate::names;
 use crate::notify::Notify;
 use crate::origins;
 use crate::purge_file::PurgeFile;
+use crate::retry::Retry;
 use crate::roll_file::RollFile;
 use crate::snapshot::Source;
 use crate::store::{self, Refusal};
@@ -181,6 +182,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             stop: stop.clone(),
             ticks: ticks[index].clone(),
             drain_seconds: args.drain_seconds,
+            goodbye: args.goodbye(),
             fault: args.test_fault.clone(),
             register: predecessor.is_some().then(|| register.clone()),
         };
@@ -225,6 +227,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         me.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         snapshot.generation,
     );
+    tls::tell_kernel_sealing(&me, &node);
     let offer = offer(state_dir, &node, roll, estate, stop.clone());
     let offer = offer.map_err(|error| {
         eprintln!(
@@ -249,6 +252,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         program,
         successor: None,
         notify: Notify::from_environment(),
+        orphan: Retry::default(),
     };
     let lost = control.run(snapshot);
     for thread in threads.into_iter().chain(keepers) {

@@ -29,11 +29,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_contract::{Certificate, FleetTls, Role, Server};
+use tidegate_contract::{Certificate, FleetTls, Ktls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::{Core, Face, Protection, Transport};
+use tidegate_engine::{Core, Face, Node, Protection, Transport};
 use tidegate_fill::TlsStream;
-use tidegate_ring::{TcpStream, timeout};
+use tidegate_ring::{KernelSealing, TcpStream, timeout};
 use tidegate_tls::{Hello, HelloReader, Server as ServerSide, Session, Side};
 
 /// From the connection's first byte to the end of the handshake.
@@ -61,6 +61,29 @@ pub struct Tls {
     fleet: Option<(String, Arc<ServerConfig>)>,
     /// For operators, on the admin port.
     admin: Option<Arc<ServerConfig>>,
+}
+
+/// Tells once what the kernel can seal, where it shall.
+pub fn tell_kernel_sealing(me: &Server, node: &Node) {
+    if me.machine.ktls == Ktls::Off || me.https_port.is_none() {
+        return;
+    }
+    let found = KernelSealing::of_host();
+    let gauge = &node.counters[0].ktls_available;
+    match found {
+        _ if node.kernel_sealing.get().is_some() => return, // told
+        Ok(kernel) => {
+            gauge.set(1);
+            eprintln!("tidegated {}: ktls: the kernel seals {kernel}", me.id);
+        }
+        Err(why) => eprintln!(
+            "tidegated {}: ktls: this kernel does not seal, so that the process does: {why}\n    mend: modprobe tls (and name it in \
+             /etc/modules-load.d), or ktls = \"off\"",
+            me.id
+        ),
+    }
+    let told = found.map_or_else(|why| format!("no: {why}"), ToString::to_string);
+    let _told_meanwhile = node.kernel_sealing.set(told);
 }
 
 /// Whom a listener is for.
@@ -416,6 +439,13 @@ impl TlsClient {
         }
     }
 
+    /// Has the kernel seal, where that is wanted and the handshake is over.
+    pub fn seal_by_kernel(&mut self, core: &Core) {
+        if self.0.seal_by_kernel() {
+            core.count(|c| &c.ktls_connections_total, 1);
+        }
+    }
+
     /// The connection itself.
     pub fn into_inner(self) -> TlsStream<ServerSide> {
         self.0
@@ -442,7 +472,8 @@ impl TlsClient {
         let Some((config, is_fleet)) = tls.choose(name, kind) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
-        let stream = TlsClient::begin(tcp, config, come).await?;
+        let by_kernel = core.node.view.load().me.machine.ktls == Ktls::Auto;
+        let stream = TlsClient::begin(tcp, config, come, by_kernel).await?;
         // The verifier lets nobody in without a certificate; this is said twice.
         let face = match is_fleet && stream.session().peer_is_proved() {
             true => Face::Fleet,
@@ -454,7 +485,7 @@ impl TlsClient {
 
     async fn shake_operator(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
         let config = tls.admin.clone().ok_or(io::ErrorKind::ConnectionRefused)?;
-        let stream = TlsClient::begin(tcp, config, Vec::new()).await?;
+        let stream = TlsClient::begin(tcp, config, Vec::new(), false).await?;
         match stream.session().peer_is_proved() {
             true => Ok((TlsClient(stream), Face::Admin)),
             false => Err(io::ErrorKind::PermissionDenied.into()),
@@ -466,8 +497,12 @@ impl TlsClient {
         tcp: TcpStream,
         config: Arc<ServerConfig>,
         come: Vec<u8>,
+        keeps_key: bool,
     ) -> io::Result<TlsStream<ServerSide>> {
         let mut session = Session::server(config).map_err(io::Error::other)?;
+        if keeps_key {
+            session.keep_key();
+        }
         *session.incoming() = come;
         TlsStream::begin(tcp, session, SEND_STALL_MAX).await
     }

@@ -13,6 +13,7 @@ use std::fmt::Write;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use tidegate_contract::Ktls;
 use tidegate_http::{Fields, Method};
 use tidegate_store::Reader;
 use tidegate_telemetry::{Counters, render_labels, render_prometheus, to_json};
@@ -95,6 +96,10 @@ fn status(core: &Core) -> String {
         "draining": node.draining.load(Ordering::Relaxed),
         "objects": node.table.len(),
         "huge_pages": node.arena.huge_pages(),
+        "ktls": match view.me.machine.ktls {
+            Ktls::Off => "off",
+            Ktls::Auto => node.kernel_sealing.get().map_or("not asked yet", String::as_str),
+        },
         "stores": node.stores.devices().iter().map(|store| json!({
             "path": store.path.display().to_string(),
             "uuid": store.identity().map(|identity| format!("{:032x}", identity.uuid)),

@@ -1,4 +1,4 @@
-//! The least that a client must take of an answer. Who takes a byte now and then is never silent for as long as
+//! The least that a client must take of an answer, and bring of a request's body. Who takes a byte now and then is never silent for as long as
 //! [`SEND_STALL_MAX`](crate::client::SEND_STALL_MAX), and would hold what is kept for it as long as it likes.
 //!
 //! Only the time is counted in which we wait for the client, and what all of its connection takes in that time: a stream that
@@ -6,8 +6,10 @@
 //!
 //! Over TCP the kernel does the same by its buffer: a socket can be written again when a third of what it held is gone.
 
+use std::future::Future;
 use std::io;
 use std::time::Duration;
+use tidegate_ring::{now, timeout};
 
 /// In each second of waiting.
 pub const MIN_RATE_BYTES: u64 = 1024;
@@ -40,6 +42,46 @@ impl MinRate {
     }
 }
 
+/// Longest time without anything of a request's body.
+pub const BODY_SILENCE_MAX: Duration = Duration::from_secs(10);
+/// For all of it: the largest body that is passed on, at four times the least rate.
+pub const BODY_WAIT_MAX: Duration = Duration::from_secs(256);
+
+/// A request's body on its way: how long it is waited for.
+#[derive(Debug, Default)]
+pub struct BodyWait {
+    rate: MinRate,
+    waited: Duration,
+}
+
+impl BodyWait {
+    /// Waits for more of it, of which `bytes` tells how much came.
+    ///
+    /// # Errors
+    /// `TimedOut`: nothing came for too long, or too little.
+    pub async fn next<T>(
+        &mut self,
+        more: impl Future<Output = T>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> io::Result<T> {
+        let begun = now();
+        let late = |_| io::ErrorKind::TimedOut;
+        let came = timeout(self.patience(), more).await.map_err(late)?;
+        self.after(now().saturating_duration_since(begun), bytes(&came) as u64)?;
+        Ok(came)
+    }
+
+    /// How long it is waited for at most until more comes.
+    fn patience(&self) -> Duration {
+        BODY_SILENCE_MAX.min(BODY_WAIT_MAX.saturating_sub(self.waited))
+    }
+
+    fn after(&mut self, waited: Duration, bytes: u64) -> io::Result<()> {
+        self.waited += waited;
+        self.rate.after(waited, bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +104,35 @@ mod tests {
         assert_eq!(found(MIN_RATE_BYTES - 1, seconds(1)), Some(MIN_RATE_SPAN));
         assert_eq!(found(MIN_RATE_BYTES, seconds(1)), None);
         assert_eq!(found(MIN_RATE_BYTES * 29, seconds(29)), None);
+    }
+
+    /// A body of pieces that come each `every`: how long it took, or when it was given up.
+    fn brought(bytes: u64, every: Duration, length: u64) -> Result<Duration, Duration> {
+        let (mut wait, mut at, mut came) = (BodyWait::default(), Duration::ZERO, 0);
+        while came < length {
+            let patience = wait.patience();
+            if every > patience {
+                return Err(at + patience);
+            }
+            at += every;
+            came += bytes;
+            wait.after(every, bytes).map_err(|_| at)?;
+        }
+        Ok(at)
+    }
+
+    #[test]
+    fn a_body_may_take_its_time_but_not_stand_still_trickle_or_go_on_for_ever() {
+        let (seconds, mib) = (Duration::from_secs, 1 << 20);
+        // A MiB by an uplink of 50 kb/s took longer than 10 s, and comes now.
+        assert_eq!(brought(6 << 10, seconds(1), mib), Ok(seconds(171)));
+        assert_eq!(brought(60 << 10, seconds(9), mib), Ok(seconds(162)));
+        assert_eq!(brought(64 << 10, seconds(11), mib), Err(BODY_SILENCE_MAX));
+        assert_eq!(brought(1, seconds(1), mib), Err(MIN_RATE_SPAN));
+        assert_eq!(brought(MIN_RATE_BYTES, seconds(1), mib), Err(BODY_WAIT_MAX));
+        assert_eq!(brought(4 * MIN_RATE_BYTES, seconds(1), mib), Ok(BODY_WAIT_MAX));
+        // What is short may be slow.
+        assert_eq!(brought(1, seconds(1), 29), Ok(seconds(29)));
     }
 
     #[test]

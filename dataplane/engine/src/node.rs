@@ -15,9 +15,9 @@ use bytes::Bytes;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
@@ -47,6 +47,8 @@ pub struct Node {
     pub congestion_told: AtomicBool,
     /// Connections to next hops that any core may take.
     pub idle: Arc<SharedIdle>,
+    /// What the kernel was found to seal; not asked yet: nothing.
+    pub kernel_sealing: OnceLock<String>,
 }
 
 impl Node {
@@ -83,6 +85,7 @@ impl Node {
             prefetches: Arc::default(),
             congestion_told: AtomicBool::new(false),
             idle: Arc::default(),
+            kernel_sealing: OnceLock::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! what is buffered is bounded by the head limit and one received piece; a silent client is let go.
 
 use crate::client::{Client, Http1, Outlet, Transport};
+use crate::min_rate::BodyWait;
 use crate::node::Core;
 use crate::steps::synth;
 use crate::transaction::{self, Exchange};
@@ -17,7 +18,7 @@ use tidegate_ring::timeout;
 
 /// From the first byte of a request head to its last.
 const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
-/// For a request's body.
+/// For the body of a request on a stream of its own; over HTTP/1.1 see [`BodyWait`].
 pub const BODY_SPAN_MAX: Duration = HEAD_SPAN_MAX;
 /// Between requests.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
@@ -234,44 +235,43 @@ async fn read_body<T: Transport>(
     if parsed.expect_continue && buffer.is_empty() {
         outlet.continue_100().await.map_err(|_| (400, "the client left"))?;
     }
-    let reading = async {
-        let mut body = Vec::new();
-        let mut decoder = ChunkedDecoder::new();
-        loop {
-            match parsed.body {
-                BodyFraming::Length(length) if buffer.len() as u64 >= length => {
-                    return Ok(buffer.drain(..length as usize).collect());
-                }
-                BodyFraming::Chunked => {
-                    let mut at = 0;
-                    loop {
-                        let step = decoder.decode(&buffer[at..]).map_err(|_| {
-                            (400, "the chunked coding of the request body is broken")
-                        })?;
-                        body.extend_from_slice(&buffer[at..][step.data]);
-                        at += step.consumed;
-                        if body.len() > max {
-                            return Err((413, "the request body is too large"));
-                        }
-                        if step.done || step.consumed == 0 {
-                            break;
-                        }
+    let mut body = Vec::new();
+    let mut decoder = ChunkedDecoder::new();
+    let mut wait = BodyWait::default();
+    loop {
+        match parsed.body {
+            BodyFraming::Length(length) if buffer.len() as u64 >= length => {
+                body.extend(buffer.drain(..length as usize));
+                break;
+            }
+            BodyFraming::Chunked => {
+                let mut at = 0;
+                loop {
+                    let step = decoder
+                        .decode(&buffer[at..])
+                        .map_err(|_| (400, "the chunked coding of the request body is broken"))?;
+                    body.extend_from_slice(&buffer[at..][step.data]);
+                    at += step.consumed;
+                    if body.len() > max {
+                        return Err((413, "the request body is too large"));
                     }
-                    buffer.drain(..at);
-                    if decoder.is_done() {
-                        return Ok(body);
+                    if step.done || step.consumed == 0 {
+                        break;
                     }
                 }
-                _ => {}
+                buffer.drain(..at);
+                if decoder.is_done() {
+                    break;
+                }
             }
-            match outlet.transport_mut().receive(buffer).await {
-                Ok(n) if n > 0 => {}
-                _ => return Err((400, "the request body ended early")),
-            }
+            _ => {}
         }
-    };
-    match timeout(HEAD_SPAN_MAX, reading).await {
-        Ok(body) => body.map(|body| if wanted { body } else { Vec::new() }),
-        Err(_) => Err((408, "the request body did not come in time")),
+        let more = outlet.transport_mut().receive(buffer);
+        match wait.next(more, |came| *came.as_ref().unwrap_or(&0)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            Ok(_) => return Err((400, "the request body ended early")),
+            Err(_) => return Err((408, "the request body did not come in time")),
+        }
     }
+    Ok(if wanted { body } else { Vec::new() })
 }

@@ -4,7 +4,7 @@
 //! Must stay true: bytes leave in the order in which they were written; what the peer does not take is held once, counted
 //! ([`crate::sealed_bytes`]), and bounded by one buffer and what was under way before it.
 
-use crate::tls::{Held, TlsStream, invalid};
+use crate::tls::{Held, Kernel, TlsStream, invalid};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -41,12 +41,14 @@ pub struct Duplex<S: Side> {
     /// How long the peer may take nothing.
     stall: Duration,
     closed: bool,
+    /// The kernel seals: what is gathered is plain.
+    kernel: Option<Kernel>,
 }
 
 impl<S: Side> Duplex<S> {
     /// Of a connection whose handshake is over.
     pub fn new(stream: TlsStream<S>, stall: Duration) -> Duplex<S> {
-        let (tcp, session, plain) = stream.into_parts();
+        let (tcp, session, plain, kernel) = stream.into_parts();
         Duplex {
             tcp: Rc::new(tcp),
             session,
@@ -56,6 +58,7 @@ impl<S: Side> Duplex<S> {
             receiving: None,
             stall,
             closed: false,
+            kernel,
         }
     }
 
@@ -172,8 +175,19 @@ impl<S: Side> Duplex<S> {
                 self.sending = None;
                 outcome?;
             }
-            let Some((buffer, len)) = self.gathered.take() else { return Poll::Ready(Ok(())) };
             let (tcp, stall) = (self.tcp.clone(), self.stall);
+            // Another key before data, goodbye behind it.
+            if self.kernel.is_some()
+                && let Some(order) = self.session.take_order(self.gathered.is_none())
+            {
+                self.sending =
+                    Some(Box::pin(async move { Kernel::obey(&tcp, order, stall).await }));
+                continue;
+            }
+            let Some((buffer, len)) = self.gathered.take() else { return Poll::Ready(Ok(())) };
+            if let Some(kernel) = &mut self.kernel {
+                kernel.after(len, &tcp, &mut self.session)?;
+            }
             let sealed = &buffer[..len];
             if len <= MESSAGE_BYTES_MAX {
                 let mut message = empty_message();

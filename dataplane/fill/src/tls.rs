@@ -5,13 +5,15 @@
 //! than a piece. Must stay true: what was sealed leaves in that order or not at all (a failed send ends the session);
 //! what is held is counted ([`sealed_bytes`]); an end without close_notify is an error, so that nobody can cut a body
 //! short unseen (RFC 8446 §6.1).
+//!
+//! Where the kernel seals ([`TlsStream::seal_by_kernel`]), plain bytes go to the socket from the caller's memory.
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tidegate_ring::{TcpStream, empty_message};
-use tidegate_tls::{Session, Side, TlsError, sealed_len_max};
+use tidegate_ring::{KernelSealing, SealCipher, SealKey, TcpStream, empty_message};
+use tidegate_tls::{Cipher, Order, Session, Side, TlsError, TxKey, sealed_len_max};
 
 /// Plain bytes sealed at a time: large sends cost less per byte.
 const PIECE_BYTES: usize = 256 << 10;
@@ -50,6 +52,67 @@ pub struct TlsStream<S: Side> {
     plain: Vec<u8>,
     /// The peer did not take the last piece at once.
     slow: bool,
+    kernel: Option<Kernel>,
+}
+
+/// The kernel seals what is sent. It does not see to it that a key is not used for too long; this does.
+#[derive(Default)]
+pub(crate) struct Kernel {
+    /// How many records it may have sealed since it was asked for their number.
+    unasked: u64,
+}
+
+impl Kernel {
+    /// Plain bytes have been sent.
+    pub(crate) fn after<S: Side>(
+        &mut self,
+        bytes: usize,
+        tcp: &TcpStream,
+        session: &mut Session<S>,
+    ) -> io::Result<()> {
+        // Each send begins a record; when memory is short the kernel makes small ones.
+        self.unasked += 1 + bytes as u64 / 1024;
+        if self.unasked >= UNASKED_RECORDS_MAX {
+            self.unasked = 0;
+            session.note_sealed(tcp.sealed_records()?).map_err(invalid)?;
+        }
+        Ok(())
+    }
+
+    /// Sends what the session has to say besides data.
+    pub(crate) async fn obey(tcp: &TcpStream, order: Order, stall: Duration) -> io::Result<()> {
+        match order {
+            Order::Alert { content_type, content } => {
+                tcp.send_record(content_type, &content, stall).await
+            }
+            Order::ChangeKey { content_type, content, key } => {
+                if !KernelSealing::of_host().is_ok_and(|kernel| kernel.changes_keys) {
+                    // Nothing may be said under the old key any more but goodbye.
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, CANNOT_CHANGE_KEYS));
+                }
+                tcp.send_record(content_type, &content, stall).await?;
+                tcp.change_seal_key(&seal_key(&key))
+            }
+        }
+    }
+}
+
+const CANNOT_CHANGE_KEYS: &str = "the session needs another key, and this kernel cannot change it";
+
+/// Records of which the kernel is not asked how many they are; the session allows for more (2^22).
+const UNASKED_RECORDS_MAX: u64 = 1 << 20;
+
+fn seal_cipher(cipher: Cipher) -> SealCipher {
+    match cipher {
+        Cipher::Aes128Gcm => SealCipher::Aes128Gcm,
+        Cipher::Aes256Gcm => SealCipher::Aes256Gcm,
+        Cipher::Chacha20Poly1305 => SealCipher::Chacha20Poly1305,
+    }
+}
+
+fn seal_key(key: &TxKey) -> SealKey<'_> {
+    let cipher = seal_cipher(key.cipher);
+    SealKey { cipher, key: key.key(), iv: key.iv, sequence: key.sequence }
 }
 
 impl<S: Side> TlsStream<S> {
@@ -59,7 +122,7 @@ impl<S: Side> TlsStream<S> {
     /// # Errors
     /// Of the connection, or of the session (`InvalidData`, around a [`TlsError`]).
     pub async fn begin(tcp: TcpStream, session: Session<S>, stall: Duration) -> io::Result<Self> {
-        let mut stream = TlsStream { tcp, session, plain: Vec::new(), slow: false };
+        let mut stream = TlsStream { tcp, session, plain: Vec::new(), slow: false, kernel: None };
         let mut plain = Vec::new();
         stream.open(&mut plain, stall).await?;
         while stream.session.is_handshaking() && !stream.session.is_early() {
@@ -101,27 +164,55 @@ impl<S: Side> TlsStream<S> {
 
     /// Without this thread's part in it; `Err`: the kernel still works on it for this thread.
     pub(crate) fn park(self) -> Result<ParkedTls<S>, Box<Self>> {
-        let TlsStream { tcp, session, plain, slow } = self;
+        if self.kernel.is_some() {
+            return Err(Box::new(self)); // what is known of the socket stays here
+        }
+        let TlsStream { tcp, session, plain, slow, kernel } = self;
         match tcp.into_std() {
             Ok(socket) => Ok(ParkedTls { socket, session, slow }),
-            Err(tcp) => Err(Box::new(TlsStream { tcp, session, plain, slow })),
+            Err(tcp) => Err(Box::new(TlsStream { tcp, session, plain, slow, kernel })),
         }
     }
 
     /// Takes up what was parked, on whichever thread.
     pub(crate) fn unpark(parked: ParkedTls<S>) -> Self {
         let ParkedTls { socket, session, slow } = parked;
-        TlsStream { tcp: TcpStream::from_std(socket), session, plain: Vec::new(), slow }
+        let tcp = TcpStream::from_std(socket);
+        TlsStream { tcp, session, plain: Vec::new(), slow, kernel: None }
     }
 
-    /// The connection, its session, and what was opened already.
+    /// Has the kernel seal from now on, if it can and the session keeps its key ([`Session::keep_key`]); whether it does.
+    pub fn seal_by_kernel(&mut self) -> bool {
+        let Some(key) = self.session.hand_over() else { return false };
+        let Ok(host) = KernelSealing::of_host() else {
+            self.session.take_back();
+            return false;
+        };
+        // A peer that has gone meanwhile is no reason to stop here.
+        let can = host.ciphers.contains(&seal_cipher(key.cipher));
+        if can && self.tcp.seal_by_kernel(&seal_key(&key)).is_ok() {
+            self.kernel = Some(Kernel::default());
+            return true;
+        }
+        self.session.take_back();
+        false
+    }
+
     /// What carries it.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    pub(crate) fn into_parts(self) -> (TcpStream, Session<S>, Vec<u8>) {
-        (self.tcp, self.session, self.plain)
+    /// The connection, its session, what was opened already, and whether the kernel seals.
+    pub(crate) fn into_parts(self) -> (TcpStream, Session<S>, Vec<u8>, Option<Kernel>) {
+        (self.tcp, self.session, self.plain, self.kernel)
+    }
+
+    async fn obey(&mut self, stall: Duration) -> io::Result<()> {
+        while let Some(order) = self.session.take_order(true) {
+            Kernel::obey(&self.tcp, order, stall).await?;
+        }
+        Ok(())
     }
 
     /// Opens what has come in, and sends what is due for it.
@@ -132,6 +223,12 @@ impl<S: Side> TlsStream<S> {
             let sent = self.tcp.send_all(&[&out], stall).await;
             if outcome.is_ok() {
                 sent?;
+            }
+        }
+        if self.kernel.is_some() {
+            let obeyed = self.obey(stall).await;
+            if outcome.is_ok() {
+                obeyed?;
             }
         }
         outcome.map_err(invalid)
@@ -167,6 +264,12 @@ impl<S: Side> TlsStream<S> {
     /// `TimedOut`: the peer took nothing for `stall`.
     pub async fn send_all(&mut self, pieces: &[&[u8]], stall: Duration) -> io::Result<()> {
         let mut rest = Rest { pieces, offset: 0 };
+        if let Some(kernel) = &mut self.kernel {
+            let bytes = rest.len();
+            self.tcp.send_all(pieces, stall).await?;
+            kernel.after(bytes, &self.tcp, &mut self.session)?;
+            return self.obey(stall).await;
+        }
         if rest.len() <= MESSAGE_BYTES_MAX {
             let mut message = empty_message();
             message.resize(sealed_len_max(rest.len()), 0);
@@ -198,7 +301,10 @@ impl<S: Side> TlsStream<S> {
         let mut out = Vec::new();
         self.session.close(&mut out);
         // A peer that is gone already needs no goodbye.
-        let _gone = self.tcp.send_all(&[&out], stall).await;
+        let _gone = match self.kernel {
+            Some(_) => self.obey(stall).await,
+            None => self.tcp.send_all(&[&out], stall).await,
+        };
         self.tcp.shutdown_write();
     }
 

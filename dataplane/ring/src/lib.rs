@@ -21,6 +21,7 @@ mod channel;
 mod driver;
 mod executor;
 mod file;
+mod ktls;
 mod net;
 mod probe;
 mod receive_ring;
@@ -39,6 +40,7 @@ pub use executor::{
 #[cfg(not(feature = "sim"))]
 pub use file::File;
 pub use file::create_preallocated;
+pub use ktls::{KernelSealing, SealCipher, SealKey};
 pub use net::bound_listener;
 #[cfg(not(feature = "sim"))]
 pub use net::{TcpListener, TcpStream, empty_message};

@@ -6,6 +6,7 @@
 
 use crate::driver::AcceptStream;
 use crate::executor::current;
+use crate::ktls::{self, SealCipher, SealKey};
 use crate::receive_ring;
 use crate::time::{sleep, timeout};
 use io_uring::{opcode, squeue, types};
@@ -78,7 +79,12 @@ fn set_option(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> io::R
     set_option_bytes(socket, level, name, &value.to_ne_bytes())
 }
 
-fn set_option_bytes(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+pub(crate) fn set_option_bytes(
+    socket: &impl AsRawFd,
+    level: i32,
+    name: i32,
+    value: &[u8],
+) -> io::Result<()> {
     // SAFETY: passes the address and size of a live slice.
     let outcome = unsafe {
         libc::setsockopt(
@@ -211,6 +217,8 @@ pub struct TcpStream {
     pace: Cell<u64>,
     /// The congestion control that it was asked for; empty: none.
     congestion: Cell<&'static str>,
+    /// By what the kernel seals what is sent.
+    sealed: Cell<Option<SealCipher>>,
 }
 
 impl TcpStream {
@@ -232,13 +240,14 @@ impl TcpStream {
     }
 
     fn of(socket: Rc<std::net::TcpStream>) -> TcpStream {
-        TcpStream { socket, pace: Cell::new(0), congestion: Cell::new("") }
+        let (pace, congestion) = (Cell::new(0), Cell::new(""));
+        TcpStream { socket, pace, congestion, sealed: Cell::new(None) }
     }
 
     /// The bare socket, which another thread may take up; `Err`: the kernel still works on it for this thread.
     pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {
-        let TcpStream { socket, pace, congestion } = self;
-        Rc::try_unwrap(socket).map_err(|socket| TcpStream { socket, pace, congestion })
+        let TcpStream { socket, pace, congestion, sealed } = self;
+        Rc::try_unwrap(socket).map_err(|socket| TcpStream { socket, pace, congestion, sealed })
     }
 
     /// Takes up a socket that [`TcpStream::into_std`] gave.
@@ -394,6 +403,8 @@ impl TcpStream {
         }
         let local = current();
         let mut done = 0;
+        // A kernel that seals refuses the wish; what it leaves over is sent in the next round.
+        let whole = if self.sealed.get().is_some() { 0 } else { libc::MSG_WAITALL };
         let outcome = loop {
             // SAFETY: done < message.len(), so the address stays inside the vector.
             let at = unsafe { message.as_ptr().add(done) };
@@ -402,7 +413,7 @@ impl TcpStream {
                 at,
                 (message.len() - done) as u32,
             )
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .flags(libc::MSG_NOSIGNAL | whole)
             .build();
             // SAFETY: vector and socket travel in the payload; a vector's contents do not move with it.
             let (result, _, payload) =
@@ -456,6 +467,54 @@ impl TcpStream {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Has the kernel seal what is sent from now on as records of TLS 1.3. Nothing may be under way. What was sealed already
+    /// and waits for the other end stays as it is.
+    ///
+    /// # Errors
+    /// It does not: nothing has changed.
+    pub fn seal_by_kernel(&self, key: &SealKey<'_>) -> io::Result<()> {
+        ktls::begin(&self.socket, key)?;
+        self.sealed.set(Some(key.cipher));
+        Ok(())
+    }
+
+    /// The key for what is sent from now on, where the kernel seals. To be told before: [`TcpStream::send_record`].
+    ///
+    /// # Errors
+    /// The kernel does not know how to.
+    pub fn change_seal_key(&self, key: &SealKey<'_>) -> io::Result<()> {
+        ktls::set_key(&self.socket, key)
+    }
+
+    /// How many records the kernel has sealed, with those before it took over.
+    ///
+    /// # Errors
+    /// It seals nothing.
+    pub fn sealed_records(&self) -> io::Result<u64> {
+        let cipher = self.sealed.get().ok_or(io::ErrorKind::Unsupported)?;
+        ktls::sealed(&self.socket, cipher)
+    }
+
+    /// Sends a record of another kind than data, sealed by the kernel, behind all that was sent; `TimedOut` when the other end
+    /// takes nothing within `stall`.
+    pub async fn send_record(
+        &self,
+        content_type: u8,
+        content: &[u8],
+        stall: Duration,
+    ) -> io::Result<()> {
+        loop {
+            match ktls::send_record(&self.socket, content_type, content) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let late = |_| Err(io::ErrorKind::TimedOut.into());
+                    timeout(stall, ready(&self.socket, libc::POLLOUT)).await.unwrap_or_else(late)?
+                }
+                outcome => return outcome,
             }
         }
     }

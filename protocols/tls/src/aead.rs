@@ -24,6 +24,59 @@ pub(crate) struct RecordKey {
     sequence: u64,
 }
 
+/// How records are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cipher {
+    Aes128Gcm,
+    Aes256Gcm,
+    Chacha20Poly1305,
+}
+
+/// A key for somebody else who seals in this session's place, and the number of the record that comes next.
+#[derive(Clone)]
+pub struct TxKey {
+    pub cipher: Cipher,
+    key: [u8; 32],
+    key_bytes: usize,
+    pub iv: [u8; 12],
+    pub sequence: u64,
+}
+
+impl TxKey {
+    pub(crate) fn new(
+        (sequence, secrets): &(u64, ConnectionTrafficSecrets),
+    ) -> Result<TxKey, TlsError> {
+        let (cipher, from, iv) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                (Cipher::Chacha20Poly1305, key, iv)
+            }
+            _ => return Err(TlsError::NotOpen),
+        };
+        let (mut key, from) = ([0; 32], from.as_ref());
+        key.get_mut(..from.len()).ok_or(TlsError::NotOpen)?.copy_from_slice(from);
+        let iv = iv.as_ref().try_into().map_err(|_| TlsError::NotOpen)?;
+        Ok(TxKey { cipher, key, key_bytes: from.len(), iv, sequence: *sequence })
+    }
+
+    /// The same, some records later.
+    pub(crate) fn at(&self, sequence: u64) -> TxKey {
+        TxKey { sequence, ..self.clone() }
+    }
+
+    /// Its secret bytes, as many as the cipher has.
+    pub fn key(&self) -> &[u8] {
+        &self.key[..self.key_bytes]
+    }
+}
+
+impl std::fmt::Debug for TxKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TxKey({:?}, {})", self.cipher, self.sequence) // and nothing that is secret
+    }
+}
+
 impl RecordKey {
     pub(crate) fn new(
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
@@ -37,6 +90,18 @@ impl RecordKey {
         let iv = iv.as_ref().try_into().map_err(|_| TlsError::NotOpen)?;
         let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_| TlsError::NotOpen)?;
         Ok(RecordKey { key: LessSafeKey::new(key), iv, sequence })
+    }
+
+    /// As who was handed it would seal.
+    #[cfg(test)]
+    pub(crate) fn of(key: &TxKey) -> Result<RecordKey, TlsError> {
+        let algorithm: &'static Algorithm = match key.cipher {
+            Cipher::Aes128Gcm => &AES_128_GCM,
+            Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::Chacha20Poly1305 => &CHACHA20_POLY1305,
+        };
+        let bare = UnboundKey::new(algorithm, key.key()).map_err(|_| TlsError::NotOpen)?;
+        Ok(RecordKey { key: LessSafeKey::new(bare), iv: key.iv, sequence: key.sequence })
     }
 
     /// Records sealed or opened so far.

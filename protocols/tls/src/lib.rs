@@ -2,7 +2,8 @@
 //!
 //! rustls does the handshake. A TLS 1.3 session then leaves it with its traffic keys and seals records of its own
 //! straight from the caller's memory into the caller's send buffer: one pass over the bytes, no buffer in between, and
-//! nothing held by a connection that is idle. TLS 1.2 stays with rustls.
+//! nothing held by a connection that is idle. TLS 1.2 stays with rustls. A kernel that seals can take the sending side over:
+//! it is handed the key, and an [`Order`] for each record that is not data.
 //!
 //! ```text
 //! session.rs  handshake, then the records of traffic.rs or rustls' own
@@ -20,7 +21,8 @@ mod session;
 mod tests;
 mod traffic;
 
+pub use aead::{Cipher, TxKey};
 pub use error::TlsError;
 pub use hello::{Hello, HelloReader};
 pub use session::{Client, Server, Session, Side};
-pub use traffic::{RECORD_BYTES_MAX, sealed_len_max};
+pub use traffic::{Order, RECORD_BYTES_MAX, sealed_len_max};

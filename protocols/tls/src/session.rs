@@ -4,8 +4,9 @@
 //! not whole yet stay in the session and nowhere else; a session whose configuration does not give its keys away stays
 //! with rustls, and behaves alike.
 
+use crate::aead::TxKey;
 use crate::error::TlsError;
-use crate::traffic::{Traffic, sealed_len_max};
+use crate::traffic::{Order, Traffic, sealed_len_max};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
@@ -136,6 +137,10 @@ pub struct Session<S: Side> {
     layer: Layer<S>,
     /// The configuration lets the keys go.
     owns_records: bool,
+    /// The key is kept, to be handed over.
+    keeps_key: bool,
+    /// Those that are left when the session is over.
+    orders: Vec<Order>,
     handshaking: bool,
     /// The other end is not proved yet, and may be answered: it has sent data with its first flight.
     early: bool,
@@ -173,6 +178,8 @@ impl<S: Side> Session<S> {
         Session {
             layer: Layer::Rustls(Box::new(connection)),
             owns_records,
+            keeps_key: false,
+            orders: Vec::new(),
             handshaking: true,
             early: false,
             ended: false,
@@ -229,6 +236,59 @@ impl<S: Side> Session<S> {
         matches!(self.layer, Layer::Own(_))
     }
 
+    /// Has the session keep the key that [`Session::hand_over`] gives; before the handshake.
+    pub fn keep_key(&mut self) {
+        self.keeps_key = true;
+    }
+
+    /// Hands the sending side over, once: whoever gets the key seals all that follows. From then on [`Session::seal`] copies, and
+    /// records that are not data are ordered ([`Session::take_order`]). `None`: it cannot be handed over, or not now.
+    pub fn hand_over(&mut self) -> Option<TxKey> {
+        match &mut self.layer {
+            Layer::Own(traffic) => traffic.hand_over(),
+            _ => None,
+        }
+    }
+
+    /// Who was given the key does not seal after all, and has sent nothing.
+    pub fn take_back(&mut self) {
+        if let Layer::Own(traffic) = &mut self.layer {
+            traffic.take_back();
+        }
+    }
+
+    /// So many records were sealed in this session's place: the key may be due to be changed.
+    ///
+    /// # Errors
+    /// The session is not open.
+    pub fn note_sealed(&mut self, records: u64) -> Result<(), TlsError> {
+        if let Layer::Own(traffic) = &mut self.layer {
+            traffic.note_sealed(records)?;
+        }
+        Ok(())
+    }
+
+    /// What is to be sealed next that is not data. A change of keys comes before any data, an alert behind all of it.
+    pub fn take_order(&mut self, with_alerts: bool) -> Option<Order> {
+        let orders = match &mut self.layer {
+            Layer::Own(traffic) => &mut traffic.orders,
+            _ => &mut self.orders,
+        };
+        let is_due = |order: &Order| with_alerts || matches!(order, Order::ChangeKey { .. });
+        let order = orders.first().is_some_and(is_due).then(|| orders.remove(0));
+        if orders.is_empty() {
+            *orders = Vec::new(); // an idle session keeps nothing
+        }
+        order
+    }
+
+    /// Nothing is sealed any more; what was ordered stays.
+    fn end(&mut self) {
+        if let Layer::Own(traffic) = std::mem::replace(&mut self.layer, Layer::Over) {
+            self.orders = traffic.orders;
+        }
+    }
+
     /// Takes what has come in; appends opened bytes to `plain`, and what is to be sent now to `out` (also with an error:
     /// the alert).
     ///
@@ -237,7 +297,7 @@ impl<S: Side> Session<S> {
     pub fn receive(&mut self, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), TlsError> {
         let outcome = self.receive_records(plain, out);
         if outcome.is_err() {
-            self.layer = Layer::Over;
+            self.end();
         }
         if self.incoming.is_empty() || outcome.is_err() || self.ended {
             self.incoming = Vec::new(); // an idle session keeps nothing
@@ -281,7 +341,7 @@ impl<S: Side> Session<S> {
                 return Err(TlsError::NotOpen);
             };
             let (secrets, kernel) = S::into_kernel(*connection)?;
-            self.layer = Layer::Own(Box::new(Traffic::new(secrets, kernel)?));
+            self.layer = Layer::Own(Box::new(Traffic::new(secrets, kernel, self.keeps_key)?));
         }
         match &mut self.layer {
             Layer::Own(traffic) => {
@@ -332,6 +392,7 @@ impl<S: Side> Session<S> {
         match std::mem::replace(&mut self.layer, Layer::Over) {
             Layer::Own(mut traffic) => {
                 let _none = traffic.seal_close(out);
+                self.orders = traffic.orders;
             }
             Layer::Rustls(mut connection) => {
                 let status = S::process(&mut connection, &mut self.incoming);

@@ -2,7 +2,9 @@
 //! way. Method: rustls' own connections as the other end, and two of our sessions against each other where the other end
 //! has to misbehave.
 
+use crate::aead::RecordKey;
 use crate::session::{Client, Server, Session, Side};
+use crate::traffic::Order;
 use crate::{Hello, HelloReader, TlsError, sealed_len_max};
 use proptest::prelude::*;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
@@ -120,6 +122,16 @@ fn with_server(
     let mut peer = Connection::from(ClientConnection::new(Arc::new(client), name()).unwrap());
     pump(&mut end, &mut peer, step);
     assert!(!end.session.is_handshaking() && !peer.is_handshaking());
+    (end, peer)
+}
+
+/// As `with_server` in TLS 1.3, and the key may be handed over.
+fn with_server_keeping(suite: SupportedCipherSuite) -> (End<Server>, Connection) {
+    let (server, client) = configs(&TLS13, Some(suite));
+    let mut end = End::new(Session::server(Arc::new(server)).unwrap());
+    end.session.keep_key();
+    let mut peer = Connection::from(ClientConnection::new(Arc::new(client), name()).unwrap());
+    pump(&mut end, &mut peer, 1000);
     (end, peer)
 }
 
@@ -325,6 +337,119 @@ fn keys_are_renewed_when_the_peer_asks_and_when_they_are_used_up() {
     let (mut end, mut peer) = with_client(&TLS13, 1 << 20);
     end.session.traffic().set_records_max(1);
     talk(&mut end, &mut peer, 700);
+}
+
+/// Seals in a session's place, as a kernel does.
+struct Kernel {
+    key: RecordKey,
+    sealed: u64,
+}
+
+impl Kernel {
+    fn take_over<S: Side>(end: &mut End<S>) -> Option<Kernel> {
+        let key = end.session.hand_over()?;
+        Some(Kernel { sealed: key.sequence, key: RecordKey::of(&key).unwrap() })
+    }
+
+    fn record(&mut self, content_type: u8, content: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.resize(start + content.len() + 22, 0);
+        self.key.seal(content_type, content, &mut out[start..]).unwrap();
+        self.sealed += 1;
+    }
+
+    /// Sends what the session has ready, as it was ordered.
+    fn send<S: Side>(&mut self, end: &mut End<S>) {
+        let data = std::mem::take(&mut end.out);
+        let mut out = Vec::new();
+        let mut with_alerts = false;
+        loop {
+            match end.session.take_order(with_alerts) {
+                Some(Order::ChangeKey { content_type, content, key }) => {
+                    self.record(content_type, &content, &mut out);
+                    (self.key, self.sealed) = (RecordKey::of(&key).unwrap(), 0);
+                }
+                Some(Order::Alert { content_type, content }) => {
+                    self.record(content_type, &content, &mut out);
+                }
+                None if with_alerts => break,
+                None => {
+                    data.chunks(9_000).for_each(|part| self.record(23, part, &mut out));
+                    with_alerts = true;
+                }
+            }
+        }
+        end.out = out;
+    }
+}
+
+#[test]
+fn somebody_else_may_seal_under_the_keys_that_he_is_given() {
+    for suite in cipher_suite_list().into_iter().filter(|suite| suite.tls13().is_some()) {
+        let (mut end, mut peer) = with_server_keeping(suite);
+        // Some records of our own first: the number goes along.
+        talk(&mut end, &mut peer, 5000);
+        let mut kernel = Kernel::take_over(&mut end).unwrap();
+        assert!(kernel.sealed > 0 && end.session.hand_over().is_none(), "once");
+        let body: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+        let said = |end: &mut End<Server>, peer: &mut Connection, kernel: &mut Kernel| {
+            end.send(&[&body[..70_000], &body[70_000..]]);
+            assert_eq!(end.out, body, "it is only copied");
+            kernel.send(end);
+            assert!(pump(end, peer, 1000) == body);
+        };
+        said(&mut end, &mut peer, &mut kernel);
+        // The peer asks for another key, more than once before we come to it: one is enough.
+        for _ in 0..3 {
+            let Connection::Client(client) = &mut peer else { unreachable!() };
+            client.refresh_traffic_keys().unwrap();
+            let mut update = Vec::new();
+            while peer.wants_write() {
+                peer.write_tls(&mut update).unwrap();
+            }
+            end.receive(&update).unwrap();
+            assert!(end.out.is_empty());
+        }
+        assert!(kernel.sealed > 0);
+        said(&mut end, &mut peer, &mut kernel);
+        // So many records that the next key is due, but for a cipher that bears any number.
+        end.session.note_sealed(1000).unwrap();
+        assert!(end.session.take_order(true).is_none());
+        end.session.note_sealed((1 << 24) - 1).unwrap();
+        said(&mut end, &mut peer, &mut kernel);
+        end.session.close(&mut end.out);
+        assert!(end.out.is_empty());
+        kernel.send(&mut end);
+        peer.read_tls(&mut &end.out[..]).unwrap();
+        assert!(peer.process_new_packets().unwrap().peer_has_closed());
+    }
+}
+
+#[test]
+fn an_alert_is_ordered_too_and_who_declines_leaves_the_sealing_here() {
+    let (mut end, mut peer) = with_server_keeping(cipher_suite::TLS13_AES_128_GCM_SHA256);
+    end.session.hand_over().unwrap();
+    end.session.take_back();
+    assert!(end.session.hand_over().is_none(), "asked once");
+    talk(&mut end, &mut peer, 5000);
+
+    let (mut end, mut peer) = with_server_keeping(cipher_suite::TLS13_AES_256_GCM_SHA384);
+    let mut kernel = Kernel::take_over(&mut end).unwrap();
+    assert!(
+        end.receive(&[23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0])
+            .is_err()
+    );
+    kernel.send(&mut end);
+    peer.read_tls(&mut &end.out[..]).unwrap();
+    let told = peer.process_new_packets().unwrap_err();
+    assert_eq!(told, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
+
+    // Whose key was not kept cannot give it.
+    let (mut end, _) = with_server(&TLS13, None, 1000);
+    assert!(end.session.hand_over().is_none());
+    // Nor can rustls' own sessions.
+    let (mut end, _) = with_server(&TLS12, None, 1000);
+    assert!(end.session.hand_over().is_none());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! a peer can make us keep is one record and one message of [`MESSAGE_BYTES_MAX`]; a peer that sends records without
 //! data for ever is let go.
 
-use crate::aead::{ALERT, DATA, HANDSHAKE, HEADER_BYTES, RecordKey, TAG_BYTES};
+use crate::aead::{ALERT, DATA, HANDSHAKE, HEADER_BYTES, RecordKey, TAG_BYTES, TxKey};
 use crate::error::TlsError;
 use crate::session::Side;
 use rustls::kernel::KernelConnection;
@@ -32,6 +32,27 @@ const KEY_UPDATE_MESSAGE: [u8; 5] = [KEY_UPDATE, 0, 0, 1, 0];
 const KEY_UPDATE_BYTES: usize = HEADER_BYTES + KEY_UPDATE_MESSAGE.len() + 1 + TAG_BYTES;
 const OVERHEAD_BYTES: usize = HEADER_BYTES + 1 + TAG_BYTES;
 
+/// What one who seals in a session's place shall send, apart from data.
+#[derive(Debug)]
+pub enum Order {
+    /// A record of this type and content, and then all by another key.
+    ChangeKey { content_type: u8, content: [u8; 5], key: TxKey },
+    /// A record of this type and content.
+    Alert { content_type: u8, content: [u8; 2] },
+}
+
+/// Who seals in our place.
+enum Elsewhere {
+    /// Nobody; the key cannot be handed over.
+    Never,
+    /// Nobody; the key is kept for that.
+    NotYet(TxKey),
+    Now,
+}
+
+/// Records that may be sealed elsewhere before we hear of it.
+const UNHEARD_RECORDS_MAX: u64 = 1 << 22;
+
 /// Room that `plain_bytes` take at most when they are sealed at once.
 pub const fn sealed_len_max(plain_bytes: usize) -> usize {
     let records = plain_bytes.div_ceil(RECORD_BYTES_MAX);
@@ -53,18 +74,28 @@ pub(crate) struct Traffic<S: Side> {
     quiet_records: u32,
     /// The peer has said that it sends no more.
     pub(crate) ended: bool,
+    elsewhere: Elsewhere,
+    /// At most one of each kind.
+    pub(crate) orders: Vec<Order>,
 }
 
 impl<S: Side> Traffic<S> {
     pub(crate) fn new(
         secrets: ExtractedSecrets,
         kernel: KernelConnection<S::Data>,
+        keeps_key: bool,
     ) -> Result<Traffic<S>, TlsError> {
         let limit = match kernel.negotiated_cipher_suite() {
             SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
             SupportedCipherSuite::Tls12(_) => return Err(TlsError::NotOpen),
         };
+        let elsewhere = match keeps_key {
+            true => Elsewhere::NotYet(TxKey::new(&secrets.tx)?),
+            false => Elsewhere::Never,
+        };
         Ok(Traffic {
+            elsewhere,
+            orders: Vec::new(),
             kernel,
             tx: RecordKey::new(secrets.tx)?,
             rx: RecordKey::new(secrets.rx)?,
@@ -75,6 +106,46 @@ impl<S: Side> Traffic<S> {
             quiet_records: 0,
             ended: false,
         })
+    }
+
+    pub(crate) fn hand_over(&mut self) -> Option<TxKey> {
+        // Not in the middle of a change of keys, nor under a key that was never kept.
+        let Elsewhere::NotYet(key) = &self.elsewhere else { return None };
+        if self.key_due || self.ended {
+            return None;
+        }
+        let key = key.at(self.tx.sequence());
+        self.elsewhere = Elsewhere::Now;
+        Some(key)
+    }
+
+    pub(crate) fn take_back(&mut self) {
+        self.elsewhere = Elsewhere::Never;
+    }
+
+    fn is_handed_over(&self) -> bool {
+        matches!(self.elsewhere, Elsewhere::Now)
+    }
+
+    pub(crate) fn note_sealed(&mut self, records: u64) -> Result<(), TlsError> {
+        if records.saturating_add(UNHEARD_RECORDS_MAX) >= self.records_max {
+            self.order_key()?;
+        }
+        Ok(())
+    }
+
+    fn order_key(&mut self) -> Result<(), TlsError> {
+        self.key_due = false;
+        if self.orders.iter().any(|order| matches!(order, Order::ChangeKey { .. })) {
+            return Ok(()); // it answers all who have asked meanwhile
+        }
+        let key = TxKey::new(&self.kernel.update_tx_secret()?)?;
+        self.orders.push(Order::ChangeKey {
+            content_type: HANDSHAKE,
+            content: KEY_UPDATE_MESSAGE,
+            key,
+        });
+        Ok(())
     }
 
     #[cfg(test)]
@@ -96,6 +167,13 @@ impl<S: Side> Traffic<S> {
         let mut pieces = pieces.iter().copied();
         let mut piece: &[u8] = &[];
         let mut at = 0;
+        if self.is_handed_over() {
+            for piece in pieces {
+                out[at..at + piece.len()].copy_from_slice(piece);
+                at += piece.len();
+            }
+            return Ok(at);
+        }
         if self.key_due {
             at += self.change_key(&mut out[at..])?;
         }
@@ -135,7 +213,11 @@ impl<S: Side> Traffic<S> {
     /// Announces the next key under the old one, and goes over to it (RFC 8446 §4.6.3).
     fn change_key(&mut self, out: &mut [u8]) -> Result<usize, TlsError> {
         self.tx.seal(HANDSHAKE, &KEY_UPDATE_MESSAGE, &mut out[..KEY_UPDATE_BYTES])?;
-        self.tx = RecordKey::new(self.kernel.update_tx_secret()?)?;
+        let secrets = self.kernel.update_tx_secret()?;
+        if let Elsewhere::NotYet(key) = &mut self.elsewhere {
+            *key = TxKey::new(&secrets)?;
+        }
+        self.tx = RecordKey::new(secrets)?;
         self.key_due = false;
         Ok(KEY_UPDATE_BYTES)
     }
@@ -143,6 +225,10 @@ impl<S: Side> Traffic<S> {
     /// Appends an alert to `out`.
     pub(crate) fn seal_alert(&mut self, code: u8, out: &mut Vec<u8>) -> Result<(), TlsError> {
         let level = if code == CLOSE_NOTIFY { WARNING } else { FATAL };
+        if self.is_handed_over() {
+            self.orders.push(Order::Alert { content_type: ALERT, content: [level, code] });
+            return Ok(());
+        }
         let start = out.len();
         out.resize(start + OVERHEAD_BYTES + 2, 0);
         self.tx.seal(ALERT, &[level, code], &mut out[start..])
@@ -172,7 +258,9 @@ impl<S: Side> Traffic<S> {
         if self.ended {
             incoming.clear(); // what follows a close_notify is nothing (RFC 8446 §6.1)
         }
-        if self.key_due && outcome.is_ok() && !self.ended {
+        if self.key_due && outcome.is_ok() && !self.ended && self.is_handed_over() {
+            self.order_key()?;
+        } else if self.key_due && outcome.is_ok() && !self.ended {
             let start = out.len();
             out.resize(start + KEY_UPDATE_BYTES, 0);
             self.change_key(&mut out[start..])?;

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tidegate_contract::{
     Admission, Behaviour, CacheGroup, CacheKeyRule, Certificate, DeliveryService, FleetTls,
-    HeaderRule, Keys, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey, Snapshot,
-    Steering, StoreDevice, TlsVersion, sign,
+    HeaderRule, Keys, Ktls, LocationStyle, Machine, Role, Server, ServerStatus, SigningKey,
+    Snapshot, Steering, StoreDevice, TlsVersion, sign,
 };
 
 /// How a fleet is made.
@@ -41,6 +41,8 @@ pub struct FleetOptions {
     pub drain_seconds: u64,
     /// How long a starting process waits for its store before it serves without it.
     pub store_wait_seconds: u64,
+    /// Over how long a process that was replaced tells its clients to come anew.
+    pub goodbye_seconds: u64,
 }
 
 impl Default for FleetOptions {
@@ -59,6 +61,7 @@ impl Default for FleetOptions {
             prepare: |_| {},
             drain_seconds: 2,
             store_wait_seconds: 60,
+            goodbye_seconds: 0,
         }
     }
 }
@@ -107,6 +110,7 @@ pub struct Fleet {
     key: SigningKey,
     drain_seconds: u64,
     store_wait_seconds: u64,
+    goodbye_seconds: u64,
     /// Trusts the fleet's certificates.
     pub tls: Option<Arc<rustls::ClientConfig>>,
 }
@@ -167,6 +171,10 @@ impl Fleet {
         if options.fleet_tls {
             make_fleet_certificates(&mut snapshot, &dir);
         }
+        // All tests of TLS are tests of it where the kernel seals.
+        if std::env::var_os("TIDEGATE_KTLS").is_some() {
+            snapshot.servers.iter_mut().for_each(|server| server.machine.ktls = Ktls::Auto);
+        }
         (options.adjust)(&mut snapshot);
         let key = SigningKey::generate().expect("the system has randomness");
         let keys = tidegate_contract::PublicKey::list_to_text(&[key.public()]);
@@ -178,10 +186,17 @@ impl Fleet {
             .map(|server| Member { server: server.clone(), child: None, elders: Vec::new() })
             .collect();
         (options.prepare)(&dir);
-        let (drain_seconds, store_wait_seconds) =
-            (options.drain_seconds, options.store_wait_seconds);
-        let mut fleet =
-            Fleet { dir, snapshot, members, key, drain_seconds, store_wait_seconds, tls };
+        let FleetOptions { drain_seconds, store_wait_seconds, goodbye_seconds, .. } = *options;
+        let mut fleet = Fleet {
+            dir,
+            snapshot,
+            members,
+            key,
+            drain_seconds,
+            store_wait_seconds,
+            goodbye_seconds,
+            tls,
+        };
         fleet.publish();
         for index in 0..fleet.members.len() {
             fleet.launch(index);
@@ -237,6 +252,7 @@ impl Fleet {
         command
             .args(["--node", id, "--drain-seconds", &self.drain_seconds.to_string()])
             .args(["--store-wait-seconds", &self.store_wait_seconds.to_string()])
+            .args(["--goodbye-seconds", &self.goodbye_seconds.to_string()])
             .arg("--snapshot")
             .arg(self.dir.join("snapshot"))
             .arg("--trust")
@@ -518,7 +534,8 @@ const POLL_PAUSE: Duration = Duration::from_millis(1);
 /// Host name of the fleet's delivery service.
 pub const HOST: &str = "film.example";
 
-fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
+/// A fleet of ours in this /24, whose files lie in `dir`.
+pub fn plan(subnet: [u8; 3], dir: &Path, options: &FleetOptions) -> Snapshot {
     let mut next = 0;
     let mut server = |id: String, role: Role, group: Option<&str>| {
         next += 1;

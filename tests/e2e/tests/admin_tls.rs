@@ -1,10 +1,12 @@
 //! The admin port of a node with `admin_tls` is for operators who prove themselves: whoever does not gets no answer, and
 //! commands get theirs. Method: certificates that `tidegate tls` makes, as an operator would.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Output};
-use tidegate_contract::FleetTls;
+use std::process::{Child, Command, Output};
+use tidegate_contract::{FleetTls, Machine, Role, Server};
 use tidegate_e2e::fleet::{HOST, binary};
 use tidegate_e2e::tls::{client, name};
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
@@ -89,5 +91,145 @@ fn operators_prove_themselves_and_nobody_else_is_answered() {
     }
     fleet.until("it is shown", |_| {
         !tidegate(&dir, &[&purge[..], &["--identity", "operator"]].concat()).status.success()
+    });
+}
+
+struct Controls(Child);
+
+impl Drop for Controls {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+/// A router or a monitor beside the fleet, which the fleet does not start.
+fn control(fleet: &Fleet, id: &str, role: Role, host: u8) -> Server {
+    let mut server = fleet.member("edge-1").server.clone();
+    let IpAddr::V4(edge) = server.addresses[0] else { panic!("fleets are IPv4") };
+    let [a, b, c, _] = edge.octets();
+    let ip = IpAddr::V4(Ipv4Addr::new(a, b, c, host));
+    let tcp = || TcpListener::bind((ip, 0)).and_then(|l| l.local_addr()).unwrap().port();
+    let udp = || UdpSocket::bind((ip, 0)).and_then(|s| s.local_addr()).unwrap().port();
+    server.machine = Machine::plain(0, server.machine.ram_bytes);
+    (server.id, server.role, server.addresses) = (id.to_owned(), role, vec![ip]);
+    (server.cache_group, server.https_port) = (None, None);
+    (server.http_port, server.admin_port) = (Some(tcp()), tcp());
+    server.heartbeat_port = Some(udp());
+    server.dns_port = (role == Role::Router).then(udp);
+    server
+}
+
+#[test]
+fn routers_and_monitors_are_for_operators_too() {
+    // Goal: as the other test, of the control plane; besides, one who does not finish his handshake holds up nobody, and files that
+    // cannot be used leave the old ones in use. Method: both roles in one process, on certificates by `tidegate tls`.
+    let options = FleetOptions { parents: 1, edges: 1, ..FleetOptions::default() };
+    let mut fleet = Fleet::start("admin-tls-control", &options);
+    let dir = fleet.dir.clone();
+    let zone = fleet.snapshot.zone.clone();
+    done(&dir, &["tls", "make-ca", "--out", "admin"]);
+    done(&dir, &["tls", "make-ca", "--out", "other"]);
+    for (ca, id) in [
+        ("admin", "router-1"),
+        ("admin", "monitor-1"),
+        ("admin", "operator"),
+        ("other", "stranger"),
+    ] {
+        let made_out = format!("{id}.{zone}");
+        done(&dir, &["tls", "make-cert", "--ca", ca, "--out", id, "--name", &made_out]);
+    }
+    std::fs::copy(dir.join("admin/ca.pem"), dir.join("operator/ca.pem")).unwrap();
+    let path = |file: &str| dir.join(file).display().to_string();
+    let mut servers = [
+        control(&fleet, "router-1", Role::Router, 201),
+        control(&fleet, "monitor-1", Role::Monitor, 202),
+    ];
+    for server in &mut servers {
+        server.machine.admin_tls = Some(FleetTls {
+            chain: path(&format!("{}/cert.pem", server.id)),
+            key: path(&format!("{}/key.pem", server.id)),
+            authorities: path("admin/ca.pem"),
+        });
+    }
+    fleet.snapshot.servers.extend(servers.clone());
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    let start = || {
+        Command::new(binary("tidegate"))
+            .args(["run", "--role", "router,monitor", "--node", "router-1,monitor-1"])
+            .args(["--snapshot", "snapshot", "--trust", "trust.pub", "--decision-log", "none"])
+            .current_dir(&dir)
+            .stderr(
+                File::options().create(true).append(true).open(dir.join("control.err")).unwrap(),
+            )
+            .spawn()
+            .unwrap()
+    };
+    // What cannot be shown is found before anything is served.
+    let key = dir.join("router-1/key.pem");
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "").unwrap();
+    assert!(!start().wait().unwrap().success());
+    let said = || std::fs::read_to_string(dir.join("control.err")).unwrap();
+    assert!(
+        said().contains("server router-1: admin_tls: ") && said().contains("key.pem"),
+        "{}",
+        said()
+    );
+    std::fs::write(&key, &kept).unwrap();
+    let _controls = Controls(start());
+
+    let at = |server: &Server| SocketAddr::new(server.addresses[0], server.admin_port);
+    let shown = |id: &str| (dir.join(id).join("cert.pem"), dir.join(id).join("key.pem"));
+    let ask = |server: &Server, shown: Option<(&Path, &Path)>| -> io::Result<Response> {
+        let config = client(&[&dir.join("admin/ca.pem")], shown);
+        Connection::open_tls_as(at(server), config, name(&format!("{}.{zone}", server.id)))?
+            .get("x", "/health", "")
+    };
+    let operator = shown("operator");
+    let asks = |server: &Server| ask(server, Some((&operator.0, &operator.1)));
+    fleet.until("they serve", |_| servers.iter().all(|server| asks(server).is_ok()));
+    let stranger = shown("stranger");
+    for server in &servers {
+        // One who says nothing, one who says half of it.
+        let _silent = TcpStream::connect(at(server)).unwrap();
+        let mut half = TcpStream::connect(at(server)).unwrap();
+        half.write_all(&[22, 3, 1, 2, 0, 1]).unwrap();
+        let answer = asks(server).unwrap();
+        assert_eq!((answer.status, answer.body), (200, b"ok\n".to_vec()));
+        assert!(ask(server, None).is_err(), "who shows nothing");
+        assert!(ask(server, Some((&stranger.0, &stranger.1))).is_err(), "who is of others");
+        assert!(get(at(server), "x", "/health", "").is_err(), "plain");
+    }
+    let url = format!("http://{HOST}/t.m4s");
+    let files = ["--snapshot", "snapshot", "--trust", "trust.pub"];
+    let explain = [&["explain", &url, "--client", "192.0.2.1"][..], &files].concat();
+    let said_by = |more: &[&str]| {
+        let output = tidegate(&dir, &[&explain[..], more].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(said_by(&[]).contains("no router reachable"));
+    assert!(said_by(&["--identity", "operator"]).contains("router router-1, generation 2"));
+
+    // Files: bad ones leave the old ones in use, other ones are shown.
+    std::fs::write(&key, "").unwrap();
+    fleet.until("it is said", |_| {
+        asks(&servers[0]).is_ok() && said().contains("the old files go on")
+    });
+    std::fs::write(&key, &kept).unwrap();
+    for file in ["cert.pem", "key.pem"] {
+        std::fs::copy(dir.join("operator").join(file), dir.join("router-1").join(file)).unwrap();
+    }
+    fleet.until("another name is shown", |_| asks(&servers[0]).is_err());
+    assert!(asks(&servers[1]).is_ok());
+    // And the snapshot: plain again.
+    for server in &mut fleet.snapshot.servers {
+        server.machine.admin_tls = None;
+    }
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    fleet.until("plain HTTP is answered", |_| {
+        servers.iter().all(|server| get(at(server), "x", "/health", "").is_ok())
     });
 }

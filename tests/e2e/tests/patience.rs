@@ -160,8 +160,8 @@ fn clients_that_take_hardly_anything_are_let_go() {
 
 #[test]
 fn requests_that_come_slowly_are_refused() {
-    // Goal: head and body have 10 s each, however they are framed (slowloris, and its kin with bodies). Method: one
-    // byte now and then until the answer comes.
+    // Goal: a head has 10 s, and a body 1 KiB/s over 30 s, however they are framed (slowloris, and its kin with bodies); who says
+    // nothing at all has 10 s for either. Method: one byte now and then, or none, until the answer comes.
     let options = FleetOptions { edges: 1, parents: 1, ..FleetOptions::default() };
     let fleet = Fleet::start("slowly", &options);
     fleet.put("a.m4s", 1000);
@@ -171,6 +171,7 @@ fn requests_that_come_slowly_are_refused() {
         format!("{post}Content-Length: 100000\r\n\r\n"),
         format!("{post}Transfer-Encoding: chunked\r\n\r\nFFFF\r\n"),
         format!("GET /a.m4s HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60000\r\n\r\n"),
+        format!("{post}X-Silent: 1\r\nContent-Length: 100000\r\n\r\n"),
     ];
     let address = fleet.member("edge-1").http();
     cost::of(&fleet, "HTTP/1.1: heads and bodies that come slowly", "/a.m4s", || {
@@ -186,7 +187,8 @@ fn requests_that_come_slowly_are_refused() {
                             Ok(0) => break,
                             Ok(n) => answer.extend_from_slice(&piece[..n]),
                             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-                                let _closed = stream.write_all(b"1");
+                                let said: &[u8] = if case.contains("Silent") { b"" } else { b"1" };
+                                let _closed = stream.write_all(said);
                             }
                             Err(_) => break, // what came behind the answer was not read
                         }
@@ -196,5 +198,51 @@ fn requests_that_come_slowly_are_refused() {
             }
         });
     });
-    assert_eq!(fleet.counter("edge-1", "deadlines_missed_total"), 4);
+    assert_eq!(fleet.counter("edge-1", "deadlines_missed_total"), 5);
+}
+
+#[test]
+fn a_body_that_comes_slowly_but_surely_is_passed_on() {
+    // Goal: an uplink that brings more than the least may take longer than a head has. Method: a body in 16 pieces, one each second.
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        reply(stream, 200, "Cache-Control: no-store\r\n", asked.body.len().to_string().as_bytes());
+    });
+    let options = FleetOptions {
+        edges: 1,
+        parents: 1,
+        origin: Some(origin.address),
+        ..FleetOptions::default()
+    };
+    let fleet = Fleet::start("slow-but-sure", &options);
+    let address = fleet.member("edge-1").http();
+    std::thread::scope(|scope| {
+        for is_chunked in [false, true] {
+            scope.spawn(move || {
+                let mut client = Connection::open(address).unwrap();
+                let framing =
+                    if is_chunked { "Transfer-Encoding: chunked" } else { "Content-Length: 64000" };
+                let head = format!("POST /pass/slow HTTP/1.1\r\nHost: {HOST}\r\n{framing}\r\n\r\n");
+                client.send(head.as_bytes()).unwrap();
+                for _ in 0..16 {
+                    let piece = [b'x'; 4000];
+                    // A second is what is tested: the pieces take longer together than a head may.
+                    std::thread::sleep(Duration::from_secs(1));
+                    match is_chunked {
+                        false => client.send(&piece).unwrap(),
+                        true => client.send(&[b"fa0\r\n", &piece[..], b"\r\n"].concat()).unwrap(),
+                    }
+                }
+                if is_chunked {
+                    client.send(b"0\r\n\r\n").unwrap();
+                }
+                let answer = client.response(false).unwrap();
+                assert_eq!(
+                    (answer.status, &*answer.body),
+                    (200, &b"64000"[..]),
+                    "chunked: {is_chunked}"
+                );
+            });
+        }
+    });
+    assert_eq!(fleet.counter("edge-1", "deadlines_missed_total"), 0);
 }

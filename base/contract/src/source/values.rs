@@ -2,7 +2,7 @@
 
 use super::{CLASSES, Class};
 use crate::snapshot::{
-    Admission, Congestion, LocationStyle, RamPolicy, Role, ServerStatus, TlsVersion,
+    Admission, Congestion, Ktls, LocationStyle, RamPolicy, Role, ServerStatus, TlsVersion,
 };
 use std::net::IpAddr;
 use toml::de::DeValue;
@@ -154,6 +154,12 @@ impl FromToml for RamPolicy {
         let words =
             [("s3-fifo", RamPolicy::S3Fifo), ("sieve", RamPolicy::Sieve), ("lru", RamPolicy::Lru)];
         word(value, &words)
+    }
+}
+
+impl FromToml for Ktls {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        word(value, &[("off", Ktls::Off), ("auto", Ktls::Auto)])
     }
 }
 

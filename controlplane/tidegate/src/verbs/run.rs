@@ -122,6 +122,8 @@ impl Run {
                 format!("the snapshot has no server `{node}`; give the id of a router or monitor");
             return Err(Failure::Input(what));
         };
+        tidegate_monitor::operators::check(server)
+            .map_err(|why| Failure::Input(format!("server {node}: {why}")))?;
         let in_the_way = |error: StartError| Failure::Host(error.to_string());
         match server.role {
             Role::Router if self.role.contains(&RunRole::Router) => {

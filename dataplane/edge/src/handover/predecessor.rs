@@ -118,12 +118,30 @@ impl Predecessor {
         self.exchange(&Say::Pause, &Say::Paused)
     }
 
-    /// From now on the store is this process'.
+    /// From now on the store is this process', also if the running one has ended since it said that it writes no more: then
+    /// nobody serves until this one does.
     ///
     /// # Errors
     /// It is not: the running process has it still.
     pub fn take_store(&self) -> Result<(), String> {
-        self.exchange(&Say::Ready, &Say::Yours)
+        // If it does not hear that, it has said why, or nothing, and then it has ended.
+        let _heard = say(&self.channel, &Say::Ready, &[]);
+        let mut answer = super::hear(&self.channel);
+        if answer.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset) {
+            answer = super::hear(&self.channel); // words that came before are behind this
+        }
+        match answer {
+            Ok((Say::Yours, _)) => Ok(()),
+            Ok((other, _)) => Err(self.unexpected(&other)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                let node = &self.node;
+                eprintln!(
+                    "tidegated {node}: the running process has ended; its store is this one's"
+                );
+                Ok(())
+            }
+            Err(error) => Err(self.broken(&error)),
+        }
     }
 
     /// From now on this process serves who comes.

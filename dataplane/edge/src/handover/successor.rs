@@ -87,15 +87,17 @@ impl Offer {
     }
 
     fn serve(&self, channel: &Channel) {
+        self.stop.set_orphaned(false);
         let Err(why) = self.converse(channel) else { return };
         let _gone = say(channel, &Say::No { why: why.clone() }, &[]);
         if self.stop.is_replaced() {
             return eprintln!("tidegated {}: its successor: {why}", self.id);
         }
         if self.stop.has_no_store() {
+            self.stop.set_orphaned(true);
             return eprintln!(
                 "tidegated {}: its successor ended when it had taken the store: {why}; this process goes on serving, keeps \
-                 nothing new, and takes no purges\n    mend: start another one with --replace",
+                 nothing new, and takes no purges, until another one that it starts has taken its place",
                 self.id
             );
         }

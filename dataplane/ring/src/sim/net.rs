@@ -5,6 +5,7 @@
 
 use super::{Death, Inner, Process, current};
 use crate::executor::yield_now;
+use crate::ktls::SealKey;
 use crate::net::{TcpListener as RingListener, TcpStream as RingStream};
 use crate::time::{sleep, timeout};
 use std::cell::RefCell;
@@ -538,6 +539,49 @@ impl TcpStream {
         match &self.0 {
             Kind::Ring(stream) => stream.send_now(bytes),
             Kind::Simulated(_) => Ok(0),
+        }
+    }
+
+    /// A simulated kernel seals nothing.
+    ///
+    /// # Errors
+    /// As the ring's.
+    pub fn seal_by_kernel(&self, key: &SealKey<'_>) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.seal_by_kernel(key),
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub fn change_seal_key(&self, key: &SealKey<'_>) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.change_seal_key(key),
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub fn sealed_records(&self) -> io::Result<u64> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.sealed_records(),
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// # Errors
+    /// As the ring's.
+    pub async fn send_record(
+        &self,
+        content_type: u8,
+        content: &[u8],
+        stall: Duration,
+    ) -> io::Result<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.send_record(content_type, content, stall).await,
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
