@@ -151,7 +151,7 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
     endpoint.handshake_ended();
     if !matches!(begun, Ok(true)) {
         core.count(|c| &c.tls_errors_total, 1);
-        return connection.close(Code::NO_ERROR, "the handshake took too long");
+        return connection.close(Code::NO_ERROR, "the handshake did not end well");
     }
     core.count(|c| &c.tls_handshakes_total, 1);
     let Ok(call) = let_in(&core, &endpoint.callers, connection.remote()) else {
@@ -183,22 +183,23 @@ enum Next {
 impl Session {
     /// Until the handshake is over; what is asked for with the client's first flight (0-RTT) is begun before. `false`: it failed.
     async fn begin(&self) -> bool {
+        let connection = &self.connection;
         poll_fn(|cx| {
-            let connection = &self.connection;
-            if !connection.is_handshaking() {
-                return Poll::Ready(!connection.is_over());
-            }
             connection.watch(cx);
-            while let Some(opened) = connection.accept() {
-                match opened {
-                    Opened::Request(id) => {
+            while connection.is_handshaking() {
+                match self.poll_next() {
+                    Poll::Ready(Next::Stream(Opened::Request(id))) => {
                         self.rules.borrow_mut().request_came();
                         self.spawn_request(id);
                     }
-                    Opened::Unidirectional(id) => self.spawn_uni(id),
+                    Poll::Ready(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
+                    Poll::Ready(Next::Drain | Next::Flood | Next::Over) => {
+                        return Poll::Ready(false);
+                    }
+                    Poll::Pending => return Poll::Pending,
                 }
             }
-            Poll::Pending
+            Poll::Ready(!connection.is_over())
         })
         .await
     }

@@ -370,8 +370,14 @@ impl Connection {
 
     /// Nobody waits on this stream any more.
     pub fn forget(&self, id: StreamId) {
-        self.readers.borrow_mut().remove(&id);
-        self.writers.borrow_mut().remove(&id);
+        for waiting in [&self.readers, &self.writers] {
+            let mut waiting = waiting.borrow_mut();
+            waiting.remove(&id);
+            // An idle connection holds no room for those who wait.
+            if waiting.is_empty() {
+                waiting.shrink_to_fit();
+            }
+        }
         self.urgencies.borrow_mut().remove(&VarInt::from(id).into_inner());
     }
 }

@@ -43,6 +43,7 @@ impl QuicTls {
         let (mut usual, mut early) = (usual, early);
         for config in [&mut usual, &mut early] {
             config.alpn_protocols = vec![b"h3".to_vec()];
+            config.ignore_client_order = true;
         }
         // How much it may be is bounded by windows (RFC 9001 section 4.6.1).
         early.max_early_data_size = u32::MAX;
