@@ -15,7 +15,7 @@ struct Need {
 }
 
 const ALL: &[&str] = &["demo", "test", "bench", "bench-trace", "bench-http3"];
-const NEEDS: [Need; 21] = [
+const NEEDS: [Need; 22] = [
     Need {
         package: "gcc",
         present: || on_path("cc"),
@@ -62,6 +62,12 @@ const NEEDS: [Need; 21] = [
         package: "ngtcp2-client",
         present: || on_path("gtlsclient"),
         why: "speaks HTTP/3 with an edge in tests",
+        verbs: &["test"],
+    },
+    Need {
+        package: "python3-venv",
+        present: || output(&mut command("python3", &["-c", "import venv, ensurepip"])).is_ok(),
+        why: "holds aioquic, which speaks HTTP/3 with an edge in tests",
         verbs: &["test"],
     },
     Need { package: "g++", present: || on_path("c++"), why: "builds libFuzzer", verbs: &["fuzz"] },
@@ -150,6 +156,14 @@ const SERVICES: &[(&str, &[&str])] = &[
 /// npm folders and the verbs that need them.
 const NPM: [(&str, &[&str]); 2] = [("demo/pages", &["demo", "test"]), ("tests/browser", &["test"])];
 
+/// What pip brings for tests, and the only place where it brings it to.
+const PYTHON_LOCK: &str = "tests/e2e/aioquic.txt";
+
+/// The Python of the tests, once [`run`] has made it.
+pub fn python() -> PathBuf {
+    crate::target().join("python/bin/python")
+}
+
 /// Makes this machine ready for a verb.
 ///
 /// # Errors
@@ -177,6 +191,9 @@ pub fn run(verb: &str) -> Result<(), String> {
         if verbs.contains(&verb) {
             npm(&crate::root().join(folder))?;
         }
+    }
+    if verb == "test" {
+        pip()?;
     }
     Ok(())
 }
@@ -274,4 +291,26 @@ fn npm(folder: &Path) -> Result<(), String> {
     finish(npm.current_dir(folder))
         .map_err(|e| format!("{e}\nIs the network reachable? npm needs it once."))?;
     std::fs::write(&stamp, lock).map_err(|e| format!("{}: {e}", stamp.display()))
+}
+
+/// A Python environment of our own, unless it holds just what the lock file says. The system's stays as it is.
+fn pip() -> Result<(), String> {
+    let lock = crate::root().join(PYTHON_LOCK);
+    let wanted = std::fs::read_to_string(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
+    let (home, python) = (crate::target().join("python"), python());
+    let stamp = home.join("installed-lock.txt");
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    println!("Fetching aioquic for the tests, by pip into {}:", home.display());
+    for line in wanted.lines().filter(|line| !line.starts_with('#')) {
+        println!("  {line}");
+    }
+    let place = home.display().to_string();
+    finish(&mut command("python3", &["-m", "venv", "--clear", &place]))?;
+    let arguments =
+        ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", PYTHON_LOCK];
+    finish(&mut command(&python, &arguments))
+        .map_err(|e| format!("{e}\nIs the network reachable? pip needs it once."))?;
+    std::fs::write(&stamp, wanted).map_err(|e| format!("{}: {e}", stamp.display()))
 }

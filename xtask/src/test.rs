@@ -94,6 +94,9 @@ fn cargo_tests(arguments: &[&str]) -> Count {
     all.extend(arguments);
     let mut cargo = cargo(&all);
     cargo.env("TIDEGATE_BIN_DIR", target().join("release"));
+    if std::env::var_os("TIDEGATE_PYTHON").is_none() {
+        cargo.env("TIDEGATE_PYTHON", setup::python());
+    }
     counted(run_and_keep(&mut cargo), cargo_count)
 }
 

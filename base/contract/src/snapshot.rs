@@ -195,7 +195,7 @@ pub struct CacheKeyRule {
 pub struct Pacing {
     /// Kilobits per second that one connection is sent at most; `None`: as fast as it goes.
     pub rate_max_kbps: Option<u32>,
-    /// Congestion control of the TCP connections that ask here; `None`: as the system has it.
+    /// Congestion control of the connections that ask here; `None`: TCP as the system has it, QUIC with CUBIC.
     pub congestion: Option<Congestion>,
     /// What players tell of themselves (CMCD) caps the pace and says what is urgent.
     pub cmcd: bool,
@@ -229,7 +229,7 @@ impl Pacing {
     }
 }
 
-/// How a TCP connection finds out what the path to its client takes.
+/// How a connection finds out what the path to its client takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Congestion {

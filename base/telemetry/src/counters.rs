@@ -281,6 +281,7 @@ counters! {
     prefetch_refused_total Counter "requests" "Next objects that were not brought in: of another origin, or not to be cached."
     prefetch_shed_total Counter "requests" "Next objects that were not brought in: too many under way, or no memory to spare."
     quic_paced_total Counter "waits" "Times that a QUIC connection waited for its pace."
+    quic_congestion_changes_total Counter "changes" "Changes of a QUIC connection's congestion control to what a delivery service asks for."
     floods_total Counter "connections" "HTTP/2 and HTTP/3 connections ended for frames or streams that bring nothing."
     alternates_refused_total Counter "requests" "Requests passed on since their URL has as many alternates as are kept side by side."
     clients_turned_away_total Counter "connections" "Connections refused since their client address had too many, opened them too fast, or flooded."

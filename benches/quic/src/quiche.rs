@@ -1,6 +1,6 @@
 //! tokio-quiche, as its example shows: the driver speaks HTTP/3, a task answers its events.
 //!
-//! Beside its defaults: datagrams up to 1452 bytes, as large as the edge's, and no datagrams of applications. Sockets
+//! Beside its defaults: datagrams up to 1472 bytes, as large as the edge's, and no datagrams of applications. Sockets
 //! get what the library knows to make use of (GSO, GRO).
 
 use crate::{Files, Setting};
@@ -15,8 +15,8 @@ use tokio_quiche::quiche::h3::{Header, NameValue};
 use tokio_quiche::settings::{CertificateKind, Hooks, QuicSettings, TlsCertificatePaths};
 use tokio_quiche::{ConnectionParams, ServerH3Controller, ServerH3Driver};
 
-/// The largest UDP payload in an Ethernet frame over IPv4 and IPv6, what the edge comes to by discovery.
-const DATAGRAM_BYTES: usize = 1452;
+/// The largest UDP payload in an Ethernet frame over IPv4, what the edge comes to by discovery.
+const DATAGRAM_BYTES: usize = 1472;
 
 /// Serves until it is killed.
 pub async fn serve(setting: &Setting) -> Result<(), String> {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! UDP socket <-> h3/endpoint.rs <-> h3/connection.rs <-> one task for each stream: head -> transaction -> h3/answer.rs
-//! h3/bucket.rs    how fast its packets may leave
+//! h3/handshake.rs TLS; h3/bucket.rs how fast its packets may leave; h3/congestion.rs how it finds out what the path takes
 //! h3/post.rs      connection ids that name their process and core, and datagrams handed from one to the other
 //! ```
 //!
@@ -13,11 +13,14 @@
 
 mod answer;
 mod bucket;
+mod congestion;
 mod connection;
 mod endpoint;
+mod handshake;
 mod post;
 
 pub use endpoint::{Endpoint, EndpointParts};
+pub use handshake::QuicTls;
 pub use post::{Elder, Post, read_letters};
 
 use crate::callers::Call;
@@ -27,9 +30,11 @@ use crate::urgency::Urgency;
 use answer::Answer;
 use aws_lc_rs::{hkdf, hmac};
 use bytes::Bytes;
+use congestion::Switchable;
 use connection::{Connection, Ended, Opened};
-use quinn_proto::crypto::rustls::QuicServerConfig;
-use quinn_proto::{IdleTimeout, ServerConfig, StreamId, TransportConfig, VarInt};
+use quinn_proto::{
+    IdleTimeout, MtuDiscoveryConfig, ServerConfig, StreamId, TransportConfig, VarInt,
+};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -42,7 +47,7 @@ use tidegate_engine::client::SEND_STALL_MAX;
 use tidegate_engine::session::{
     BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
 };
-use tidegate_engine::{Core, Face};
+use tidegate_engine::{Core, Face, Outlet};
 use tidegate_http::{Fields, Method, RequestHead};
 use tidegate_http3::{
     Code, Connection as Rules, Error, Limits, ParsedRequest, RequestEvent, RequestReader, Side,
@@ -61,7 +66,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 const SEND_WINDOW_BYTES: u64 = 1 << 20;
 /// Bytes of TLS messages that came out of order.
 const CRYPTO_BYTES_MAX: usize = 16 << 10;
-/// Of one UDP datagram from a client.
+/// Of one UDP datagram, in both directions: what an Ethernet frame takes over IPv4.
 const DATAGRAM_BYTES_MAX: usize = 1472;
 /// Handshakes of one socket under way: from the first of these on, clients prove their address (RFC 9000 §8.1.2) ...
 const RETRY_FROM: usize = 64;
@@ -107,7 +112,9 @@ pub struct Template {
     server: ServerConfig,
 }
 
-pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
+pub fn template(tls: &QuicTls, secret: &Secret) -> Template {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(DATAGRAM_BYTES_MAX as u16);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(STREAMS_MAX.into())
@@ -115,14 +122,16 @@ pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into())
         .send_window(SEND_WINDOW_BYTES)
+        .mtu_discovery_config(Some(discovery))
         .crypto_buffer_size(CRYPTO_BYTES_MAX)
+        .congestion_controller_factory(Arc::new(Switchable))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
             SILENT_SPAN_MAX.as_millis() as u32
         ))));
     let salt = |purpose: &[u8]| hkdf::Salt::new(hkdf::HKDF_SHA256, purpose);
     let tokens = salt(b"tidegate quic tokens").extract(&secret.0);
-    let mut server = ServerConfig::new(crypto, Arc::new(tokens));
+    let mut server = ServerConfig::new(tls.plain(), Arc::new(tokens));
     server.transport_config(Arc::new(transport)).max_incoming(HANDSHAKES_MAX);
     Template { server }
 }
@@ -130,37 +139,26 @@ pub fn template(crypto: Arc<QuicServerConfig>, secret: &Secret) -> Template {
 /// Serves one connection to its end.
 async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
     let core = endpoint.core.clone();
-    let begun = timeout(HANDSHAKE_SPAN_MAX, connected(&connection)).await;
+    let session = Session {
+        core: core.clone(),
+        connection: connection.clone(),
+        rules: Rc::new(RefCell::new(Rules::new(Side::Server, Limits::REQUEST))),
+        requests: Cell::new(0),
+        answered: Rc::default(),
+        live: Rc::new(()),
+    };
+    let begun = timeout(HANDSHAKE_SPAN_MAX, session.begin()).await;
     endpoint.handshake_ended();
     if !matches!(begun, Ok(true)) {
         core.count(|c| &c.tls_errors_total, 1);
-        return connection.close(Code::NO_ERROR, "the handshake took too long");
+        return connection.close(Code::NO_ERROR, "the handshake did not end well");
     }
     core.count(|c| &c.tls_handshakes_total, 1);
     let Ok(call) = let_in(&core, &endpoint.callers, connection.remote()) else {
         return connection.close(Code::EXCESSIVE_LOAD, "too many connections from this address");
     };
     let _open = OpenConnection::count(&core, 0);
-    let session = Session {
-        core: core.clone(),
-        connection,
-        rules: Rc::new(RefCell::new(Rules::new(Side::Server, Limits::REQUEST))),
-        answered: Rc::default(),
-        live: Rc::new(()),
-        call,
-    };
-    Box::pin(session.converse(&endpoint)).await;
-}
-
-async fn connected(connection: &Connection) -> bool {
-    poll_fn(|cx| {
-        if !connection.is_handshaking() {
-            return Poll::Ready(!connection.is_over());
-        }
-        connection.watch(cx);
-        Poll::Pending
-    })
-    .await
+    Box::pin(session.converse(&endpoint, &call)).await;
 }
 
 /// One connection's conversation.
@@ -168,10 +166,11 @@ struct Session {
     core: Rc<Core>,
     connection: Rc<Connection>,
     rules: Rc<RefCell<Rules>>,
+    /// Requests that came.
+    requests: Cell<u64>,
     answered: Rc<Cell<u32>>,
     /// Shared by the streams under way.
     live: Rc<()>,
-    call: Call,
 }
 
 enum Next {
@@ -182,7 +181,30 @@ enum Next {
 }
 
 impl Session {
-    async fn converse(&self, endpoint: &Endpoint) {
+    /// Until the handshake is over; what is asked for with the client's first flight (0-RTT) is begun before. `false`: it failed.
+    async fn begin(&self) -> bool {
+        let connection = &self.connection;
+        poll_fn(|cx| {
+            connection.watch(cx);
+            while connection.is_handshaking() {
+                match self.poll_next() {
+                    Poll::Ready(Next::Stream(Opened::Request(id))) => {
+                        self.rules.borrow_mut().request_came();
+                        self.spawn_request(id);
+                    }
+                    Poll::Ready(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
+                    Poll::Ready(Next::Drain | Next::Flood | Next::Over) => {
+                        return Poll::Ready(false);
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(!connection.is_over())
+        })
+        .await
+    }
+
+    async fn converse(&self, endpoint: &Endpoint, call: &Call) {
         let connection = &self.connection;
         let mut preamble = Vec::new();
         self.rules.borrow().preamble(&mut preamble);
@@ -190,12 +212,11 @@ impl Session {
             let what = "a server needs a control stream";
             return connection.close(Code::STREAM_CREATION_ERROR, what);
         };
-        if !write_all(connection, control, preamble).await {
+        if !Box::pin(write_all(connection, control, preamble)).await {
             self.core.count(|c| &c.deadlines_missed_total, 1);
             return connection.close(Code::NO_ERROR, "the control stream is not read");
         }
         let mut draining = pin!(endpoint.drain.begun());
-        let mut requests = 0;
         loop {
             let next = poll_fn(|cx| {
                 connection.watch(cx);
@@ -206,16 +227,16 @@ impl Session {
             });
             match timeout(IDLE_SPAN_MAX, next).await {
                 Ok(Next::Stream(Opened::Request(id))) => {
-                    requests += 1;
                     self.rules.borrow_mut().request_came();
                     self.spawn_request(id);
                 }
                 Ok(Next::Stream(Opened::Unidirectional(id))) => self.spawn_uni(id),
-                Ok(Next::Drain) => return self.part(endpoint, control, requests).await,
+                // In a box of its own: a connection that waits holds no room for its end.
+                Ok(Next::Drain) => return Box::pin(self.part(endpoint, control)).await,
                 Ok(Next::Flood) => {
                     self.core.count(|c| &c.floods_total, 1);
                     let limits = self.core.node.view.load().me.machine.client_limits;
-                    self.call.was_flood(&limits, now());
+                    call.was_flood(&limits, now());
                     return connection.close(Code::EXCESSIVE_LOAD, "too many streams for nothing");
                 }
                 Ok(Next::Over) => return,
@@ -237,10 +258,9 @@ impl Session {
     }
 
     /// The client is told which requests are still answered; they are, and then the connection ends.
-    async fn part(&self, endpoint: &Endpoint, control: StreamId, requests: u64) {
+    async fn part(&self, endpoint: &Endpoint, control: StreamId) {
         let _busy = Under::way(&self.core);
         let connection = &self.connection;
-        let mut requests = requests;
         let mut goaway = Vec::new();
         // First that there will be an end, so that nothing is lost that was asked for before that came over (RFC 9114 §5.2).
         self.rules.borrow_mut().goaway(STREAM_ID_LAST, &mut goaway);
@@ -263,7 +283,6 @@ impl Session {
             });
             match next.await {
                 Next::Stream(Opened::Request(id)) => {
-                    requests += 1;
                     self.spawn_request(id);
                     if has_time {
                         pause = Box::pin(sleep(span));
@@ -276,7 +295,7 @@ impl Session {
         }
         goaway.clear();
         // Request streams have each fourth number (RFC 9000 §2.1).
-        self.rules.borrow_mut().goaway(requests * 4, &mut goaway);
+        self.rules.borrow_mut().goaway(self.requests.get() * 4, &mut goaway);
         if !write_all(connection, control, goaway).await {
             return;
         }
@@ -351,6 +370,7 @@ impl Session {
     }
 
     fn spawn_request(&self, id: StreamId) {
+        self.requests.set(self.requests.get() + 1);
         let (core, connection) = (self.core.clone(), self.connection.clone());
         let (answered, live) = (self.answered.clone(), self.live.clone());
         self.core.spawn(async move {
@@ -419,7 +439,7 @@ async fn serve_request(
         input: Bytes::new(),
         ended: false,
     };
-    let mut answer = Answer::new(connection.clone(), id);
+    let mut answer = Answer::new(core.clone(), connection.clone(), id);
     let parsed = match timeout(HEAD_SPAN_MAX, reading.head()).await {
         Ok(parsed) => parsed,
         Err(_) => {
@@ -432,6 +452,11 @@ async fn serve_request(
         Ok(parsed) => {
             head_only = parsed.head.method == Method::Head;
             answer.prioritize(parsed.head.fields.get("priority"));
+            // Who asks for anything but a look at content is waited for: it may be somebody else's recording.
+            let only_looks = matches!(parsed.head.method, Method::Get | Method::Head);
+            if answer.is_early() && !only_looks && answer.confirm().await.is_err() {
+                return answer.give_up();
+            }
             reading.body(&parsed).await.and_then(|body| {
                 let head = judge(&parsed.head)
                     .map_err(|refused| Refusal::Answer(refused, Code::MESSAGE_ERROR))?;

@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::callers::Callers;
 use crate::control;
 use crate::core::{CoreParts, Speaks, Stop, run as run_core};
-use crate::h3::{self, EndpointParts, Post};
+use crate::h3::{self, EndpointParts, Post, QuicTls};
 use crate::handover::{Estate, Inherited, Predecessor, offer};
 use crate::log;
 use crate::names;
@@ -21,7 +21,6 @@ use crate::store::{self, Refusal};
 use crate::tickets;
 use crate::tls::{self, Tls};
 use arc_swap::ArcSwapOption;
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use std::cell::Cell;
 use std::error::Error;
 use std::net::{SocketAddr, TcpListener};
@@ -135,9 +134,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut sockets = Sockets::new(&me, cores, inherited)?;
     sockets.listen(&me)?;
     if let (Some(port), Some(tls)) = (me.http3_port(), certificate.load().as_ref())
-        && let Some(crypto) = tls.quic()
+        && let Some(tls) = tls.quic()
     {
-        sockets.bind_datagrams(&me, port, crypto)?;
+        sockets.bind_datagrams(&me, port, tls)?;
     }
     // Where nobody shall be served any more, the running process is the last to.
     let Sockets { inherited: _, mut listeners, mut datagrams, estate } = sockets;
@@ -335,14 +334,9 @@ impl Sockets {
     }
 
     /// Sockets for HTTP/3, on all addresses and cores.
-    fn bind_datagrams(
-        &mut self,
-        me: &Server,
-        port: u16,
-        crypto: &Arc<QuicServerConfig>,
-    ) -> Result<(), String> {
+    fn bind_datagrams(&mut self, me: &Server, port: u16, tls: &QuicTls) -> Result<(), String> {
         let cores = self.datagrams.len();
-        let template = Arc::new(h3::template(crypto.clone(), &self.estate.secret));
+        let template = Arc::new(h3::template(tls, &self.estate.secret));
         // Processes that follow each other on one port differ in it.
         let began = tidegate_ring::started().1.duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = self.inherited.generation(began.as_secs() as u8);

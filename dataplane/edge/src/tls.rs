@@ -10,8 +10,8 @@
 //! sessions are not resumed at all), nor under another name than it was begun with (rustls sees to it); who can speak TLS 1.3
 //! is spoken to in nothing else; files that cannot be used leave the old ones in use.
 
+use crate::h3::QuicTls;
 use crate::tickets::Tickets;
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -56,7 +56,7 @@ pub struct Tls {
     /// And for those who may send data with their first flight.
     early: Option<Arc<ServerConfig>>,
     /// And by HTTP/3.
-    quic: Option<Arc<QuicServerConfig>>,
+    quic: Option<Arc<QuicTls>>,
     /// And the name under which it is used where there are viewers too.
     fleet: Option<(String, Arc<ServerConfig>)>,
     /// For operators, on the admin port.
@@ -111,14 +111,13 @@ impl Tls {
                 .with_protocol_versions(TLS13)
                 .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
                 .with_no_client_auth()
-                .with_cert_resolver(shown);
+                .with_cert_resolver(shown.clone());
             config.ticketer = Arc::new(Tickets::new(machine.ticket_secret_file.as_deref())?);
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.ignore_client_order = true;
-            let mut over_quic = config.clone();
-            over_quic.alpn_protocols = vec![b"h3".to_vec()];
-            let over_quic = QuicServerConfig::try_from(over_quic)
-                .map_err(|e| format!("QUIC is not available: {e}"))?;
+            // Sessions with early data are resumed by what they were begun with.
+            let early_over_quic = early_config(&provider, shown)?;
+            let over_quic = QuicTls::new(config.clone(), early_over_quic)?;
             let kept = [old, early].map(|config| Some(Arc::new(viewers_speak(config))));
             (Some(Arc::new(viewers_speak(config))), kept, Some(Arc::new(over_quic)))
         };
@@ -141,7 +140,7 @@ impl Tls {
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
-    pub fn quic(&self) -> Option<&Arc<QuicServerConfig>> {
+    pub fn quic(&self) -> Option<&Arc<QuicTls>> {
         self.quic.as_ref()
     }
 

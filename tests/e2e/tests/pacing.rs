@@ -159,6 +159,46 @@ fn what_players_tell_goes_no_further_and_what_services_say_holds() {
 }
 
 #[test]
+fn congestion_control_is_the_behaviours_over_quic_too() {
+    // Goal: what a behaviour asks for is in force with its answer, and kept until another one asks for another. Method: one
+    // connection, large answers of each kind, in turns; the edge's own count of changes.
+    const LEN: usize = 3_000_000;
+    fn each(snapshot: &mut Snapshot) {
+        let kinds = [Congestion::Bbr, Congestion::Cubic, Congestion::Reno].map(|congestion| {
+            let name = congestion.name();
+            let mut rule = behaviour(name, &format!("/{name}/*"), true, 60);
+            rule.pacing.congestion = Some(congestion);
+            rule
+        });
+        snapshot.delivery_services[0].behaviours.splice(0..0, kinds);
+    }
+    let origin = HandOrigin::start(LOCAL, |asked, stream| {
+        reply(stream, 200, "Cache-Control: max-age=60\r\n", &content(asked.target(), LEN));
+    });
+    let options = FleetOptions { origin: Some(origin.address), adjust: each, ..options() };
+    let fleet = Fleet::start("quic-congestion", &options);
+    block_on(async {
+        let client = h3::Client::connect(&fleet).await;
+        let kinds = [
+            ("any", 0),   // CUBIC, as it begins
+            ("cubic", 0), // is there
+            ("bbr", 1),
+            ("bbr", 1),
+            ("any", 1), // says nothing
+            ("reno", 2),
+            ("cubic", 3),
+        ];
+        for (kind, changes) in kinds {
+            let path = format!("/{kind}/a");
+            let answer = client.get(&path, &[]).await.unwrap();
+            assert!(answer.body == content(&path, LEN), "{kind}");
+            assert_eq!(fleet.counter("edge-1", "quic_congestion_changes_total"), changes, "{kind}");
+        }
+    });
+    assert_eq!(fleet.counter("edge-1", "pacing_failed_total"), 0);
+}
+
+#[test]
 fn what_a_player_asks_for_next_is_there_and_was_asked_for_once() {
     let (origin, fleet) = with_origin();
     let edge = |name: &str| fleet.counter("edge-1", name);

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
 use tidegate_engine::min_rate::MinRate;
 use tidegate_engine::pace::{Burst, Manner, Need, Pace};
-use tidegate_engine::{HeadFields, Outlet, Protection};
+use tidegate_engine::{Core, HeadFields, Outlet, Protection};
 use tidegate_http::Fields;
 use tidegate_http3::{Code, encode_data_head, encode_response};
 use tidegate_ring::{now, timeout};
@@ -23,6 +23,7 @@ const ORDERED_MAX: u64 = 1 << 24;
 
 /// One answer.
 pub struct Answer {
+    core: Rc<Core>,
     connection: Rc<Connection>,
     id: StreamId,
     /// What goes before the next bytes: the head, until it is sent.
@@ -38,8 +39,9 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub fn new(connection: Rc<Connection>, id: StreamId) -> Answer {
+    pub fn new(core: Rc<Core>, connection: Rc<Connection>, id: StreamId) -> Answer {
         Answer {
+            core,
             connection,
             id,
             pending: Vec::new(),
@@ -127,11 +129,15 @@ impl Outlet for Answer {
         encode_response(status, &all, &mut self.pending);
     }
 
-    /// The congestion control is chosen before the client has said what it wants: it is not the service's to choose.
     fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
         if !self.says_priority && manner.need != Need::Ordinary {
             self.urgency = self.urgency.raised(manner.need);
             self.tell_rank();
+        }
+        if let Some(congestion) = manner.congestion
+            && self.connection.set_congestion(congestion)
+        {
+            self.core.count(|c| &c.quic_congestion_changes_total, 1);
         }
         self.burst = Burst::of(&manner.pace);
         self.connection.set_pace(|paces| paces.begin(self.id.index(), manner.pace));
@@ -176,6 +182,14 @@ impl Outlet for Answer {
 
     fn protection(&self) -> Protection {
         Protection::Tls13 // QUIC knows no other (RFC 9001 §4.2)
+    }
+
+    fn is_early(&self) -> bool {
+        self.connection.is_handshaking()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        self.connection.confirmed(self.id).await
     }
 
     fn protocol(&self) -> &'static str {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const DEPTH: Duration = Duration::from_millis(10);
 /// ... and not less than two packets.
 const DEPTH_BYTES_MIN: i128 = 2 * PACKET_BYTES as i128;
-const PACKET_BYTES: u64 = 1452;
+const PACKET_BYTES: u64 = super::DATAGRAM_BYTES_MAX as u64;
 
 /// A byte, as it is counted here: what comes in within a nanosecond is a whole number at every rate.
 const BYTE: i128 = 1_000_000_000;

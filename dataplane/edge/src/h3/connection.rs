@@ -6,6 +6,7 @@
 use super::STREAMS_MAX;
 use super::answer::rank;
 use super::bucket::Bucket;
+use super::congestion;
 use super::endpoint::Endpoint;
 use crate::core::Seat;
 use crate::urgency::Urgency;
@@ -21,6 +22,7 @@ use std::net::SocketAddr;
 use std::rc::Weak;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+use tidegate_contract::Congestion;
 use tidegate_engine::pace::Paces;
 use tidegate_http3::Code;
 use tidegate_ring::now;
@@ -117,6 +119,8 @@ impl Connection {
             Event::Connected => {
                 self.connected.set(true);
                 self.wake_task();
+                // Of requests of the first flight that wait for this.
+                self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
             }
             Event::ConnectionLost { .. } => self.end(),
             Event::Stream(StreamEvent::Opened { .. }) => self.wake_task(),
@@ -260,6 +264,26 @@ impl Connection {
         }
     }
 
+    /// Waits for the end of the handshake, on behalf of a stream that writes nothing before.
+    pub async fn confirmed(&self, id: StreamId) -> io::Result<()> {
+        poll_fn(|cx| {
+            if self.is_handshaking() {
+                self.writers.borrow_mut().insert(id, cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(match self.over.get() {
+                true => Err(io::ErrorKind::NotConnected.into()),
+                false => Ok(()),
+            })
+        })
+        .await
+    }
+
+    /// Has what the path takes found out in this way. `false`: it is already.
+    pub fn set_congestion(&self, wanted: Congestion) -> bool {
+        congestion::set(&self.quic.borrow(), wanted)
+    }
+
     /// The next bytes of a stream; `None`: that was all.
     pub async fn read(&self, id: StreamId) -> Result<Option<Bytes>, Ended> {
         poll_fn(|cx| {
@@ -346,8 +370,14 @@ impl Connection {
 
     /// Nobody waits on this stream any more.
     pub fn forget(&self, id: StreamId) {
-        self.readers.borrow_mut().remove(&id);
-        self.writers.borrow_mut().remove(&id);
+        for waiting in [&self.readers, &self.writers] {
+            let mut waiting = waiting.borrow_mut();
+            waiting.remove(&id);
+            // An idle connection holds no room for those who wait.
+            if waiting.is_empty() {
+                waiting.shrink_to_fit();
+            }
+        }
         self.urgencies.borrow_mut().remove(&VarInt::from(id).into_inner());
     }
 }

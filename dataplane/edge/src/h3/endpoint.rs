@@ -12,6 +12,7 @@
 //! at all (Retry); while the socket is full one batch waits, and all connections with it.
 
 use super::connection::Connection;
+use super::handshake::{Greeting, QuicTls};
 use super::post::{Addressee, Datagram, Ids, Post};
 use super::{DATAGRAM_BYTES_MAX, HANDSHAKES_MAX, RETRY_FROM, Template};
 use crate::callers::Callers;
@@ -21,7 +22,6 @@ use crate::tls::Tls;
 use arc_swap::ArcSwapOption;
 use bytes::BytesMut;
 use quinn_proto::crypto::HmacKey;
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
     DatagramEvent, EndpointConfig, Event, Incoming, ServerConfig, StreamEvent, Transmit,
 };
@@ -77,7 +77,7 @@ pub struct Endpoint {
     post: Arc<Post>,
     template: Arc<Template>,
     /// Of the certificates in use.
-    crypto: RefCell<Option<Arc<QuicServerConfig>>>,
+    crypto: RefCell<Option<Arc<QuicTls>>>,
     quic: RefCell<quinn_proto::Endpoint>,
     connections: RefCell<HashMap<usize, Rc<Connection>>>,
     /// Connections that have work.
@@ -334,9 +334,10 @@ impl Endpoint {
         let mut known = self.crypto.borrow_mut();
         if crypto.map(Arc::as_ptr) != known.as_ref().map(Arc::as_ptr) {
             *known = crypto.cloned();
-            let config = known.as_ref().map(|crypto| {
+            let config = known.as_ref().map(|tls| {
                 let mut config = ServerConfig::clone(&self.template.server);
-                config.crypto = crypto.clone();
+                let (tls, node) = (tls.clone(), self.core.node.clone());
+                config.crypto = Arc::new(Greeting { tls, node });
                 Arc::new(config)
             });
             self.quic.borrow_mut().set_server_config(config);

@@ -1,6 +1,7 @@
 //! HTTP/3 (RFC 9114): what viewers get by it, over networks that lose, and what hostile clients do not.
 //! Method: `quinn` with our own frames as the client, a relay as the network; real edges.
 
+mod early;
 mod hostile;
 mod packets;
 mod raw;
