@@ -39,7 +39,7 @@ pub use executor::{
 #[cfg(not(feature = "sim"))]
 pub use file::File;
 pub use file::create_preallocated;
-pub use net::bound_listener;
+pub use net::{PathInfo, bound_listener};
 #[cfg(not(feature = "sim"))]
 pub use net::{TcpListener, TcpStream, empty_message};
 pub use probe::RingError;
