@@ -1,11 +1,12 @@
 //! Players behind one narrow link: stalls with and without what they tell (CMCD).
 //!
 //! The link is a loopback device of a network namespace of its own, shaped by `tbf`: real TCP, one queue for all. Players load a
-//! film of one rendition, together a set share of the link; an edge has all of it in memory. Those that tell are paced while their
-//! buffers are full, and what that leaves is there for those that start or whose buffers are low.
+//! film whose highest rendition for all is a set share of the link; an edge has all of it in memory. What it models is the begin
+//! of an evening: viewers come at moments of chance within the ramp, each fills a buffer while it plays, and the link carries what
+//! all play, with little to spare for what they fill.
 //!
-//! Must stay true: both manners are measured in every round, one after the other, in an order that changes from round to
-//! round; the link is shaped after the film is in memory and carries nothing else.
+//! Must stay true: both manners are measured in every round with the same moments, one after the other, in an order that changes
+//! from round to round; the link is shaped after the film is in memory and carries nothing else.
 
 use clap::Args;
 use std::fs;
@@ -17,10 +18,13 @@ use tidegate_e2e::{Fleet, FleetOptions};
 /// Measures stalls of players behind one narrow link, with and without CMCD.
 #[derive(Args, Debug)]
 pub struct StallsArgs {
-    /// Players; their film's bit rate times their number is the load.
+    /// Players; the film's highest bit rate times their number is the load.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     players: u32,
-    /// Load in per cent of the link.
+    /// The film's bit rates in kbit/s, rising; with one alone nobody can go to a lower one when the link is short.
+    #[arg(long, value_delimiter = ',', default_value = "3000", value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    ladder: Vec<u32>,
+    /// Load in per cent of the link, when all play the highest.
     #[arg(long, default_value_t = 95, value_parser = clap::value_parser!(u32).range(10..=200))]
     load: u32,
     /// Rounds; in each one both manners are measured.
@@ -32,6 +36,9 @@ pub struct StallsArgs {
     /// Seconds until the last viewer has come.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
     ramp: u32,
+    /// Of the moments at which viewers come; each round has the next one.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Seconds in the buffer at which a player rests.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=120))]
     buffer: u32,
@@ -40,8 +47,7 @@ pub struct StallsArgs {
     out: PathBuf,
 }
 
-/// Of the film, and seconds of one of its media segments.
-const BITRATE_KBPS: u32 = 3000;
+/// Of one of the film's media segments.
 const SEGMENT_SECONDS: u32 = 4;
 /// Of payload to what a link carries: heads of IP and TCP, acknowledgements, and of HTTP.
 const OVERHEAD_PERCENT: u32 = 6;
@@ -68,22 +74,28 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
         FleetOptions { parents: 1, edges: 1, cores: 1, ram_bytes: 256 << 20, ..Default::default() };
     let fleet = Fleet::start("bench-stalls", &options);
     let segments = args.watch.div_ceil(SEGMENT_SECONDS) + args.buffer.div_ceil(SEGMENT_SECONDS) + 2;
-    let mut media = format!(
-        "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{SEGMENT_SECONDS}\n#EXT-X-MEDIA-SEQUENCE:0\n"
-    );
-    let mut names = vec!["master.m3u8".to_owned(), "film.m3u8".to_owned()];
-    for n in 0..segments {
-        let name = format!("film-{n}.ts");
-        fleet.put(&name, (BITRATE_KBPS * SEGMENT_SECONDS * 125) as usize);
-        media += &format!("#EXTINF:{SEGMENT_SECONDS}.0,\n{name}\n");
+    let write = |name: &str, text: &str| {
+        fs::write(fleet.origin_dir().join(name), text).map_err(|e| format!("{name}: {e}"))
+    };
+    let mut names = vec!["master.m3u8".to_owned()];
+    let mut master = "#EXTM3U\n".to_owned();
+    for kbps in &args.ladder {
+        let mut media = format!(
+            "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:{SEGMENT_SECONDS}\n#EXT-X-MEDIA-SEQUENCE:0\n"
+        );
+        for n in 0..segments {
+            let name = format!("film-{kbps}-{n}.ts");
+            fleet.put(&name, (kbps * SEGMENT_SECONDS * 125) as usize);
+            media += &format!("#EXTINF:{SEGMENT_SECONDS}.0,\n{name}\n");
+            names.push(name);
+        }
+        media += "#EXT-X-ENDLIST\n";
+        let name = format!("film-{kbps}.m3u8");
+        write(&name, &media)?;
+        master += &format!("#EXT-X-STREAM-INF:BANDWIDTH={}\n{name}\n", kbps * 1000);
         names.push(name);
     }
-    media += "#EXT-X-ENDLIST\n";
-    let bandwidth = BITRATE_KBPS * 1000;
-    let master = format!("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH={bandwidth}\nfilm.m3u8\n");
-    for (name, text) in [("master.m3u8", &master), ("film.m3u8", &media)] {
-        fs::write(fleet.origin_dir().join(name), text).map_err(|e| e.to_string())?;
-    }
+    write("master.m3u8", &master)?;
     for name in &names {
         let answer = fleet.get("edge-1", &format!("/{name}"), "").map_err(|e| e.to_string())?;
         if answer.status != 200 {
@@ -91,7 +103,8 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
         }
     }
     fleet.settle("edge-1");
-    let link_kbps = args.players * BITRATE_KBPS * (100 + OVERHEAD_PERCENT) / args.load;
+    let top_kbps = args.ladder.iter().copied().max().unwrap_or_default();
+    let link_kbps = args.players * top_kbps * (100 + OVERHEAD_PERCENT) / args.load;
     let rate = format!("{link_kbps}kbit");
     let shaper = [
         "qdisc", "add", "dev", "lo", "root", "tbf", "rate", &rate, "burst", "32kb", "latency",
@@ -99,22 +112,26 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
     ];
     tool("tc", &shaper)?;
     println!(
-        "{} players of {BITRATE_KBPS} kbit/s behind {link_kbps} kbit/s: {} % of it",
-        args.players, args.load
+        "{} players of {:?} kbit/s behind {link_kbps} kbit/s: {} % of it",
+        args.players, args.ladder, args.load
     );
     let mut results: [Vec<Figure>; 2] = Default::default();
     for round in 0..args.rounds {
         for step in 0..2 {
             let tells = (step + round) % 2 == 1;
-            let figure = play(args, &fleet, tells)?;
+            let figure = play(args, &fleet, tells, args.seed + u64::from(round))?;
             println!(
-                "  round {:>2}, {:<12} {:>4} stalls, {:>7.2} s stalled ({:.3} %), startup p95 {:.2} s",
+                "  round {:>2}, {:<12} {:>4} stalls, {:>7.2} s stalled ({:.3} %), startup p50 {:.2} s, p95 {:.2} s, {:.2} Mbit/s, \
+                 {} answers lent",
                 round + 1,
                 name_of(tells),
                 figure.stalls,
                 figure.stalled_s,
                 figure.stalled_s * 100.0 / (figure.stalled_s + figure.played_s).max(0.001),
-                figure.startup_p95_s
+                figure.startup_p50_s,
+                figure.startup_p95_s,
+                figure.mean_mbps,
+                figure.lent
             );
             results[usize::from(tells)].push(figure);
         }
@@ -127,11 +144,13 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
             format!("{:.2} ({:.2} to {:.2})", all[all.len() / 2], all[0], all[all.len() - 1])
         };
         println!(
-            "  {:<12} stalls {}, seconds stalled {}, startup p95 {} s",
+            "  {:<12} stalls {}, seconds stalled {}, startup p50 {} s, p95 {} s, Mbit/s {}",
             name_of(tells),
             spread(|f| f.stalls as f64),
             spread(|f| f.stalled_s),
-            spread(|f| f.startup_p95_s)
+            spread(|f| f.startup_p50_s),
+            spread(|f| f.startup_p95_s),
+            spread(|f| f.mean_mbps)
         );
     }
     let [without, with] = results.map(|figures| {
@@ -139,7 +158,7 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
     });
     let report = serde_json::json!({
         "machine": crate::cpu::machine(), "source": crate::report::source(), "players": args.players,
-        "load_percent": args.load, "link_kbps": link_kbps, "bitrate_kbps": BITRATE_KBPS,
+        "load_percent": args.load, "link_kbps": link_kbps, "bitrates_kbps": args.ladder, "seed": args.seed,
         "without": without, "with": with,
     });
     if let Some(dir) = args.out.parent() {
@@ -159,12 +178,15 @@ struct Figure {
     stalls: u64,
     stalled_s: f64,
     played_s: f64,
+    startup_p50_s: f64,
     startup_p95_s: f64,
+    mean_mbps: f64,
+    lent: u64,
     report: serde_json::Value,
 }
 
 /// One crowd of players.
-fn play(args: &StallsArgs, fleet: &Fleet, tells: bool) -> Result<Figure, String> {
+fn play(args: &StallsArgs, fleet: &Fleet, tells: bool, seed: u64) -> Result<Figure, String> {
     let json = fleet.dir.join("play.json");
     let address = fleet.member("edge-1").http();
     let mut players = Command::new(binary("tidegate-load"));
@@ -174,7 +196,7 @@ fn play(args: &StallsArgs, fleet: &Fleet, tells: bool) -> Result<Figure, String>
         .args(["--connect", &address.to_string(), "--quiet", "--timeout", "60s"])
         .args(["--players", &args.players.to_string(), "--ramp", &format!("{}s", args.ramp)])
         .args(["--watch", &format!("{}s", args.watch), "--buffer", &format!("{}s", args.buffer)])
-        .args(["--first-guess", "100000000"])
+        .args(["--seed", &seed.to_string()])
         .arg("--json")
         .arg(&json)
         .stdout(Stdio::null());
@@ -182,6 +204,7 @@ fn play(args: &StallsArgs, fleet: &Fleet, tells: bool) -> Result<Figure, String>
         players.arg("--cmcd");
     }
     let paced = fleet.counter("edge-1", "paced_answers_total");
+    let lent = fleet.counter("edge-1", "lent_answers_total");
     let status = players.status().map_err(|e| format!("tidegate-load: {e}"))?;
     if !status.success() {
         return Err(format!("tidegate-load: {status}"));
@@ -200,7 +223,10 @@ fn play(args: &StallsArgs, fleet: &Fleet, tells: bool) -> Result<Figure, String>
         stalls: number("stalls")? as u64,
         stalled_s: number("stalled_s")?,
         played_s: number("played_s")?,
+        startup_p50_s: of["startup"]["p50_us"].as_f64().unwrap_or(f64::NAN) / 1e6,
         startup_p95_s: of["startup"]["p95_us"].as_f64().unwrap_or(f64::NAN) / 1e6,
+        mean_mbps: number("mean_bitrate_bps")? / 1e6,
+        lent: fleet.counter("edge-1", "lent_answers_total") - lent,
         report: of.clone(),
     })
 }

@@ -93,12 +93,37 @@ enum State {
     Done,
 }
 
+impl State {
+    /// After a head that announces this body.
+    fn of(body: ResponseBody) -> State {
+        match body {
+            ResponseBody::None | ResponseBody::Length(0) => State::Done,
+            ResponseBody::Length(length) => State::Length(length),
+            ResponseBody::Chunked => State::Chunked(ChunkedDecoder::new()),
+            ResponseBody::UntilClose => State::UntilClose,
+        }
+    }
+}
+
+/// A head that was read before, and what it says. A server says the same again and again, and the same bytes mean the same: to
+/// find that out costs a tenth of reading them.
+#[derive(Debug, Clone)]
+pub struct KnownHead {
+    bytes: Vec<u8>,
+    answer: Answer,
+    body: ResponseBody,
+}
+
+/// Longer ones are read each time: connections are many.
+const KNOWN_HEAD_BYTES_MAX: usize = 1024;
+
 /// Reads one answer to a GET.
 #[derive(Debug)]
 pub struct AnswerReader {
     state: State,
     interim: usize,
     answer: Answer,
+    known: Option<KnownHead>,
 }
 
 impl Default for AnswerReader {
@@ -110,11 +135,22 @@ impl Default for AnswerReader {
 impl AnswerReader {
     /// At the start of an answer.
     pub fn new() -> AnswerReader {
+        AnswerReader::knowing(None)
+    }
+
+    /// The same, for a connection that had an answer with this head.
+    pub fn knowing(known: Option<KnownHead>) -> AnswerReader {
         AnswerReader {
             state: State::Head(ResponseParser::new(Limits::RESPONSE)),
             interim: 0,
             answer: Answer::default(),
+            known,
         }
+    }
+
+    /// What its connection's next answer may begin with.
+    pub fn into_known(self) -> Option<KnownHead> {
+        self.known
     }
 
     /// Takes bytes and tells how many it used. What it did not use (a piece of a head) must be given again,
@@ -124,6 +160,10 @@ impl AnswerReader {
     /// When this is no answer; the connection is of no more use then.
     pub fn feed(&mut self, input: &[u8], look: &mut impl Look) -> Result<usize, Malformed> {
         let mut at = 0;
+        let in_head = matches!(self.state, State::Head(_));
+        if in_head && !look.wants_head() && self.begins_as_known(input) {
+            at = self.begin_as_known();
+        }
         loop {
             let rest = &input[at..];
             match &mut self.state {
@@ -135,6 +175,7 @@ impl AnswerReader {
                     else {
                         return Ok(at);
                     };
+                    let begins = at == 0;
                     at += parsed.head_bytes;
                     if parsed.is_interim {
                         self.interim += 1;
@@ -144,6 +185,9 @@ impl AnswerReader {
                         continue;
                     }
                     self.begin(&parsed.head, parsed.keep_alive, parsed.body);
+                    if begins && at <= KNOWN_HEAD_BYTES_MAX {
+                        self.learn(&input[..at], parsed.body);
+                    }
                     look.head(&parsed.head);
                 }
                 State::Length(left) => {
@@ -178,12 +222,26 @@ impl AnswerReader {
         self.answer.status = head.status;
         self.answer.keep_alive = keep_alive;
         self.answer.cache_status = cache_status(head);
-        self.state = match body {
-            ResponseBody::None | ResponseBody::Length(0) => State::Done,
-            ResponseBody::Length(length) => State::Length(length),
-            ResponseBody::Chunked => State::Chunked(ChunkedDecoder::new()),
-            ResponseBody::UntilClose => State::UntilClose,
-        };
+        self.state = State::of(body);
+    }
+
+    fn learn(&mut self, head: &[u8], body: ResponseBody) {
+        let mut bytes = self.known.take().map(|known| known.bytes).unwrap_or_default();
+        bytes.clear();
+        bytes.extend_from_slice(head);
+        self.known = Some(KnownHead { bytes, answer: self.answer.clone(), body });
+    }
+
+    fn begins_as_known(&self, input: &[u8]) -> bool {
+        self.known.as_ref().is_some_and(|known| input.starts_with(&known.bytes))
+    }
+
+    /// Bytes of the head.
+    fn begin_as_known(&mut self) -> usize {
+        let Some(known) = &self.known else { return 0 };
+        self.answer.clone_from(&known.answer);
+        self.state = State::of(known.body);
+        known.bytes.len()
     }
 
     /// The answer is whole.

@@ -228,6 +228,20 @@ impl Channel {
         }
     }
 
+    /// Room for one request, if there is some without a wait: it mostly is, and costs less so.
+    pub fn ready(&self) -> Option<Stream> {
+        if self.place.protocol == Protocol::Http1 {
+            let mut idle = self.idle.borrow_mut().take()?;
+            return (!idle.connection.is_stale()).then_some(Stream::Http1(idle));
+        }
+        match self.shared.try_lock().ok()?.as_ref()? {
+            (Shared::Http2(connection), _) if connection.is_usable() => {
+                connection.ready().map(Stream::Http2)
+            }
+            _ => None,
+        }
+    }
+
     /// Waits for room for one request. The caller bounds the wait.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! after an answer that ended where it said. The read buffer belongs to the thread, not to the connection,
 //! so that many connections cost little: bytes leave it before anyone waits.
 
-use crate::answer::{Answer, AnswerReader, AtClose, Look, Malformed};
+use crate::answer::{Answer, AnswerReader, AtClose, KnownHead, Look, Malformed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::cell::RefCell;
@@ -46,6 +46,7 @@ pub trait Watch: Look {
 pub struct Connection {
     stream: TcpStream,
     tls: Option<Box<ClientConnection>>,
+    known: Option<KnownHead>,
 }
 
 impl Connection {
@@ -63,7 +64,7 @@ impl Connection {
                 Some(Box::new(tls.map_err(io::Error::other)?))
             }
         };
-        let mut connection = Connection { stream, tls };
+        let mut connection = Connection { stream, tls, known: None };
         connection.handshake().await?;
         Ok(connection)
     }
@@ -173,7 +174,7 @@ impl Connection {
     ) -> Result<Answer, Failure> {
         // A server may answer and close before it has read all: what it said counts, not the failed write.
         let written = self.write_all(request).await;
-        let mut reader = AnswerReader::new();
+        let mut reader = AnswerReader::knowing(self.known.take());
         // The start of a head that did not come in one piece.
         let mut held: Vec<u8> = Vec::new();
         while !reader.is_done() {
@@ -202,7 +203,9 @@ impl Connection {
                 _ => Err(Failure::ShortBody(error)),
             };
         }
-        Ok(reader.answer().clone())
+        let answer = reader.answer().clone();
+        self.known = reader.into_known();
+        Ok(answer)
     }
 
     /// Waits for bytes and shows them to `take`, which must be done with them when it returns.

@@ -169,6 +169,9 @@ struct PlayArgs {
     /// The first player begins at once, the last at the end of this time.
     #[arg(long, value_parser = parse_duration, default_value = "1s")]
     ramp: Duration,
+    /// Players begin at moments of chance within the ramp, by this seed.
+    #[arg(long)]
+    seed: Option<u64>,
     /// A viewer leaves after this time; else at the end of the film.
     #[arg(long, value_parser = parse_duration)]
     watch: Option<Duration>,
@@ -335,6 +338,7 @@ impl PlayArgs {
         let cast = Cast {
             players: self.players,
             ramp: self.ramp,
+            seed: self.seed,
             manners: Manners {
                 buffer_s: self.buffer.as_secs_f64(),
                 first_guess_bps: self.first_guess as f64,

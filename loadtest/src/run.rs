@@ -20,17 +20,19 @@ use crate::url::{URLS_MAX, Url};
 use rustls::pki_types::ServerName;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_http::authority::Authority;
 use tidegate_http::{Fields, Scheme};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 
 /// Different addresses (and names, for https) that the URLs of one run may lead to; each user may hold a
 /// connection to every one.
@@ -487,6 +489,36 @@ struct User {
     wake: Rc<Notify>,
     /// To each endpoint; shared with the other users of the same connections.
     channels: Rc<[Channel]>,
+    patience: Patience,
+}
+
+/// Gives up on answers that take too long. One timer serves all requests of a user, and is set anew only when it has run out:
+/// to set and take back one for each is a twentieth of what a small answer costs.
+struct Patience(Pin<Box<Sleep>>);
+
+impl Patience {
+    fn new() -> Patience {
+        Patience(Box::pin(tokio::time::sleep(Duration::ZERO)))
+    }
+
+    /// `None`: it is not ready at the deadline.
+    async fn bear<F: Future>(&mut self, deadline: Instant, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            loop {
+                ready!(self.0.as_mut().poll(context));
+                // It was set for an earlier request.
+                if tokio::time::Instant::now() >= deadline.into() {
+                    return Poll::Ready(None);
+                }
+                self.0.as_mut().reset(deadline.into());
+            }
+        })
+        .await
+    }
 }
 
 impl User {
@@ -500,6 +532,7 @@ impl User {
             mine: Rc::clone(mine),
             wake: Rc::new(Notify::new()),
             channels: Rc::clone(channels),
+            patience: Patience::new(),
         }
     }
 
@@ -520,7 +553,9 @@ impl User {
                 }
                 Claim::Send { index, due_ns, counted } => {
                     self.mine.set(Some(UnderWay { due_ns, counted, sent: None }));
-                    worker.pacer.wait(due_ns, &self.wake).await;
+                    if due_ns > now {
+                        worker.pacer.wait(due_ns, &self.wake).await;
+                    }
                     let ending = self.ask(index, due_ns, counted).await;
                     if ending == Ending::Connect && shared.closed_loop {
                         tokio::time::sleep(CONNECT_REST).await;
@@ -554,11 +589,12 @@ impl User {
                 record.sent_bytes = sent_bytes;
                 let mut seen = Seen { pacer: &worker.pacer, first_byte_ns: None, bytes: 0 };
                 let exchange = stream.exchange(&target.request, &worker.scratch, &mut seen);
-                let outcome = timeout(shared.timeout, exchange).await;
+                let deadline = shared.start + Duration::from_nanos(sent_ns) + shared.timeout;
+                let outcome = self.patience.bear(deadline, exchange).await;
                 record.first_byte_ns = seen.first_byte_ns;
                 record.received_bytes = seen.bytes;
                 let failure = match outcome {
-                    Ok(Ok(answer)) => {
+                    Some(Ok(answer)) => {
                         record.ending = Ending::Answered;
                         record.status = answer.status;
                         record.body_bytes = answer.body_bytes;
@@ -568,8 +604,8 @@ impl User {
                         }
                         None
                     }
-                    Ok(Err(failure)) => Some(failure),
-                    Err(_elapsed) => {
+                    Some(Err(failure)) => Some(failure),
+                    None => {
                         record.ending = Ending::Timeout;
                         worker.tally.borrow_mut().explain(|| "no whole answer in time".to_owned());
                         None
@@ -595,6 +631,9 @@ impl User {
 
     /// Room for a request to an endpoint, on a new connection if need be.
     async fn stream(&mut self, endpoint: usize) -> Result<Stream, String> {
+        if let Some(stream) = self.channels[endpoint].ready() {
+            return Ok(stream);
+        }
         let shared = &self.worker.shared;
         let address = shared.endpoints[endpoint].endpoint.address;
         let (stream, opened) = match timeout(shared.timeout, self.channels[endpoint].stream()).await

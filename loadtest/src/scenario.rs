@@ -229,6 +229,7 @@ impl RawPhase {
         let cast = players.map(|players| Cast {
             players,
             ramp: time(&self.ramp, Duration::from_secs(1)),
+            seed: self.seed,
             manners: Manners {
                 buffer_s: time(&self.buffer, Duration::from_secs(30)).as_secs_f64(),
                 first_guess_bps: self.first_guess.unwrap_or(1_000_000) as f64,

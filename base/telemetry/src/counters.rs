@@ -276,6 +276,7 @@ counters! {
     cmcd_total Counter "requests" "Requests that told something of their player (CMCD)."
     cmcd_ignored_total Counter "requests" "Of these, those that broke the rules of it, or were of another version than 1."
     paced_answers_total Counter "answers" "Answers with a limit to how fast they leave: the delivery service's, or what the player found enough."
+    lent_answers_total Counter "answers" "Answers that let others go first: the path was crowded, and the player had enough in its buffer (HTTP/1.1)."
     pacing_failed_total Counter "connections" "Connections that the system does not let have the pace or the congestion control of their service."
     prefetch_fills_total Counter "fills" "Fills of what a player said that it would ask for next."
     prefetch_refused_total Counter "requests" "Next objects that were not brought in: of another origin, or not to be cached."

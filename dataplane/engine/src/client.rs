@@ -4,16 +4,16 @@
 //! Must stay true: exactly one final head per request; a body of known length is sent whole or its stream (for HTTP/1.1 the
 //! connection) is broken off, so that a client never takes a part for the whole.
 
-use crate::pace::{Burst, Manner, Pace};
+use crate::pace::{Burst, LOOK_BYTES, Lending, Manner, Pace};
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_http::{Fields, Version};
 use tidegate_http1::{
     LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_status_line,
 };
-use tidegate_ring::TcpStream;
+use tidegate_ring::{TcpStream, now};
 
 /// What protects a client's bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +259,12 @@ pub struct Http1<'a, T: Transport> {
     chunked: bool,
     pace: Pace,
     burst: Burst,
+    lending: Option<Lending>,
+    begun: Option<Instant>,
+    /// Its player, or one before it on this connection, asked for a lower rendition than its highest.
+    pub has_lower: bool,
+    /// Its player let others go first, at least for a while.
+    pub lent: bool,
 }
 
 impl<'a, T: Transport> Http1<'a, T> {
@@ -273,6 +279,10 @@ impl<'a, T: Transport> Http1<'a, T> {
             chunked: false,
             pace: Pace::default(),
             burst: Burst::of(&Pace::default()),
+            lending: None,
+            begun: None,
+            has_lower: false,
+            lent: false,
         }
     }
 
@@ -290,6 +300,17 @@ impl<'a, T: Transport> Http1<'a, T> {
         let outcome = self.transport.send_all(pieces).await;
         self.keep_alive &= outcome.is_ok();
         outcome
+    }
+
+    /// What the player told binds from here on.
+    fn bind(&mut self) -> io::Result<()> {
+        let tcp = self.transport.tcp();
+        self.lending = Lending::of(&self.pace, self.has_lower);
+        if self.lending.is_some() {
+            // What the kernel has already is sent before anything is seen of it.
+            tcp.set_unsent_max(LOOK_BYTES as u32)?;
+        }
+        tcp.set_pace(self.pace.wish.into_iter().chain(self.pace.ceiling).min())
     }
 
     async fn body_piece(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -343,17 +364,26 @@ impl<T: Transport> Outlet for Http1<'_, T> {
 
     fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
         (self.pace, self.burst) = (manner.pace, Burst::of(&manner.pace));
+        self.has_lower |= manner.is_below_top;
+        self.begun = manner.pace.lender.map(|_| now());
         set_manner_of(self.transport.tcp(), manner, manner.pace.ceiling)
     }
 
     async fn body(&mut self, bytes: &Bytes) -> io::Result<()> {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            let Some(free) = self.burst.take(rest.len()) else {
-                let both = self.pace.wish.into_iter().chain(self.pace.ceiling).min();
-                self.transport.tcp().set_pace(both)?;
+            let Some(mut free) = self.burst.take(rest.len()) else {
+                self.bind()?;
                 continue;
             };
+            if let Some(lending) = &mut self.lending {
+                let tcp = self.transport.tcp();
+                let since = self.begun.map(|begun| now().saturating_duration_since(begun));
+                let rate = lending.look(tcp.path()?, since.unwrap_or_default());
+                self.lent |= lending.lends();
+                tcp.set_pace(rate.into_iter().chain(self.pace.ceiling).min())?;
+                free = free.min(LOOK_BYTES);
+            }
             self.body_piece(&rest[..free]).await?;
             rest = &rest[free..];
         }
@@ -366,6 +396,9 @@ impl<T: Transport> Outlet for Http1<'_, T> {
             rest.extend_from_slice(LAST_CHUNK);
         }
         self.keep_alive &= complete; // never passes for whole: the connection ends short
+        if self.lending.take().is_some() {
+            self.transport.tcp().set_unsent_max(0)?; // as the system has it
+        }
         if rest.is_empty() {
             return Ok(());
         }

@@ -45,6 +45,7 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
     let _open = OpenConnection::count(&core, 0);
     let mut buffer = Vec::new();
     let mut parser = RequestParser::new(Limits::REQUEST);
+    let mut has_lower = false;
     loop {
         let parsed = match next_head(&mut transport, &mut parser, &mut buffer).await {
             Next::Head(parsed) => *parsed,
@@ -59,7 +60,8 @@ pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketA
         };
         buffer.drain(..parsed.head_bytes);
         // In a box of its own: a connection that waits for its next request holds no room for one.
-        if !Box::pin(exchange(&core, &mut transport, peer, face, parsed, &mut buffer)).await {
+        let held = (&mut buffer, &mut has_lower);
+        if !Box::pin(exchange(&core, &mut transport, peer, face, parsed, held)).await {
             break;
         }
         if buffer.is_empty() {
@@ -77,7 +79,7 @@ async fn exchange<T: Transport>(
     peer: SocketAddr,
     face: Face,
     parsed: ParsedRequest,
-    buffer: &mut Vec<u8>,
+    (buffer, has_lower): (&mut Vec<u8>, &mut bool),
 ) -> bool {
     let _busy = Busy::new(core);
     let head_only = parsed.head.method == Method::Head;
@@ -90,6 +92,7 @@ async fn exchange<T: Transport>(
     }
     let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
     let mut outlet = Http1::new(transport, head_only, parsed.head.version, keep_alive);
+    outlet.has_lower = *has_lower;
     let body = read_body(&mut outlet, buffer, &parsed).await;
     let mut client = Client::new(&mut outlet, peer, head_only);
     let body = match body {
@@ -107,6 +110,8 @@ async fn exchange<T: Transport>(
         Face::Admin => crate::admin::run(core, &mut client, exchange).await,
     }
     count_late(core, &client);
+    core.count(|c| &c.lent_answers_total, u64::from(outlet.lent));
+    *has_lower = outlet.has_lower;
     outlet.keep_alive
 }
 

@@ -41,7 +41,7 @@ pub use executor::{
 pub use file::File;
 pub use file::create_preallocated;
 pub use ktls::{KernelSealing, SealCipher, SealKey};
-pub use net::bound_listener;
+pub use net::{PathInfo, bound_listener};
 #[cfg(not(feature = "sim"))]
 pub use net::{TcpListener, TcpStream, empty_message};
 pub use probe::RingError;

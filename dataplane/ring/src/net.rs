@@ -210,6 +210,22 @@ pub fn empty_message() -> Vec<u8> {
     current().messages.borrow_mut().pop().unwrap_or_default()
 }
 
+/// What a connection's path is like, from its sender.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PathInfo {
+    /// There and back, of late and at least.
+    pub rtt_us: u32,
+    pub rtt_min_us: u32,
+    /// Segments with data so far, and those sent once more; the numbers go round.
+    pub sent: u32,
+    pub resent: u32,
+}
+
+/// Of `struct tcp_info` (linux/tcp.h; libc's ends before these), up to what is read of it: `tcpi_rtt`, `tcpi_total_retrans`,
+/// `tcpi_min_rtt`, `tcpi_data_segs_out`.
+const TCP_INFO_AT: [usize; 4] = [17, 25, 37, 39];
+const TCP_INFO_WORDS: usize = 40;
+
 /// A connection on this thread's ring.
 pub struct TcpStream {
     socket: Rc<std::net::TcpStream>,
@@ -293,7 +309,22 @@ impl TcpStream {
         set_option_bytes(&self.socket, libc::IPPROTO_TCP, option, name.as_bytes())
     }
 
-    /// Has the kernel take no more from us while it holds so many bytes that it has not sent yet.
+    /// What the kernel has seen of the path so far.
+    pub fn path(&self) -> io::Result<PathInfo> {
+        let mut words = [0u32; TCP_INFO_WORDS];
+        let mut len = size_of_val(&words) as libc::socklen_t;
+        let (fd, into) = (self.socket.as_raw_fd(), words.as_mut_ptr().cast());
+        // SAFETY: passes the address and size of a live array, and of a live length; the kernel writes no more than that.
+        let outcome =
+            unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &raw mut len) };
+        if outcome < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let [rtt_us, resent, rtt_min_us, sent] = TCP_INFO_AT.map(|at| words[at]);
+        Ok(PathInfo { rtt_us, rtt_min_us, sent, resent })
+    }
+
+    /// Has the kernel take no more from us while it holds so many bytes that it has not sent yet; zero: as many as the system has it.
     pub fn set_unsent_max(&self, bytes: u32) -> io::Result<()> {
         let value = i32::try_from(bytes).unwrap_or(i32::MAX);
         set_option(&self.socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value)
@@ -529,6 +560,7 @@ impl TcpStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     /// What the kernel says of an option.
     fn option<const N: usize>(stream: &TcpStream, level: i32, name: i32) -> [u8; N] {
@@ -538,6 +570,29 @@ mod tests {
         let outcome = unsafe { libc::getsockopt(fd, level, name, into, &raw mut len) };
         assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
         value
+    }
+
+    #[test]
+    fn the_kernel_tells_of_a_path() {
+        let listener = bound_listener("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let stream = TcpStream::from_std(client);
+        let before = stream.path().unwrap();
+        // Each is acknowledged before the next one leaves.
+        for _ in 0..5 {
+            (&*stream.socket).write_all(b"ping").unwrap();
+            served.read_exact(&mut [0; 4]).unwrap();
+            served.write_all(b"pong").unwrap();
+            (&*stream.socket).read_exact(&mut [0; 4]).unwrap();
+        }
+        let path = stream.path().unwrap();
+        // More than five: where the machine pauses for so long that the kernel sends once more.
+        assert!(path.sent - before.sent >= 5 && path.resent <= path.sent, "{before:?} {path:?}");
+        assert!(0 < path.rtt_min_us && path.rtt_min_us <= path.rtt_us, "{path:?}");
+        let info: [u8; 160] = option(&stream, libc::IPPROTO_TCP, libc::TCP_INFO);
+        let again = u32::from_ne_bytes(info[68..72].try_into().unwrap());
+        assert_eq!(again, path.rtt_us);
     }
 
     #[test]

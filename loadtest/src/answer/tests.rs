@@ -5,7 +5,15 @@ use proptest::prelude::*;
 
 /// Feeds in pieces of these sizes, as a connection would.
 fn read(bytes: &[u8], sizes: &[usize]) -> Result<AnswerReader, Malformed> {
-    let mut reader = AnswerReader::new();
+    read_knowing(None, bytes, sizes)
+}
+
+fn read_knowing(
+    known: Option<KnownHead>,
+    bytes: &[u8],
+    sizes: &[usize],
+) -> Result<AnswerReader, Malformed> {
+    let mut reader = AnswerReader::knowing(known);
     let (mut from, mut to, mut turn) = (0, 0, 0);
     while to < bytes.len() {
         to = (to + sizes[turn % sizes.len()].max(1)).min(bytes.len());
@@ -50,6 +58,34 @@ fn answers_end_where_they_say() {
             assert_eq!(read(&more, &sizes).unwrap_err(), Malformed::Surplus);
         }
     }
+}
+
+#[test]
+fn what_came_before_changes_no_answer() {
+    let long =
+        format!("HTTP/1.1 200 OK\r\nx: {}\r\ncontent-length: 5\r\n\r\nhello", "y".repeat(2000));
+    let mut all: Vec<&[u8]> = GOOD.iter().map(|(bytes, ..)| *bytes).collect();
+    // The same status line and fields, and then something else.
+    all.push(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncache-status: a; hit\r\n\r\nhello");
+    all.push(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncache-status: b; hit\r\n\r\nhello");
+    all.push(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello");
+    all.push(long.as_bytes());
+    for first in &all {
+        let known = || read(first, &[first.len()]).unwrap().into_known();
+        for second in &all {
+            for sizes in [[second.len()], [1], [7], [40]] {
+                let alone = read(second, &sizes).unwrap();
+                let after = read_knowing(known(), second, &sizes).unwrap();
+                assert!(after.is_done() && alone.answer() == after.answer(), "{after:?}");
+            }
+        }
+    }
+    // It is made use of, and not kept when it is long.
+    let mut reader = AnswerReader::knowing(read(all[6], &[100]).unwrap().into_known());
+    assert!(reader.begins_as_known(all[6]) && !reader.begins_as_known(all[7]));
+    reader.feed(all[7], &mut ()).unwrap();
+    assert!(reader.begins_as_known(all[7]), "the last one is known");
+    assert!(read(long.as_bytes(), &[4000]).unwrap().into_known().is_none());
 }
 
 #[test]

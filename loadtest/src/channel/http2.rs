@@ -11,6 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use tidegate_http::{Fields, ResponseHead, Scheme, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -79,6 +80,13 @@ impl Connection {
 
     pub(super) fn is_same(&self, other: &Connection) -> bool {
         Rc::ptr_eq(&self.ended, &other.ended)
+    }
+
+    /// Room for a request, if there is some at once.
+    pub(super) fn ready(&self) -> Option<Stream> {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(()))).then_some(Stream { sender })
     }
 
     pub(super) async fn stream(&self) -> io::Result<Stream> {

@@ -15,6 +15,7 @@ use crate::report::{Measured, Report};
 use crate::run::{PROGRESS_EVERY, Progress, RunError, fields, place_of, until};
 use crate::series::Sample;
 use crate::tally::{Ending, Record, Tally};
+use crate::trace::random::{Random, mixed};
 use crate::units::nanos;
 use crate::url::Url;
 use std::cell::RefCell;
@@ -40,6 +41,8 @@ pub struct Cast {
     pub players: usize,
     /// The first begins at once, the last at the end of this time.
     pub ramp: Duration,
+    /// Each begins at a moment of chance within the ramp, by this seed.
+    pub seed: Option<u64>,
     pub manners: Manners,
 }
 
@@ -175,11 +178,17 @@ impl Shared {
             waiting: 0,
         }
     }
+}
 
+impl Cast {
     /// When a player opens its URL.
     fn begins_ns(&self, number: usize) -> u64 {
-        let steps = self.cast.players.saturating_sub(1).max(1) as u128;
-        u64::try_from(self.cast.ramp.as_nanos() * number as u128 / steps).unwrap_or(u64::MAX)
+        if let Some(seed) = self.seed {
+            let chance = Random::new(seed.wrapping_add(mixed(number as u64))).unit();
+            return (nanos(self.ramp) as f64 * chance) as u64;
+        }
+        let steps = self.players.saturating_sub(1).max(1) as u128;
+        u64::try_from(self.ramp.as_nanos() * number as u128 / steps).unwrap_or(u64::MAX)
     }
 }
 
@@ -209,7 +218,7 @@ fn thread_main(
         .step_by(threads)
         .map(|number| {
             let url = shared.urls[number % shared.urls.len()].clone();
-            let begins = shared.begins_ns(number);
+            let begins = shared.cast.begins_ns(number);
             (begins, Rc::new(RefCell::new(Player::new(shared.cast.manners, url, begins))))
         })
         .collect();
@@ -484,5 +493,27 @@ impl Watch for Looking<'_> {
             self.first_byte_ns = Some(self.shared.now_ns());
         }
         self.bytes += bytes as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn players_come_evenly_or_by_chance_within_the_ramp() {
+        let ramp = Duration::from_secs(30);
+        let moments = |seed| -> Vec<u64> {
+            let cast = Cast { players: 1001, ramp, seed, manners: Manners::default() };
+            (0..cast.players).map(|number| cast.begins_ns(number)).collect()
+        };
+        let even = moments(None);
+        assert_eq!((even[0], even[1], even[1000]), (0, 30_000_000, nanos(ramp)));
+        assert!(even.windows(2).all(|pair| pair[1] - pair[0] == even[1]));
+        let chance = moments(Some(7));
+        assert!(chance.iter().all(|ns| *ns < nanos(ramp)));
+        assert!((450..550).contains(&chance.iter().filter(|ns| **ns < nanos(ramp) / 2).count()));
+        assert_eq!(chance, moments(Some(7)));
+        assert_ne!(chance, moments(Some(8)));
     }
 }

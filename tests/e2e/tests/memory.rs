@@ -87,8 +87,9 @@ fn tight(snapshot: &mut Snapshot) {
 fn slow_clients_are_shed_before_the_budget_is_passed() {
     // Goal: never more than memory_bytes, and shed in order. Method: clients that each ask for another part of one large
     // object and do not read, so that each holds a block of its own; together they would hold far more than the budget.
-    // First nothing is admitted to the store, then no connection is accepted; the process stays below its budget, the
-    // operator is served throughout, and when the slow clients have gone all is as before.
+    // First nothing is brought in that only a player's word (CMCD) asks for, then nothing is admitted to the store, then no
+    // connection is accepted; the process stays below its budget, the operator is served throughout, and when the slow clients
+    // have gone all is as before.
     const CLIENTS: usize = 600;
     const STEP: usize = 512 << 10;
     const SIZE: usize = CLIENTS * STEP + (8 << 20);
@@ -96,6 +97,14 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
     let limit = fleet.counter("edge-1", "memory_limit_bytes");
     assert_eq!(limit, 300 * MIB);
     fleet.put("large.mp4", SIZE);
+    fleet.put("next.m4s", 1000);
+    // Each names an object that nobody knows yet; over a connection of its own, since each has few of these at once.
+    let tell_next = |n: usize| {
+        let next = format!("CMCD-Request: nor=\"next.m4s?{n}\"\r\n");
+        assert_eq!(fleet.get("edge-1", "/next.m4s", &next).unwrap().status, 200);
+    };
+    let counted = |name: &str| fleet.counter("edge-1", name);
+    let (mut not_brought_in, mut not_admitted) = (false, false);
     let mut slow = Vec::new();
     let mut seen = 0;
     while slow.len() < CLIENTS && seen < 2 {
@@ -110,6 +119,14 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
         }
         assert!(head.starts_with("HTTP/1.1 206"), "{head}, client {}", slow.len());
         slow.push(stream);
+        if !not_brought_in {
+            tell_next(slow.len());
+            not_brought_in = counted("prefetch_shed_total") > 0;
+            assert_eq!(counted("store_not_admitted_total"), 0, "{not_brought_in}");
+        } else if !not_admitted {
+            not_admitted = counted("store_not_admitted_total") > 0;
+            assert!(counted("memory_pressure") <= 1, "{not_admitted}");
+        }
         seen = seen.max(fleet.counter("edge-1", "memory_pressure"));
         let resident = resident(&fleet, "edge-1", "VmHWM");
         assert!(resident <= limit, "{resident} bytes with {} clients", slow.len());
@@ -118,9 +135,13 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
     // Those whose bytes are still on their way take their blocks as they come.
     fleet.until("no connection is accepted", |f| f.counter("edge-1", "memory_pressure") >= 2);
     assert!(resident(&fleet, "edge-1", "VmHWM") <= limit);
-    assert!(fleet.counter("edge-1", "store_not_admitted_total") > 0);
+    assert!(not_brought_in && not_admitted);
+    assert!(counted("prefetch_fills_total") > 0, "there was room for it at first");
     drop(slow);
     fleet.until("the pressure is gone", |fleet| fleet.counter("edge-1", "memory_pressure") == 0);
+    let before = counted("prefetch_fills_total");
+    tell_next(CLIENTS + 1);
+    fleet.until("it is brought in again", |_| counted("prefetch_fills_total") > before);
     fleet.put("small.m4s", 3 << 20);
     let response = fleet.get("edge-1", "/small.m4s", "").unwrap();
     assert!(response.body == content("small.m4s", 3 << 20));

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidegate_contract::{Role, Server};
 use tidegate_e2e::fleet::{HOST, binary};
-use tidegate_e2e::{Fleet, FleetOptions, get};
+use tidegate_e2e::{Fleet, FleetOptions, block_on, get, h2, h3};
 
 struct Controls {
     child: Child,
@@ -31,8 +31,8 @@ impl Controls {
         response.field("location").unwrap().to_owned()
     }
 
-    /// Addresses that DNS gives for the fleet's routed name.
-    fn resolve(&self) -> Vec<IpAddr> {
+    /// What DNS answers when it is asked for records of this kind of the fleet's routed name: how many, and the bytes of all.
+    fn ask(&self, kind: u8) -> (usize, Vec<u8>) {
         let socket = UdpSocket::bind((self.router.addresses[0], 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -40,7 +40,7 @@ impl Controls {
             query.push(label.len() as u8);
             query.extend_from_slice(label.as_bytes());
         }
-        query.extend_from_slice(&[0, 0, 1, 0, 1]);
+        query.extend_from_slice(&[0, 0, kind, 0, 1]);
         socket.send_to(&query, (self.router.addresses[0], self.router.dns_port.unwrap())).unwrap();
         let mut answer = [0; 1500];
         let (len, _) = socket.recv_from(&mut answer).unwrap();
@@ -48,9 +48,15 @@ impl Controls {
         assert_eq!(&answer[..2], &[0x12, 0x34]);
         assert_eq!(answer[3] & 0x0f, 0, "NOERROR");
         let count = u16::from_be_bytes([answer[6], answer[7]]) as usize;
+        (count, answer[query.len()..].to_vec())
+    }
+
+    /// Addresses that DNS gives for the fleet's routed name.
+    fn resolve(&self) -> Vec<IpAddr> {
+        let (count, answers) = self.ask(1);
         // Each answer: a pointer to the name, type, class, TTL, length 4, address.
         (0..count)
-            .map(|n| &answer[query.len() + 16 * n + 12..][..4])
+            .map(|n| &answers[16 * n + 12..][..4])
             .map(|a| IpAddr::V4(Ipv4Addr::new(a[0], a[1], a[2], a[3])))
             .collect()
     }
@@ -160,4 +166,48 @@ fn a_killed_edge_leaves_the_answers_and_comes_back() {
     // The last one goes: answering nobody would help nobody, so the floor holds.
     fleet.kill("edge-1");
     assert!(!controls.location("/a.mp4").is_empty());
+}
+
+/// Record type of HTTPS (RFC 9460).
+const HTTPS: u8 = 65;
+
+#[test]
+fn players_learn_of_http3_before_they_connect() {
+    // Goal: the HTTPS record that a browser asks for beside the addresses is true: what it names is spoken there. Method: the
+    // record's bytes as RFC 9460 has them, and a client of HTTP/3 that goes where it points.
+    let options = FleetOptions { edges: 1, parents: 1, https: true, ..FleetOptions::default() };
+    let mut fleet = Fleet::start("https-record", &options);
+    let bytes = fleet.put("a.mp4", 10_000);
+    let controls = add_controls(&mut fleet);
+    fleet.until("the edge is in the answers", |_| !controls.resolve().is_empty());
+    let edge = fleet.member("edge-1").https();
+    let IpAddr::V4(address) = edge.ip() else { panic!("fleets are IPv4") };
+
+    let (count, answers) = controls.ask(HTTPS);
+    assert_eq!(count, 1, "{answers:?}");
+    // Behind the name, type, class and TTL; what follows the record is of the protocol (EDNS), not of it.
+    assert_eq!((&answers[2..6], answers[10]), (&[0, HTTPS, 0, 1][..], 0), "{answers:?}");
+    let record = &answers[12..][..usize::from(answers[11])];
+    let mut expected = vec![0, 1, 0]; // of the owner itself, the first choice
+    expected.extend_from_slice(b"\0\x01\0\x06\x02h3\x02h2");
+    expected.extend_from_slice(&[0, 3, 0, 2]);
+    expected.extend_from_slice(&edge.port().to_be_bytes());
+    expected.extend_from_slice(&[0, 4, 0, 4]);
+    expected.extend_from_slice(&address.octets());
+    assert_eq!(record, expected);
+    block_on(async {
+        let over_udp = h3::Client::connect(&fleet).await.get("/a.mp4", &[]).await.unwrap();
+        let client = h2::Client::connect(&fleet, "edge-1").await;
+        let over_tcp = client.get("/a.mp4", &[]).await.unwrap();
+        assert!(over_udp.body == bytes && over_tcp.body == bytes);
+    });
+}
+
+#[test]
+fn who_speaks_no_https_is_not_said_to() {
+    let mut fleet = Fleet::start("no-https-record", &FleetOptions::default());
+    let controls = add_controls(&mut fleet);
+    fleet.until("the edges are in the answers", |_| controls.resolve().len() == 2);
+    let (count, answers) = controls.ask(HTTPS);
+    assert_eq!(count, 0, "{answers:?}");
 }

@@ -6,7 +6,7 @@
 use super::{Death, Inner, Process, current};
 use crate::executor::yield_now;
 use crate::ktls::SealKey;
-use crate::net::{TcpListener as RingListener, TcpStream as RingStream};
+use crate::net::{PathInfo, TcpListener as RingListener, TcpStream as RingStream};
 use crate::time::{sleep, timeout};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -492,6 +492,17 @@ impl TcpStream {
         match &self.0 {
             Kind::Ring(stream) => stream.set_congestion(name),
             Kind::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// Nothing ever queues on a simulated link.
+    ///
+    /// # Errors
+    /// As the ring's.
+    pub fn path(&self) -> io::Result<PathInfo> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.path(),
+            Kind::Simulated(_) => Ok(PathInfo::default()),
         }
     }
 
