@@ -364,6 +364,10 @@ impl Connection {
     }
 }
 
+/// A frame that came, and what is in it.
+type Frame<'i> = (Header, Cow<'i, [u8]>);
+type Outcome<'i> = Result<Option<Event<'i>>, Error>;
+
 /// What has come.
 impl Connection {
     fn read_frames<'i>(
@@ -371,7 +375,7 @@ impl Connection {
         now: Duration,
         input: &mut &'i [u8],
         scratch: &mut Scratch,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         self.read_preface(input)?;
         while let Some((header, payload)) = self.next_frame(now, input)? {
             if let Some(event) = self.handle(now, header, payload, scratch)? {
@@ -397,7 +401,7 @@ impl Connection {
         &mut self,
         now: Duration,
         input: &mut &'i [u8],
-    ) -> Result<Option<(Header, Cow<'i, [u8]>)>, Error> {
+    ) -> Result<Option<Frame<'i>>, Error> {
         if self.partial.is_empty()
             && let Some((header, rest)) = input.split_first_chunk()
         {
@@ -472,7 +476,7 @@ impl Connection {
         header: Header,
         payload: Cow<'i, [u8]>,
         scratch: &mut Scratch,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         let (id, needs_stream) = match header.kind {
             DATA | HEADERS | PRIORITY | RST_STREAM | CONTINUATION => (header.stream, true),
             SETTINGS | PING | GOAWAY | PRIORITY_UPDATE => (header.stream, false),
@@ -513,7 +517,7 @@ impl Connection {
         now: Duration,
         header: &Header,
         payload: Cow<'i, [u8]>,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         let id = header.stream;
         if self.streams.past(id) == Past::Idle {
             return Err(Error::protocol("DATA of a stream that was not opened"));
@@ -569,11 +573,7 @@ impl Connection {
     }
 
     /// The client has ended its side of a stream that is open.
-    fn side_ended<'i>(
-        &mut self,
-        id: u32,
-        bytes: Cow<'i, [u8]>,
-    ) -> Result<Option<Event<'i>>, Error> {
+    fn side_ended<'i>(&mut self, id: u32, bytes: Cow<'i, [u8]>) -> Outcome<'i> {
         let Some(stream) = self.streams.get_mut(id) else { return Ok(None) };
         if stream.length.is_some_and(|left| left > 0) {
             return self.refuse(id, Code::PROTOCOL_ERROR, "less than content-length");
@@ -589,9 +589,9 @@ impl Connection {
         header: &Header,
         payload: &[u8],
         scratch: &mut Scratch,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         // §5.1.1.
-        if header.stream % 2 == 0 {
+        if header.stream.is_multiple_of(2) {
             return Err(Error::protocol("a stream with the number of a server's"));
         }
         let bytes = frame::content(header, payload)?;
@@ -614,7 +614,7 @@ impl Connection {
         header: &Header,
         payload: &[u8],
         scratch: &mut Scratch,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         let Some(mut block) = self.block.take() else { return Ok(None) };
         block.continuations += 1;
         if block.continuations > CONTINUATIONS_MAX
@@ -638,7 +638,7 @@ impl Connection {
         ends: bool,
         block: &[u8],
         scratch: &mut Scratch,
-    ) -> Result<Option<Event<'i>>, Error> {
+    ) -> Outcome<'i> {
         self.head_since = None;
         // Whatever becomes of it, the table has to follow.
         self.decoder.decode(block, scratch)?;
@@ -707,12 +707,7 @@ impl Connection {
     }
 
     /// RFC 9113 §5.4.2: the stream is reset, the connection goes on unless there were too many of them.
-    fn refuse<'i>(
-        &mut self,
-        id: u32,
-        code: Code,
-        _what: &'static str,
-    ) -> Result<Option<Event<'i>>, Error> {
+    fn refuse<'i>(&mut self, id: u32, code: Code, _what: &'static str) -> Outcome<'i> {
         self.resets_by_us += 1;
         if self.resets_by_us > RESET_BY_US_MAX {
             return Err(Error::flood("too many streams that had to be reset"));
@@ -728,7 +723,7 @@ impl Connection {
     }
 
     /// RFC 9113 §6.4.
-    fn reset_came<'i>(&mut self, id: u32, payload: &[u8]) -> Result<Option<Event<'i>>, Error> {
+    fn reset_came<'i>(&mut self, id: u32, payload: &[u8]) -> Outcome<'i> {
         if payload.len() != 4 {
             return Err(Error::size("RST_STREAM of a wrong size"));
         }
@@ -749,11 +744,7 @@ impl Connection {
     }
 
     /// RFC 9113 §6.5.
-    fn settings_came<'i>(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-    ) -> Result<Option<Event<'i>>, Error> {
+    fn settings_came<'i>(&mut self, header: &Header, payload: &[u8]) -> Outcome<'i> {
         if header.has(ACK) {
             return match payload {
                 [] => Ok(None),
@@ -774,11 +765,7 @@ impl Connection {
     }
 
     /// RFC 9113 §6.7.
-    fn ping_came<'i>(
-        &mut self,
-        header: &Header,
-        payload: &[u8],
-    ) -> Result<Option<Event<'i>>, Error> {
+    fn ping_came<'i>(&mut self, header: &Header, payload: &[u8]) -> Outcome<'i> {
         if payload.len() != 8 {
             return Err(Error::size("PING of a wrong size"));
         }
@@ -792,11 +779,7 @@ impl Connection {
     }
 
     /// RFC 9113 §6.9.
-    fn window_update_came<'i>(
-        &mut self,
-        id: u32,
-        payload: &[u8],
-    ) -> Result<Option<Event<'i>>, Error> {
+    fn window_update_came<'i>(&mut self, id: u32, payload: &[u8]) -> Outcome<'i> {
         let by: [u8; 4] =
             payload.try_into().map_err(|_| Error::size("WINDOW_UPDATE of a wrong size"))?;
         let by = i64::from(frame::number(by));
@@ -832,7 +815,7 @@ impl Connection {
 }
 
 /// RFC 9218 §7.1.
-fn priority_came(payload: Cow<'_, [u8]>) -> Result<Option<Event<'_>>, Error> {
+fn priority_came(payload: Cow<'_, [u8]>) -> Outcome<'_> {
     let Some(id) = payload.first_chunk() else {
         return Err(Error::size("PRIORITY_UPDATE without a stream"));
     };

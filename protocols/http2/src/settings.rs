@@ -35,7 +35,7 @@ pub fn encode(out: &mut Vec<u8>) {
 /// # Errors
 /// A value that may not be.
 pub fn decode(payload: &[u8]) -> Result<Option<u32>, Error> {
-    if payload.len() % ENTRY_BYTES != 0 {
+    if !payload.len().is_multiple_of(ENTRY_BYTES) {
         return Err(Error::size("SETTINGS that end inside of a setting"));
     }
     let mut window = None;

@@ -31,7 +31,7 @@ pub struct Stream {
 impl Stream {
     /// For the client (§5.1.2).
     pub fn is_open(&self) -> bool {
-        !self.reset && !(self.remote_ended && self.local_ended)
+        !(self.reset || self.remote_ended && self.local_ended)
     }
 }
 

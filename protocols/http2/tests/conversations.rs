@@ -20,10 +20,13 @@ struct Ask {
     gives_up: bool,
 }
 
+/// Fields and body of a request, as far as they have come.
+type Asked = (Vec<(String, String)>, Vec<u8>);
+
 /// A server that answers `wanted` bytes, with what it read as fields.
 async fn serve(mut io: DuplexStream, cut: usize) -> Connection {
     let (mut machine, mut scratch) = (Connection::new(), Scratch::default());
-    let mut asked: BTreeMap<u32, (Vec<(String, String)>, Vec<u8>)> = BTreeMap::new();
+    let mut asked: BTreeMap<u32, Asked> = BTreeMap::new();
     let mut sending: BTreeMap<u32, Bytes> = BTreeMap::new();
     let mut buffer = vec![0; cut];
     // Slow enough for whatever is said of windows.

@@ -1,5 +1,5 @@
-//! Tasks that serve one stream after the other. The memory of a task is large; made anew for each request, it was a tenth of what a
-//! small answer costs.
+//! Tasks that serve one stream after the other. The memory of a task is large; made anew for each request, it was some percent of
+//! what a small answer costs.
 //!
 //! Must stay true: a lane that waits holds nothing of anybody; one whose request panicked is not used again.
 
