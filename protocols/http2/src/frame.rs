@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn padding_and_priority_are_taken_off() {
         let of = |kind, flags| Header { len: 0, kind, flags, stream: 1 };
-        let cases: [(u8, u8, &[u8], Result<&[u8], Code>); 9] = [
+        type Case = (u8, u8, &'static [u8], Result<&'static [u8], Code>);
+        let cases: [Case; 9] = [
             (DATA, 0, b"abc", Ok(b"abc")),
             (DATA, PADDED, b"\x02abc", Ok(b"a")),
             (DATA, PADDED, b"\x03abc", Ok(b"")),

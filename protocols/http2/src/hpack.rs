@@ -13,6 +13,7 @@ pub use encode::{
     FieldWriter, encode_length, encode_status, encode_table_size_0, is_of_one_connection,
 };
 
+use crate::FIELDS_BYTES_MAX;
 use crate::error::{Code, Error};
 use crate::scratch::Scratch;
 use dynamic::Dynamic;
@@ -23,6 +24,9 @@ use tidegate_http::{huffman, prefix};
 pub struct Decoder {
     table: Dynamic,
 }
+
+/// Copied for one block, before the connection is ended instead of the request refused.
+const UNPACKED_BYTES_MAX: usize = 8 * FIELDS_BYTES_MAX;
 
 const CUT: Error = wrong("a block ends inside of a field");
 
@@ -51,6 +55,7 @@ impl Decoder {
                     let (name, value) = self.literal(&mut rest, 6, into)?;
                     self.table.insert(name, value);
                     into.line_came();
+                    bounded(into)?;
                 }
                 // §6.3; at the begin of a block alone (§4.2).
                 0x20.. => {
@@ -65,6 +70,7 @@ impl Decoder {
                 _ => {
                     self.literal(&mut rest, 4, into)?;
                     into.line_came();
+                    bounded(into)?;
                 }
             }
             may_resize = false;
@@ -111,6 +117,14 @@ impl Decoder {
     /// Bytes that the table holds, as RFC 7541 §4.1 counts them.
     pub fn table_bytes(&self) -> usize {
         self.table.size()
+    }
+}
+
+/// A few bytes name a long name again and again: what it costs to follow the table has an end, too.
+fn bounded(into: &Scratch) -> Result<(), Error> {
+    match into.unpacked() > UNPACKED_BYTES_MAX {
+        true => Err(Error::flood("a block that unpacks to much")),
+        false => Ok(()),
     }
 }
 

@@ -85,6 +85,11 @@ impl Scratch {
         self.excess
     }
 
+    /// Bytes that were unpacked, kept or not, as RFC 9113 §6.5.2 counts.
+    pub(crate) fn unpacked(&self) -> usize {
+        self.size
+    }
+
     /// Bytes that were unpacked and kept.
     pub fn held(&self) -> usize {
         self.bytes.len()

@@ -2,7 +2,7 @@
 //! wrong blocks, properties.
 
 use super::*;
-use crate::{FIELDS_BYTES_MAX, FieldWriter};
+use crate::FieldWriter;
 use proptest::prelude::*;
 use tidegate_types::limits::FIELDS_MAX;
 
@@ -184,10 +184,25 @@ fn limits_hold_while_a_block_is_read_and_the_table_lives_on() {
     // The last of it has come into the table all the same.
     assert_eq!(read(&mut decoder, b"\xbe").unwrap(), lines("y: z"));
     // As many lines as may be, and one more.
-    decoder.decode(&vec![0x82; FIELDS_MAX], &mut scratch).unwrap();
+    decoder.decode(&[0x82; FIELDS_MAX], &mut scratch).unwrap();
     assert_eq!((scratch.lines().count(), scratch.excess()), (FIELDS_MAX, None));
-    decoder.decode(&vec![0x82; FIELDS_MAX + 1], &mut scratch).unwrap();
+    decoder.decode(&[0x82; FIELDS_MAX + 1], &mut scratch).unwrap();
     assert!(scratch.excess().is_some());
+}
+
+#[test]
+fn long_names_that_are_named_again_and_again_end_the_connection() {
+    let mut block = vec![0x40];
+    prefix::encode(0, 7, 3900, &mut block);
+    block.extend([b'n'; 3900]);
+    block.push(0);
+    // Without indexing, and with: the newest entry has the same name each time.
+    for again in [&[0x0f, 47, 0][..], &[0x7e, 0]] {
+        let some = [&block[..], &again.repeat(50)].concat();
+        assert!(read(&mut Decoder::default(), &some).is_ok(), "one request is refused");
+        let many = [&block[..], &again.repeat(5000)].concat();
+        assert_eq!(read(&mut Decoder::default(), &many), Err(Code::ENHANCE_YOUR_CALM));
+    }
 }
 
 #[test]

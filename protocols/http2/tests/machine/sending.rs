@@ -115,7 +115,7 @@ proptest! {
         for (at, by, max) in steps.into_iter().chain(rest) {
             let at = at % streams.len();
             let (id, body, _, window, ..) = &mut streams[at];
-            if !server.machine.room(*id).is_some_and(|room| room > by as usize) {
+            if server.machine.room(*id).is_none_or(|room| room <= by as usize) {
                 let to = if by % 3 == 0 { 0 } else { *id };
                 if to == 0 { connection += i64::from(by) } else { *window += i64::from(by) }
                 server.give(&frame(WINDOW_UPDATE, 0, to, &by.to_be_bytes()));
