@@ -105,7 +105,8 @@ async fn converse(mut asks: Vec<Ask>, cut: usize, window: u32) {
         ask.body.truncate(size_max);
         ask.wanted = ask.wanted.min(size_max);
     }
-    let (ours, theirs) = tokio::io::duplex(cut * 3);
+    // Wide enough for all: the server below does not read while it writes, and two that wait for each other's pipe wait for ever.
+    let (ours, theirs) = tokio::io::duplex(1 << 25);
     let server = tokio::task::spawn_local(serve(theirs, cut));
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(window).initial_connection_window_size(65_535.max(window));
