@@ -496,9 +496,11 @@ fn judge(head: &RequestHead) -> Result<RequestHead, Refused> {
     };
     let authority = head.authority.as_ref().map(ToString::to_string).unwrap_or_default();
     let method = head.method.as_str();
-    let mut text = HeadText::new(method.as_bytes(), target.as_bytes(), authority.as_bytes());
+    let mut text = Vec::with_capacity(512);
+    let (target, authority) = (target.as_bytes(), authority.as_bytes());
+    let mut text = HeadText::new(&mut text, method.as_bytes(), target, authority);
     for (name, value) in head.fields.iter() {
-        text.field(name, &[value]);
+        text.field(name.as_bytes(), value);
     }
     text.judge()
 }

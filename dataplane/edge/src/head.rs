@@ -11,44 +11,61 @@ use tidegate_http1::{Limits, parse_request};
 pub type Refused = (u16, &'static str);
 
 /// What belongs to one hop or to the framing, and Host, which stands for itself.
-const LEFT_OUT: [&str; 6] =
-    ["host", "content-length", "expect", "te", "transfer-encoding", "connection"];
+const LEFT_OUT: [&[u8]; 6] =
+    [b"host", b"content-length", b"expect", b"te", b"transfer-encoding", b"connection"];
 
-/// A request's head as text.
-pub struct HeadText(Vec<u8>);
+/// A request's head as text, in a buffer that may serve the next one.
+pub struct HeadText<'a> {
+    text: &'a mut Vec<u8>,
+    /// Crumbs of cookies become one field (RFC 9113 §8.2.3).
+    cookies: Vec<&'a [u8]>,
+}
 
-impl HeadText {
+impl<'a> HeadText<'a> {
     /// Its first lines.
-    pub fn new(method: &[u8], target: &[u8], authority: &[u8]) -> HeadText {
-        let mut text = Vec::with_capacity(512);
+    pub fn new(
+        text: &'a mut Vec<u8>,
+        method: &[u8],
+        target: &[u8],
+        authority: &[u8],
+    ) -> HeadText<'a> {
+        text.clear();
         for piece in [method, b" ", target, b" HTTP/1.1\r\nhost: ", authority, b"\r\n"] {
             text.extend_from_slice(piece);
         }
-        HeadText(text)
+        HeadText { text, cookies: Vec::new() }
     }
 
-    /// A field line; several values become one (cookies come in crumbs: RFC 9113 §8.2.3).
-    pub fn field(&mut self, name: &str, values: &[&[u8]]) {
-        if LEFT_OUT.contains(&name) {
-            return;
+    /// A field line. Neither name nor value ends a line.
+    pub fn field(&mut self, name: &[u8], value: &'a [u8]) {
+        match name {
+            b"cookie" => self.cookies.push(value),
+            name if LEFT_OUT.contains(&name) => {}
+            name => self.line(name, &[value]),
         }
-        let text = &mut self.0;
-        text.extend_from_slice(name.as_bytes());
-        text.extend_from_slice(b": ");
+    }
+
+    fn line(&mut self, name: &[u8], values: &[&[u8]]) {
+        self.text.extend_from_slice(name);
+        self.text.extend_from_slice(b": ");
         for (index, value) in values.iter().enumerate() {
             if index > 0 {
-                text.extend_from_slice(b"; ");
+                self.text.extend_from_slice(b"; ");
             }
-            text.extend_from_slice(value);
+            self.text.extend_from_slice(value);
         }
-        text.extend_from_slice(b"\r\n");
+        self.text.extend_from_slice(b"\r\n");
     }
 
     /// The head, if it is a good one.
     pub fn judge(mut self) -> Result<RequestHead, Refused> {
-        self.0.extend_from_slice(b"\r\n");
-        match parse_request(&self.0, &Limits::REQUEST) {
-            Ok(Some(parsed)) if parsed.head_bytes == self.0.len() => Ok(parsed.head),
+        let cookies = std::mem::take(&mut self.cookies);
+        if !cookies.is_empty() {
+            self.line(b"cookie", &cookies);
+        }
+        self.text.extend_from_slice(b"\r\n");
+        match parse_request(self.text, &Limits::REQUEST) {
+            Ok(Some(parsed)) if parsed.head_bytes == self.text.len() => Ok(parsed.head),
             Ok(_) => Err((400, "the request's fields do not make one head")),
             Err(error) => Err((error.status, error.what)),
         }

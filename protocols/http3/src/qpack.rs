@@ -3,18 +3,18 @@
 //! Must stay true: what comes out is counted line by line against the limits, so that no few bytes become
 //! many; an instruction or a reference that needs the dynamic table is an error, since we allowed none.
 
-pub mod huffman;
 mod instructions;
-mod integer;
 mod table;
 
 pub(crate) use instructions::{DecoderStream, EncoderStream};
 pub(crate) use table::{Found, find};
+pub use tidegate_http::huffman;
 
 use crate::Limits;
 use crate::error::{Code, Error};
 use bytes::Bytes;
 use std::ops::Range;
+use tidegate_http::prefix as integer;
 
 /// One field line of a decoded section.
 #[derive(Debug, Clone, PartialEq, Eq)]

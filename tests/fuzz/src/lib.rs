@@ -8,6 +8,7 @@
 
 mod control;
 mod http;
+mod http2;
 mod http3;
 mod judgement;
 pub mod mutate;
@@ -26,6 +27,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http1-request", run: http::request, seeds: http::request_seeds },
     Target { name: "http1-response", run: http::response, seeds: http::response_seeds },
     Target { name: "http1-chunked", run: http::chunked, seeds: http::chunked_seeds },
+    Target { name: "http2-connection", run: http2::connection, seeds: http2::connection_seeds },
+    Target { name: "http2-hpack", run: http2::hpack, seeds: http2::hpack_seeds },
     Target { name: "http3-request", run: http3::request, seeds: http3::request_seeds },
     Target { name: "http3-response", run: http3::response, seeds: http3::response_seeds },
     Target { name: "http3-control", run: http3::control, seeds: http3::control_seeds },

@@ -179,19 +179,12 @@ const SECOND_RUNTIME_OR_RING: &[&str] = &[
     "rustix",
 ];
 
-/// tokio, without its features, has the I/O traits that h2 wants, and no runtime.
-const SECOND_RUNTIME_OR_RING_BUT_TOKIO: &[&str] = match SECOND_RUNTIME_OR_RING {
-    [_tokio, rest @ ..] => rest,
-    [] => &[],
-};
-
 /// Folder -> outside crates it must stay free of.
 const REFUSED_OUTSIDE: &[Row] = &[
     ("base", IO),
     ("protocols", IO),
     ("dataplane", SECOND_RUNTIME_OR_RING),
     ("dataplane/ring", SECOND_RUNTIME),
-    ("dataplane/edge", SECOND_RUNTIME_OR_RING_BUT_TOKIO),
     ("dataplane/cache", IO),
     ("controlplane/steer", IO),
 ];

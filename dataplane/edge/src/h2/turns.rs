@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-/// Bytes of bodies given to h2 and not yet written.
+/// Bytes of bodies given to the machine and not yet written.
 const UNDER_WAY_BYTES: usize = 128 << 10;
 
 /// Sorts as the streams shall write.

@@ -3,8 +3,8 @@
 //! Must stay true: an instruction that would need a table is an error at once, before its string has come; so
 //! nothing is ever held but a number of at most ten bytes.
 
-use super::integer;
 use crate::error::{Code, Error};
+use tidegate_http::prefix as integer;
 
 /// Bytes of one instruction without a string.
 const INSTRUCTION_BYTES_MAX: usize = 10;

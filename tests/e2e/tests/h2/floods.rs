@@ -37,7 +37,8 @@ fn flood(fleet: &Fleet, name: &str, mut one: impl FnMut(u32) -> Vec<u8>) -> Opti
         fleet.cpu_time("edge-1").saturating_sub(cpu),
         resident(fleet).saturating_sub(memory) >> 10
     );
-    assert!(sent < FRAMES, "{name}: borne to the end");
+    // All of it may have fitted into sockets before the end was noticed.
+    assert!(sent < FRAMES || code.is_some_and(|code| code != 0), "{name}: borne to the end");
     code
 }
 

@@ -3,9 +3,12 @@
 //! Must stay true: values need at most 62 bits; longer forms are refused, so that no flood of zero bytes is
 //! a number.
 
+/// The largest value (of QPACK; HPACK needs less).
+const MAX: u64 = (1 << 62) - 1;
+
 /// Flags (what stands above the prefix) and value at the start of `bytes`, which is moved on; `None` when
 /// they end first or the value is too large.
-pub(super) fn decode(bytes: &mut &[u8], prefix: u8) -> Option<(u8, u64)> {
+pub fn decode(bytes: &mut &[u8], prefix: u8) -> Option<(u8, u64)> {
     let (first, mut rest) = bytes.split_first()?;
     let mask = ((1u16 << prefix) - 1) as u8;
     let flags = if prefix == 8 { 0 } else { first >> prefix };
@@ -17,7 +20,7 @@ pub(super) fn decode(bytes: &mut &[u8], prefix: u8) -> Option<(u8, u64)> {
             rest = after;
             // 9 groups of 7 bits are 63; the value is held below 2^62.
             value = value.checked_add(u64::from(byte & 0x7f) << shift)?;
-            if value > crate::varint::MAX {
+            if value > MAX {
                 return None;
             }
             if byte & 0x80 == 0 {
@@ -34,7 +37,7 @@ pub(super) fn decode(bytes: &mut &[u8], prefix: u8) -> Option<(u8, u64)> {
 }
 
 /// Appends a value behind flags.
-pub(super) fn encode(flags: u64, prefix: u8, value: u64, out: &mut Vec<u8>) {
+pub fn encode(flags: u64, prefix: u8, value: u64, out: &mut Vec<u8>) {
     let mask = (1u64 << prefix) - 1;
     let flags = flags << prefix;
     if value < mask {
