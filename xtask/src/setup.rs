@@ -67,7 +67,7 @@ const NEEDS: [Need; 22] = [
     Need {
         package: "python3-venv",
         present: || output(&mut command("python3", &["-c", "import venv, ensurepip"])).is_ok(),
-        why: "holds aioquic, which speaks HTTP/3 with an edge in tests",
+        why: "holds aioquic, which speaks HTTP/3 with an edge in tests, and moto, an S3 bucket for parents",
         verbs: &["test"],
     },
     Need { package: "g++", present: || on_path("c++"), why: "builds libFuzzer", verbs: &["fuzz"] },
@@ -157,7 +157,7 @@ const SERVICES: &[(&str, &[&str])] = &[
 const NPM: [(&str, &[&str]); 2] = [("demo/pages", &["demo", "test"]), ("tests/browser", &["test"])];
 
 /// What pip brings for tests, and the only place where it brings it to.
-const PYTHON_LOCK: &str = "tests/e2e/aioquic.txt";
+const PYTHON_LOCK: &str = "tests/e2e/python.txt";
 
 /// The Python of the tests, once [`run`] has made it.
 pub fn python() -> PathBuf {
@@ -302,7 +302,7 @@ fn pip() -> Result<(), String> {
     if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
-    println!("Fetching aioquic for the tests, by pip into {}:", home.display());
+    println!("Fetching aioquic and moto for the tests, by pip into {}:", home.display());
     for line in wanted.lines().filter(|line| !line.starts_with('#')) {
         println!("  {line}");
     }
