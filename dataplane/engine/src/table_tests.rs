@@ -187,8 +187,8 @@ enum Event {
     Answered(usize, bool),
     /// An unsafe method has gone through.
     Posted,
-    /// Entries that may go do.
-    Crowded,
+    /// Entries that may go do: the URL's own, or its alternates' as well.
+    Crowded(bool),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -197,7 +197,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         5 => language.prop_map(Event::Asked),
         4 => (0usize..3, any::<bool>()).prop_map(|(n, varies)| Event::Answered(n, varies)),
         2 => Just(Event::Posted),
-        1 => Just(Event::Crowded),
+        1 => any::<bool>().prop_map(Event::Crowded),
     ];
     proptest::collection::vec(event, 1..80)
 }
@@ -266,10 +266,11 @@ proptest! {
                         table.forget_key(PRIMARY, clock);
                     }
                 }
-                Event::Crowded => {
+                Event::Crowded(is_all) => {
+                    let keys = [PRIMARY, german, french, silent];
                     for _ in 0..2 {
                         round += 1;
-                        crowd_out(&table, &[PRIMARY, german, french, silent], round);
+                        crowd_out(&table, if is_all { &keys } else { &keys[..1] }, round);
                     }
                 }
             }
