@@ -42,6 +42,9 @@ pub struct StallsArgs {
     /// Seconds in the buffer at which a player rests.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=120))]
     buffer: u32,
+    /// Version of HTTP that players speak; 2 is over TLS.
+    #[arg(long, default_value = "1.1", value_parser = ["1.1", "2"])]
+    http: String,
     /// Where the report goes, as JSON.
     #[arg(long, default_value = "target/bench/stalls.json")]
     out: PathBuf,
@@ -70,8 +73,14 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
         };
     }
     tool("ip", &["link", "set", "lo", "mtu", "1500", "up"])?;
-    let options =
-        FleetOptions { parents: 1, edges: 1, cores: 1, ram_bytes: 256 << 20, ..Default::default() };
+    let options = FleetOptions {
+        parents: 1,
+        edges: 1,
+        cores: 1,
+        ram_bytes: 256 << 20,
+        https: args.http != "1.1",
+        ..Default::default()
+    };
     let fleet = Fleet::start("bench-stalls", &options);
     let segments = args.watch.div_ceil(SEGMENT_SECONDS) + args.buffer.div_ceil(SEGMENT_SECONDS) + 2;
     let write = |name: &str, text: &str| {
@@ -159,6 +168,7 @@ pub fn run(args: &StallsArgs) -> Result<(), String> {
     let report = serde_json::json!({
         "machine": crate::cpu::machine(), "source": crate::report::source(), "players": args.players,
         "load_percent": args.load, "link_kbps": link_kbps, "bitrates_kbps": args.ladder, "seed": args.seed,
+        "http": args.http,
         "without": without, "with": with,
     });
     if let Some(dir) = args.out.parent() {
@@ -188,11 +198,16 @@ struct Figure {
 /// One crowd of players.
 fn play(args: &StallsArgs, fleet: &Fleet, tells: bool, seed: u64) -> Result<Figure, String> {
     let json = fleet.dir.join("play.json");
-    let address = fleet.member("edge-1").http();
+    let member = fleet.member("edge-1");
+    let (scheme, address) = match &args.http[..] {
+        "1.1" => ("http", member.http()),
+        _ => ("https", member.https()),
+    };
     let mut players = Command::new(binary("tidegate-load"));
     players
         .arg("play")
-        .arg(format!("http://{HOST}/master.m3u8"))
+        .arg(format!("{scheme}://{HOST}/master.m3u8"))
+        .args(["--http", &args.http, "--insecure"])
         .args(["--connect", &address.to_string(), "--quiet", "--timeout", "60s"])
         .args(["--players", &args.players.to_string(), "--ramp", &format!("{}s", args.ramp)])
         .args(["--watch", &format!("{}s", args.watch), "--buffer", &format!("{}s", args.buffer)])

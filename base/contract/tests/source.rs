@@ -127,7 +127,7 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             FILMS,
             "store_admission = \"always\"",
             "store_admission = \"often\"",
-            &["films.toml:7", "store_admission", "second-request"],
+            &["films.toml:81:19", "store_admission", "second-request"],
         ),
         (CDN, "cdn = \"example\"", "cdn = \"Ex ample\"", &["cdn.toml:9:7", "lower-case"]),
         (CDN, "cdn = \"example\"", "cdn = \"example", &["cdn.toml:9:"]),

@@ -86,6 +86,7 @@ pub async fn serve(
         machine: RefCell::default(),
         turns: Turns::default(),
         paces: RefCell::default(),
+        has_lower: Cell::new(false),
         urgencies: RefCell::default(),
         shut: RefCell::default(),
         uploads: RefCell::default(),
@@ -349,6 +350,8 @@ struct Wire {
     machine: RefCell<Connection>,
     turns: Turns,
     paces: RefCell<Paces>,
+    /// Its player asked for a lower rendition than its highest.
+    has_lower: Cell<bool>,
     /// Said by PRIORITY_UPDATE, of streams that are under way or still to come.
     urgencies: RefCell<BTreeMap<u32, Urgency>>,
     /// Streams that wait for a window.

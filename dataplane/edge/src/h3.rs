@@ -44,9 +44,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::session::{
-    BODY_SPAN_MAX, OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream,
-};
+use tidegate_engine::min_rate::BodyWait;
+use tidegate_engine::session::{OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream};
 use tidegate_engine::{Core, Face, Outlet};
 use tidegate_http::{Fields, Method, RequestHead};
 use tidegate_http3::{
@@ -557,26 +556,29 @@ impl Reading<'_> {
                 return Err(Refusal::Gone);
             }
         }
-        let reading = async {
-            let (mut whole, mut came) = (Vec::new(), 0);
-            while let Some(event) = self.next().await? {
-                // Trailers mean nothing here.
-                let RequestEvent::Data(data) = event else { continue };
-                came += data.len();
-                if came > PASSED_BODY_BYTES_MAX {
-                    return Err(Refusal::Answer(TOO_LARGE, Code::NO_ERROR));
-                }
-                if wanted {
-                    whole.extend_from_slice(&data);
-                }
-            }
-            Ok(whole)
+        let length = |event: &Result<Option<RequestEvent>, Refusal>| match event {
+            Ok(Some(RequestEvent::Data(data))) => data.len(),
+            _ => 0,
         };
-        match timeout(BODY_SPAN_MAX, reading).await {
-            Ok(body) => body,
-            Err(_) => {
+        let (mut whole, mut came) = (Vec::new(), 0);
+        let mut wait = BodyWait::default();
+        loop {
+            let Ok(event) = wait.next(self.next(), length).await else {
                 let late = (408, "the request body did not come in time");
-                Err(Refusal::Answer(late, Code::REQUEST_INCOMPLETE))
+                return Err(Refusal::Answer(late, Code::REQUEST_INCOMPLETE));
+            };
+            // Trailers mean nothing here.
+            let data = match event? {
+                Some(RequestEvent::Data(data)) => data,
+                Some(_) => continue,
+                None => return Ok(whole),
+            };
+            came += data.len();
+            if came > PASSED_BODY_BYTES_MAX {
+                return Err(Refusal::Answer(TOO_LARGE, Code::NO_ERROR));
+            }
+            if wanted {
+                whole.extend_from_slice(&data);
             }
         }
     }

@@ -260,6 +260,14 @@ impl Paces {
         self.rate()
     }
 
+    /// What it wants now that it is bound; `None`: as fast as it goes.
+    pub fn set(&mut self, stream: u64, wish: Option<u64>) -> Option<u64> {
+        if let Some((pace, _)) = self.0.get_mut(&stream) {
+            pace.wish = wish;
+        }
+        self.rate()
+    }
+
     /// It has ended.
     pub fn end(&mut self, stream: u64) -> Option<u64> {
         self.0.remove(&stream);
@@ -426,6 +434,8 @@ mod tests {
         assert_eq!(paces.begin(11, pace(Some(900), Some(400))), Some(500));
         assert_eq!(paces.end(9), Some(400));
         assert_eq!(paces.bind(11), Some(400), "the ceiling holds for wishes, too");
+        assert_eq!(paces.set(11, Some(300)), Some(300), "it lends");
+        assert_eq!((paces.set(11, None), paces.set(77, Some(1))), (Some(400), Some(400)));
         assert_eq!((paces.end(11), paces.bind(77)), (None, None));
     }
 

@@ -18,8 +18,6 @@ use tidegate_ring::timeout;
 
 /// From the first byte of a request head to its last.
 const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
-/// For the body of a request on a stream of its own; over HTTP/1.1 see [`BodyWait`].
-pub const BODY_SPAN_MAX: Duration = HEAD_SPAN_MAX;
 /// Between requests.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
 /// For the last bytes of a connection that ends.

@@ -3,7 +3,7 @@
 //! Must stay true: no more of a body is given to the machine than the windows take and its turn allows; a stream that is not
 //! finished in order is reset.
 
-use super::Wire;
+use super::{UNSENT_BYTES_MAX, Wire};
 use crate::head::each_field;
 use crate::urgency::Urgency;
 use bytes::Bytes;
@@ -11,10 +11,10 @@ use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX, set_manner_of};
 use tidegate_engine::min_rate::MinRate;
-use tidegate_engine::pace::{Burst, Manner, Pace};
+use tidegate_engine::pace::{Burst, LOOK_BYTES, Lending, Manner, Pace};
 use tidegate_engine::{HeadFields, Outlet, Protection};
 use tidegate_http2::{Code, DATA_BYTES_MAX};
 use tidegate_ring::{now, timeout};
@@ -33,7 +33,12 @@ pub struct Answer {
     urgency: Urgency,
     /// By the client itself.
     says_priority: bool,
+    pace: Pace,
     burst: Burst,
+    lending: Option<Lending>,
+    begun: Instant,
+    /// Its player let others go first, at least for a while.
+    lent: bool,
     /// The stream has its end, of whatever kind.
     over: bool,
 }
@@ -49,7 +54,11 @@ impl Answer {
             min_rate: MinRate::default(),
             urgency: Urgency::parse(priority.unwrap_or_default()),
             says_priority: priority.is_some(),
+            pace: Pace::default(),
             burst: Burst::of(&Pace::default()),
+            lending: None,
+            begun: now(),
+            lent: false,
             over: false,
         }
     }
@@ -65,6 +74,11 @@ impl Answer {
     /// The request was HEAD.
     pub fn is_head_only(&self) -> bool {
         self.head_only
+    }
+
+    /// Its player let others go first.
+    pub fn has_lent(&self) -> bool {
+        self.lent
     }
 
     /// Bytes that the windows take now.
@@ -88,15 +102,27 @@ impl Answer {
         }
     }
 
-    /// Of `len` bytes those that leave as they are, before the wish for a pace binds.
+    /// Of `len` bytes those that leave at one pace.
     fn paced(&mut self, len: usize) -> io::Result<usize> {
-        loop {
+        let wire = &self.wire;
+        let free = loop {
             if let Some(free) = self.burst.take(len) {
-                return Ok(free);
+                break free;
             }
-            let rate = self.wire.paces.borrow_mut().bind(self.id.into());
-            self.wire.tcp.set_pace(rate)?;
-        }
+            let rate = wire.paces.borrow_mut().bind(self.id.into());
+            self.lending = Lending::of(&self.pace, wire.has_lower.get());
+            if self.lending.is_some() {
+                // What the kernel has already is sent before anything is seen of it.
+                wire.tcp.set_unsent_max(LOOK_BYTES as u32)?;
+            }
+            wire.tcp.set_pace(rate)?;
+        };
+        let Some(lending) = &mut self.lending else { return Ok(free) };
+        let rate = lending.look(wire.tcp.path()?, now().saturating_duration_since(self.begun));
+        self.lent |= lending.lends();
+        let rate = wire.paces.borrow_mut().set(self.id.into(), rate);
+        wire.tcp.set_pace(rate)?;
+        Ok(free.min(LOOK_BYTES))
     }
 }
 
@@ -120,7 +146,10 @@ impl Outlet for Answer {
         if !self.says_priority {
             self.urgency = self.urgency.raised(manner.need);
         }
-        self.burst = Burst::of(&manner.pace);
+        (self.pace, self.burst) = (manner.pace, Burst::of(&manner.pace));
+        if manner.is_below_top {
+            self.wire.has_lower.set(true);
+        }
         let rate = self.wire.paces.borrow_mut().begin(self.id.into(), manner.pace);
         set_manner_of(&self.wire.tcp, manner, rate)
     }
@@ -193,6 +222,9 @@ impl Drop for Answer {
         wire.uploads.borrow_mut().remove(&self.id);
         wire.shut.borrow_mut().remove(&self.id);
         wire.urgencies.borrow_mut().remove(&self.id);
+        if self.lending.is_some() {
+            let _gone = wire.tcp.set_unsent_max(UNSENT_BYTES_MAX);
+        }
         let rate = wire.paces.borrow_mut().end(self.id.into());
         let _gone = wire.tcp.set_pace(rate);
         wire.touch();

@@ -91,5 +91,6 @@ impl Job {
         };
         let head_only = answer.is_head_only();
         serve_stream(&core, &mut answer, peer, face, head_only, exchange).await;
+        core.count(|c| &c.lent_answers_total, u64::from(answer.has_lent()));
     }
 }

@@ -4,9 +4,9 @@ use super::Wire;
 use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
-use tidegate_engine::session::{BODY_SPAN_MAX, PASSED_BODY_BYTES_MAX};
+use tidegate_engine::min_rate::BodyWait;
+use tidegate_engine::session::PASSED_BODY_BYTES_MAX;
 use tidegate_http::Method;
-use tidegate_ring::timeout;
 
 /// A body that is not whole yet.
 pub struct Upload {
@@ -46,6 +46,7 @@ impl Upload {
         if ended {
             self.becomes(State::Whole);
         }
+        self.wake();
         true
     }
 
@@ -58,6 +59,10 @@ impl Upload {
         if self.state == State::Coming {
             self.state = state;
         }
+        self.wake();
+    }
+
+    fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -69,21 +74,29 @@ impl Upload {
 /// # Errors
 /// With which status it is refused, and why.
 pub async fn read(wire: &Wire, stream: u32) -> Result<Vec<u8>, (u16, &'static str)> {
-    let whole = poll_fn(|cx| {
-        let mut uploads = wire.uploads.borrow_mut();
-        let broken = Err((400, "the request body broke off"));
-        let Some(upload) = uploads.get_mut(&stream) else { return Poll::Ready(broken) };
-        Poll::Ready(match upload.state {
-            State::Coming => {
+    let mut wait = BodyWait::default();
+    let mut seen = 0;
+    let outcome = loop {
+        // More than was seen, or the end of it.
+        let more = poll_fn(|cx| {
+            let mut uploads = wire.uploads.borrow_mut();
+            let Some(upload) = uploads.get_mut(&stream) else {
+                return Poll::Ready((seen, State::Broken));
+            };
+            if upload.state == State::Coming && upload.taken == seen {
                 upload.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
-            State::Whole => Ok(upload.kept.take().unwrap_or_default()),
-            State::TooLarge => Err((413, "the request body is too large")),
-            State::Broken => broken,
-        })
-    });
-    let outcome = timeout(BODY_SPAN_MAX, whole).await;
-    wire.uploads.borrow_mut().remove(&stream);
-    outcome.unwrap_or(Err((408, "the request body did not come in time")))
+            Poll::Ready((upload.taken, upload.state))
+        });
+        match wait.next(more, |(taken, _)| taken - seen).await {
+            Ok((taken, State::Coming)) => seen = taken,
+            Ok((_, State::Whole)) => break Ok(()),
+            Ok((_, State::TooLarge)) => break Err((413, "the request body is too large")),
+            Ok((_, State::Broken)) => break Err((400, "the request body broke off")),
+            Err(_) => break Err((408, "the request body did not come in time")),
+        }
+    };
+    let upload = wire.uploads.borrow_mut().remove(&stream);
+    outcome.map(|()| upload.and_then(|upload| upload.kept).unwrap_or_default())
 }
