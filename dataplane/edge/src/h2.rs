@@ -125,12 +125,11 @@ async fn converse(
     let mut draining = pin!(drain.begun());
     let mut is_told = false;
     let end = poll_fn(|cx| {
-        // Polled once, to be woken when it begins.
-        if !std::mem::replace(&mut is_told, true) {
-            let _begun_already = draining.as_mut().poll(cx);
-        }
+        // Polled once, to be woken when it begins, and from then on until it is this connection's turn.
+        let is_asked = !conversation.is_leaving
+            && (!std::mem::replace(&mut is_told, true) || drain.is_begun());
         // After the goodbye, what the client asked for before it heard of it is answered still (RFC 9113 §6.8).
-        if !conversation.is_leaving && drain.is_begun() {
+        if is_asked && draining.as_mut().poll(cx).is_ready() {
             conversation.leave();
         }
         conversation.turn(cx)
