@@ -402,10 +402,6 @@ async fn serve_tls(
             if face == Face::Traffic && stream.protection() == Protection::Tls12 {
                 core.count(|c| &c.tls12_handshakes_total, 1);
             }
-            // All streams at once: none is answered before it is sure whose they are.
-            if stream.speaks_h2() && stream.confirm().await.is_err() {
-                return core.count(|c| &c.tls_errors_total, 1);
-            }
             stream.seal_by_kernel(&core);
             match stream.speaks_h2() {
                 true => h2::serve(core, drain, stream.into_inner(), peer, face, call).await,

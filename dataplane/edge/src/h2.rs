@@ -89,6 +89,7 @@ pub async fn serve(
         has_lower: Cell::new(false),
         urgencies: RefCell::default(),
         shut: RefCell::default(),
+        unsure: RefCell::default(),
         uploads: RefCell::default(),
         tcp,
         bodies: Cell::new(0),
@@ -138,6 +139,7 @@ async fn converse(
     wire.end();
     let has_begun = wire.machine.borrow().has_begun();
     core.count(|c| &c.requests_refused_total, u64::from(!has_begun));
+    core.count(|c| &c.tls_errors_total, u64::from(wire.is_early()));
     core.count(|c| &c.deadlines_missed_total, u64::from(end == End::Late));
     goodbye(wire).await;
     end == End::Flood
@@ -190,6 +192,9 @@ impl Conversation<'_> {
         self.wire.watch(cx);
         let now = elapsed();
         let read = self.read(cx, now);
+        if !self.wire.is_early() {
+            self.wire.wake_unsure();
+        }
         if let Poll::Ready(Err(_)) = self.wire.poll_send(cx) {
             return Poll::Ready(End::Over);
         }
@@ -355,6 +360,8 @@ struct Wire {
     urgencies: RefCell<BTreeMap<u32, Urgency>>,
     /// Streams that wait for a window.
     shut: RefCell<BTreeMap<u32, Waker>>,
+    /// Streams that wait until it is sure whose they are: for the end of the handshake.
+    unsure: RefCell<BTreeMap<u32, Waker>>,
     /// Bodies of requests that are not whole yet.
     uploads: RefCell<BTreeMap<u32, Upload>>,
     tcp: Rc<TcpStream>,
@@ -416,11 +423,22 @@ impl Wire {
         std::mem::take(&mut *self.shut.borrow_mut()).into_values().for_each(Waker::wake);
     }
 
+    /// Whether the handshake is not over, so that requests may be somebody else's recording.
+    fn is_early(&self) -> bool {
+        self.duplex.borrow().is_early()
+    }
+
+    /// It is sure whose the requests are, or nobody's any more.
+    fn wake_unsure(&self) {
+        std::mem::take(&mut *self.unsure.borrow_mut()).into_values().for_each(Waker::wake);
+    }
+
     /// Nothing more is sent.
     fn end(&self) {
         self.over.set(true);
         self.uploads.borrow_mut().values_mut().for_each(Upload::broke_off);
         self.wake_shut();
+        self.wake_unsure();
         self.turns.all_is_written();
     }
 }

@@ -37,7 +37,7 @@ use tidegate_ring::{KernelSealing, TcpStream, timeout};
 use tidegate_tls::{Hello, HelloReader, Server as ServerSide, Session, Side};
 
 /// From the connection's first byte to the end of the handshake.
-const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
 
 type Versions = &'static [&'static SupportedProtocolVersion];
 const TLS13: Versions = &[&rustls::version::TLS13];

@@ -46,7 +46,7 @@ pub struct Duplex<S: Side> {
 }
 
 impl<S: Side> Duplex<S> {
-    /// Of a connection whose handshake is over.
+    /// Of a connection whose handshake is over, or has come to early data.
     pub fn new(stream: TlsStream<S>, stall: Duration) -> Duplex<S> {
         let (tcp, session, plain, kernel) = stream.into_parts();
         Duplex {
@@ -60,6 +60,11 @@ impl<S: Side> Duplex<S> {
             closed: false,
             kernel,
         }
+    }
+
+    /// Whether what came may have been recorded, and be sent by somebody else (see [`Session::is_early`]).
+    pub fn is_early(&self) -> bool {
+        self.session.is_early()
     }
 
     /// What carries it.
@@ -108,6 +113,11 @@ impl<S: Side> Duplex<S> {
             match self.session.incoming() {
                 waiting if waiting.is_empty() => *waiting = come,
                 waiting => waiting.extend_from_slice(&come),
+            }
+            let is_shaking = self.session.is_handshaking();
+            if is_shaking && self.session.incoming().len() > S::HANDSHAKE_BYTES_MAX {
+                let what = "a message of the TLS handshake is too long";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
             }
             let mut due = Vec::new();
             let outcome = self.session.receive(&mut self.plain.0, &mut due);

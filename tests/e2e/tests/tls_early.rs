@@ -215,39 +215,82 @@ fn a_flight_that_is_played_back_has_no_effect() {
     held.read_until(|client| client.come.starts_with(b"HTTP/1.1 200"));
 }
 
+/// The preface, SETTINGS, and the head of a first stream that ends with it (RFC 9113; RFC 7541: two indexed fields, two literals).
+fn get_by_h2(path: &str) -> Vec<u8> {
+    let mut head = b"\x82\x87".to_vec();
+    for (name, value) in [(4, path), (1, HOST)] {
+        head.extend([name, value.len() as u8]);
+        head.extend(value.as_bytes());
+    }
+    let begin = &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..];
+    [begin, &[0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1], &head].concat()
+}
+
+/// Whether a frame of this type has come on the first stream.
+fn has_frame(client: &Client, kind: u8) -> bool {
+    let mut rest = &client.come[..];
+    while let Some((head, payload)) = rest.split_first_chunk::<9>() {
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        if head[3] == kind && head[8] == 1 {
+            return true;
+        }
+        let Some(next) = payload.get(length..) else { break };
+        rest = next;
+    }
+    false
+}
+
 #[test]
-fn http2_waits_for_the_handshake() {
+fn over_http2_what_is_cached_is_answered_early_and_all_else_waits() {
+    const HEADERS: u8 = 1;
     let fleet = fleet("early-h2");
     let body = fleet.put("t.m4s", 1000);
+    let cold = fleet.put("cold.m4s", 2000);
     assert_eq!(fleet.get("edge-1", "/t.m4s", "").unwrap().status, 200);
     let mut config = ClientConfig::clone(&config(&fleet));
     config.alpn_protocols = vec![b"h2".to_vec()];
     let config = Arc::new(config);
-    // Preface, SETTINGS, and HEADERS of a stream that ends with them (RFC 9113; RFC 7541: two indexed fields, two literals).
-    let mut head = b"\x82\x87\x04\x06/t.m4s\x01".to_vec();
-    head.push(HOST.len() as u8);
-    head.extend(HOST.as_bytes());
-    let request = [
-        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"[..],
-        &[0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1],
-        &head,
-    ];
-    let request = request.concat();
-    let is_answered = |client: &Client| client.come.ends_with(&body);
-    for round in 0..2 {
-        let (mut client, flight) = Client::begin(&fleet, &config, HOST, &request);
-        if round == 0 {
-            while client.tls.is_handshaking() {
-                client.tls.complete_io(&mut client.tcp).unwrap();
-            }
-            client.tls.writer().write_all(&request).unwrap();
-        } else {
-            assert!(flight.is_some());
-            client.read_until(|client| !client.tls.is_handshaking());
-            assert!(client.tls.is_early_data_accepted() && client.come.is_empty());
-        }
-        client.finish();
-        client.read_until(is_answered);
+    let request = get_by_h2("/t.m4s");
+    let (mut client, flight) = Client::begin(&fleet, &config, HOST, &request);
+    assert!(flight.is_none());
+    while client.tls.is_handshaking() {
+        client.tls.complete_io(&mut client.tcp).unwrap();
     }
+    client.tls.writer().write_all(&request).unwrap();
+    client.finish();
+    client.read_until(|client| client.come.ends_with(&body));
     assert_eq!(fleet.counter("edge-1", "early_hits_total"), 0);
+
+    let (mut client, flight) = Client::begin(&fleet, &config, HOST, &request);
+    assert!(flight.is_some());
+    client.read_until(|client| client.come.ends_with(&body)); // nothing but the first flight was sent
+    assert!(client.tls.is_early_data_accepted());
+    assert_eq!(fleet.counter("edge-1", "early_hits_total"), 1);
+    client.come.clear();
+    // The connection goes on, and is sure from then on: a second stream, with the same head.
+    let mut second = request[24 + 9..].to_vec();
+    second[8] = 3;
+    client.tls.writer().write_all(&second).unwrap();
+    client.finish();
+    client.read_until(|client| client.come.ends_with(&body));
+    assert_eq!(fleet.counter("edge-1", "early_hits_total"), 1);
+
+    for (path, body) in
+        [("/cold.m4s", Some(&cold)), ("/t.m4s?token=1", Some(&body)), ("/pass/t.m4s", None)]
+    {
+        let asked = fleet.counter("parent-1", "requests_total");
+        let (mut client, flight) = Client::begin(&fleet, &config, HOST, get_by_h2(path));
+        assert!(flight.is_some(), "{path}");
+        client.read_until(|client| !client.tls.is_handshaking());
+        assert!(client.tls.is_early_data_accepted(), "{path}");
+        assert_eq!(fleet.get("edge-1", "/t.m4s", "").unwrap().status, 200);
+        assert!(!has_frame(&client, HEADERS), "{path}");
+        assert_eq!(fleet.counter("parent-1", "requests_total"), asked, "{path}");
+        client.finish();
+        match body {
+            Some(body) => client.read_until(|client| client.come.ends_with(body)),
+            None => client.read_until(|client| has_frame(client, HEADERS)),
+        }
+    }
+    assert_eq!(fleet.counter("edge-1", "early_hits_total"), 1);
 }

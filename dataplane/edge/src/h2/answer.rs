@@ -5,6 +5,7 @@
 
 use super::{UNSENT_BYTES_MAX, Wire};
 use crate::head::each_field;
+use crate::tls::HANDSHAKE_SPAN_MAX;
 use crate::urgency::Urgency;
 use bytes::Bytes;
 use std::future::poll_fn;
@@ -209,6 +210,25 @@ impl Outlet for Answer {
         self.wire.protection
     }
 
+    fn is_early(&self) -> bool {
+        self.wire.is_early()
+    }
+
+    async fn confirm(&mut self) -> io::Result<()> {
+        let sure = poll_fn(|cx| match self.wire.is_early() {
+            _ if self.wire.over.get() => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            false => Poll::Ready(Ok(())),
+            true => {
+                self.wire.unsure.borrow_mut().insert(self.id, cx.waker().clone());
+                Poll::Pending
+            }
+        });
+        match timeout(HANDSHAKE_SPAN_MAX, sure).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
     fn protocol(&self) -> &'static str {
         "HTTP/2"
     }
@@ -221,6 +241,7 @@ impl Drop for Answer {
         wire.machine.borrow_mut().release(self.id);
         wire.uploads.borrow_mut().remove(&self.id);
         wire.shut.borrow_mut().remove(&self.id);
+        wire.unsure.borrow_mut().remove(&self.id);
         wire.urgencies.borrow_mut().remove(&self.id);
         if self.lending.is_some() {
             let _gone = wire.tcp.set_unsent_max(UNSENT_BYTES_MAX);
