@@ -4,7 +4,7 @@ use crate::client::{Connection, Response, get};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -132,7 +132,9 @@ fn free_port(ip: IpAddr) -> u16 {
             .and_then(|l| l.local_addr())
             .expect("a loopback address can be bound")
             .port();
-        if GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert((ip, port)) {
+        // HTTP/3 listens on the same number, which a client's socket of another test may have.
+        let is_free = UdpSocket::bind((ip, port)).is_ok();
+        if is_free && GIVEN.lock().unwrap_or_else(PoisonError::into_inner).insert((ip, port)) {
             return port;
         }
     }

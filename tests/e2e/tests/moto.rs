@@ -53,16 +53,15 @@ struct Moto {
 }
 
 impl Moto {
-    /// `None`: Python has none.
+    /// `None`: there is no Python with the moto of our lock file (others read `+` in a path otherwise).
     fn start(folder: &Path) -> Option<Moto> {
-        let named = std::env::var("TIDEGATE_PYTHON").ok();
-        let python = named.clone().unwrap_or_else(|| "python3".to_owned());
-        let known = Command::new(&python).args(["-c", "import moto, boto3, flask_cors"]).output();
-        if !known.is_ok_and(|output| output.status.success()) {
-            assert!(named.is_none(), "{python} has no moto; mend: cargo xtask setup test");
-            println!("skipped: moto: python3 has none; mend: cargo xtask test, which brings it");
+        let Ok(python) = std::env::var("TIDEGATE_PYTHON") else {
+            println!("skipped: moto: TIDEGATE_PYTHON names none; mend: cargo xtask test brings it");
             return None;
-        }
+        };
+        let known = Command::new(&python).args(["-c", "import moto, boto3, flask_cors"]).output();
+        let is_known = known.is_ok_and(|output| output.status.success());
+        assert!(is_known, "{python} has no moto; mend: cargo xtask setup test");
         let mut process = Command::new(&python)
             .args(["-c", MOTO, &folder.display().to_string(), "127.0.0.1"])
             .stdin(Stdio::piped())
