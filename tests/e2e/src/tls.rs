@@ -1,12 +1,13 @@
 //! Certificates, and clients that speak TLS in one version and trust what they are told to.
 
+use crate::fleet::HOST;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use std::path::Path;
 use std::sync::Arc;
-use tidegate_contract::Certificate;
+use tidegate_contract::{Certificate, Role, Snapshot};
 
 /// A name as a client asks for it.
 pub fn name(name: &str) -> ServerName<'static> {
@@ -62,4 +63,21 @@ pub fn certificate(dir: &Path, file: &str, names: &[&str]) -> Certificate {
     std::fs::write(path("pem"), made.cert.pem()).unwrap();
     let text = |end: &str| path(end).display().to_string();
     Certificate { chain: text("pem"), key: text("key"), staple: None }
+}
+
+/// The host of a service that takes no early data.
+pub const EARLY_NOT: &str = "other.test";
+
+/// A fleet whose first service takes early data, beside another one on the same edge that does not; `both.pem` is for both.
+pub fn takes_early_data(snapshot: &mut Snapshot) {
+    let mut other = snapshot.delivery_services[0].clone();
+    other.id = "other".to_owned();
+    other.hosts = vec![EARLY_NOT.to_owned()];
+    other.address_default = false;
+    snapshot.delivery_services.push(other);
+    snapshot.delivery_services[0].early_data = true;
+    let edge = snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).expect("an edge");
+    let first = Path::new(&edge.machine.certificates[0].chain);
+    let dir = first.parent().expect("a file in a folder").to_owned();
+    edge.machine.certificates = vec![certificate(&dir, "both", &[HOST, EARLY_NOT])];
 }

@@ -337,8 +337,12 @@ impl Inside {
         until("the old one has ended", || !Path::new(&format!("/proc/{before}")).exists());
         assert!(self.film().contains("hit"), "warm");
         assert_eq!(show(unit, "NRestarts"), "0");
-        // The watchdog looks after the new one: it would have been killed by now.
-        std::thread::sleep(Duration::from_secs(3));
+        // The watchdog is fed by the new one, again and again.
+        for _ in 0..3 {
+            let fed = || show(unit, "WatchdogTimestampMonotonic");
+            let before = fed();
+            until("the watchdog is fed", || fed() != before);
+        }
         assert_eq!(
             (show(unit, "ActiveState"), show(unit, "NRestarts")),
             ("active".into(), "0".into())

@@ -6,36 +6,20 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, ClientConnection};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::sync::Arc;
-use tidegate_contract::{Role, Snapshot};
 use tidegate_e2e::client::PATIENCE;
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::tls::{certificate, client_of, name};
+use tidegate_e2e::tls::{EARLY_NOT as OTHER, client_of, name, takes_early_data};
 use tidegate_e2e::{Fleet, FleetOptions};
 
-const OTHER: &str = "other.test";
 const TIERS: [&str; 2] = ["edge-1", "parent-1"];
-
-fn early(snapshot: &mut Snapshot) {
-    let mut other = snapshot.delivery_services[0].clone();
-    other.id = "other".to_owned();
-    other.hosts = vec![OTHER.to_owned()];
-    other.address_default = false;
-    snapshot.delivery_services.push(other);
-    snapshot.delivery_services[0].early_data = true;
-    let edge = snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
-    let first = edge.machine.certificates[0].chain.clone();
-    let dir = Path::new(&first).parent().unwrap();
-    edge.machine.certificates = vec![certificate(dir, "both", &[HOST, OTHER])];
-}
 
 fn fleet(name: &str) -> Fleet {
     let options = FleetOptions {
         parents: 1,
         edges: 1,
         https: true,
-        adjust: early,
+        adjust: takes_early_data,
         ..FleetOptions::default()
     };
     Fleet::start(name, &options)

@@ -7,34 +7,17 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, ZeroRttAccepted};
 use rustls::version::TLS13;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_contract::{Role, Snapshot};
 use tidegate_e2e::fleet::HOST;
 use tidegate_e2e::h3::request;
-use tidegate_e2e::tls::{certificate, client_of};
+use tidegate_e2e::tls::{EARLY_NOT as OTHER, client_of, takes_early_data};
 use tidegate_e2e::{Fleet, FleetOptions};
 use tidegate_http::Method;
 
-const OTHER: &str = "other.test";
-
-fn early(snapshot: &mut Snapshot) {
-    let mut other = snapshot.delivery_services[0].clone();
-    other.id = "other".to_owned();
-    other.hosts = vec![OTHER.to_owned()];
-    other.address_default = false;
-    snapshot.delivery_services.push(other);
-    snapshot.delivery_services[0].early_data = true;
-    let edge = snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
-    let first = edge.machine.certificates[0].chain.clone();
-    let dir = Path::new(&first).parent().unwrap();
-    edge.machine.certificates = vec![certificate(dir, "both", &[HOST, OTHER])];
-}
-
 /// One core: its socket gives out datagrams in the order in which they came.
 fn fleet(name: &str) -> Fleet {
-    Fleet::start(name, &FleetOptions { cores: 1, adjust: early, ..options() })
+    Fleet::start(name, &FleetOptions { cores: 1, adjust: takes_early_data, ..options() })
 }
 
 fn get(path: &str) -> Vec<u8> {
