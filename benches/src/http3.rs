@@ -4,15 +4,16 @@
 //! `quiche` is tokio-quiche, `s2n` is s2n-quic with the edge's HTTP/3 frames (`benches/quic`): both hold the files in
 //! memory, have no cache, no log and no limits, so they are the floor of what their libraries cost.
 //!
-//! Must stay true: what Caddy cannot be measured with (it is not installed) is told and left out; the edge has hits only.
+//! Must stay true: a peer that cannot be started, or whose request fails, is left out with the reason, and the run goes on;
+//! a request of the edge's that fails ends it; the edge has hits only.
 
 use crate::contestant::{Case, Line, OBJECTS, pin};
 use crate::own::{self, Load};
-use crate::report::{Figure, Report};
+use crate::report::{Figure, OURS, Report};
 use crate::{cpu, object_name};
 use clap::Args;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ struct Contestant {
     name: &'static str,
     pid: u32,
     address: SocketAddr,
-    _child: Option<Peer>,
+    child: Option<Peer>,
 }
 
 /// A peer's process; dropped, it ends.
@@ -76,7 +77,7 @@ impl Drop for Peer {
 /// Runs all of it.
 ///
 /// # Errors
-/// A contestant cannot be started, or an answer was no good one.
+/// The edge cannot be started, or an answer of its was no good one.
 pub fn run(args: &Http3Args) -> Result<(), String> {
     cpu::check_cores(args.server_core, args.load_core)?;
     let fleet = Fleet::start(
@@ -99,7 +100,8 @@ pub fn run(args: &Http3Args) -> Result<(), String> {
         let path = urls_of(&fleet.dir, size);
         fs::write(&path, urls).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    let contestants = start(args, &fleet)?;
+    let mut report = Report::new(args.rounds, args.seconds, args.connections);
+    let mut contestants = start(args, &fleet, &mut report)?;
     let measure = |contestant: &Contestant, size: usize| {
         let load = Load {
             address: contestant.address,
@@ -121,21 +123,19 @@ pub fn run(args: &Http3Args) -> Result<(), String> {
         })
     };
     // Once for all that is done once: the edge's fills, the peers' first steps.
-    for contestant in &contestants {
-        for size in SIZES {
-            measure(contestant, size)?;
-        }
+    for size in SIZES {
+        try_each(&mut contestants, &mut report, 0, |contestant, _| {
+            measure(contestant, size).map(|_| ())
+        })?;
     }
     fleet.settle("edge-1");
     let fills = fleet.counter("edge-1", "fills_total");
-    let mut report = Report::new(args.rounds, args.seconds, args.connections);
     for round in 0..args.rounds {
         println!("Round {} of {}", round + 1, args.rounds);
         for size in SIZES {
             let case = Case { line: Line::Http3, size };
-            for step in 0..contestants.len() {
-                // Each round begins with another one.
-                let contestant = &contestants[(step + round as usize) % contestants.len()];
+            // Each round begins with another one.
+            try_each(&mut contestants, &mut report, round, |contestant, report| {
                 let figure = measure(contestant, size)?;
                 println!(
                     "  {:<18} {:<10} {:>9.3} CPU-s/GB {:>9.2} us/request, core busy {:>3.0} %",
@@ -146,7 +146,8 @@ pub fn run(args: &Http3Args) -> Result<(), String> {
                     figure.cpu_s * 100.0 / figure.wall_s
                 );
                 report.add(round, case, contestant.name, figure);
-            }
+                Ok(())
+            })?;
         }
     }
     if fleet.counter("edge-1", "fills_total") != fills {
@@ -161,11 +162,35 @@ fn urls_of(dir: &Path, size: usize) -> PathBuf {
     dir.join(format!("{size}.urls"))
 }
 
-fn start(args: &Http3Args, fleet: &Fleet) -> Result<Vec<Contestant>, String> {
+/// Does it with all of them, beginning with another one each round; peers that fail are left out from then on.
+fn try_each(
+    contestants: &mut Vec<Contestant>,
+    report: &mut Report,
+    round: u32,
+    mut act: impl FnMut(&mut Contestant, &mut Report) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut names: Vec<&'static str> = contestants.iter().map(|one| one.name).collect();
+    let first = round as usize % names.len().max(1);
+    names.rotate_left(first);
+    for name in names {
+        let Some(at) = contestants.iter().position(|one| one.name == name) else { continue };
+        match act(&mut contestants[at], report) {
+            Err(why) if name != OURS => {
+                report.leave_out(name, why.trim());
+                // What does not work is not to take CPU from the others.
+                contestants.remove(at);
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+fn start(args: &Http3Args, fleet: &Fleet, report: &mut Report) -> Result<Vec<Contestant>, String> {
     let edge = fleet.member("edge-1");
     pin(edge.pid(), args.server_core)?;
     let mut all =
-        vec![Contestant { name: "tidegate", pid: edge.pid(), address: edge.https(), _child: None }];
+        vec![Contestant { name: OURS, pid: edge.pid(), address: edge.https(), child: None }];
     let certificates = &edge.server.machine.certificates;
     let certificate = certificates.first().ok_or("the edge has no certificate")?;
     let (chain, key) = (certificate.chain.clone(), certificate.key.clone());
@@ -185,7 +210,10 @@ fn start(args: &Http3Args, fleet: &Fleet) -> Result<Vec<Contestant>, String> {
     command.args(["run", "--adapter", "caddyfile", "--config"]).arg(&path);
     // It wants a place for its state even when there is none to keep.
     command.env("HOME", &fleet.dir).env("XDG_DATA_HOME", &fleet.dir);
-    all.push(spawn("caddy", command, caddy, &fleet.dir)?);
+    match spawn("caddy", command, caddy, &fleet.dir) {
+        Ok(started) => all.push(started),
+        Err(why) => report.leave_out("caddy", &why),
+    }
     match &args.quic {
         None => println!("tokio-quiche and s2n-quic are left out: --quic names no program"),
         Some(program) => {
@@ -193,13 +221,14 @@ fn start(args: &Http3Args, fleet: &Fleet) -> Result<Vec<Contestant>, String> {
                 let address = free()?;
                 let mut command = pinned(program, core);
                 command.args([name, &address.to_string(), &chain, &key]).arg(&origin);
-                all.push(spawn(name, command, address, &fleet.dir)?);
+                match spawn(name, command, address, &fleet.dir) {
+                    Ok(started) => all.push(started),
+                    Err(why) => report.leave_out(name, &why),
+                }
             }
         }
     }
-    for contestant in &all {
-        wait(contestant, fleet)?;
-    }
+    try_each(&mut all, report, 0, |contestant, _| wait(contestant, fleet))?;
     Ok(all)
 }
 
@@ -224,11 +253,11 @@ fn spawn(
         .stderr(said)
         .spawn()
         .map_err(|e| format!("{name} cannot be started: {e}"))?;
-    Ok(Contestant { name, pid: child.id(), address, _child: Some(Peer(child)) })
+    Ok(Contestant { name, pid: child.id(), address, child: Some(Peer(child)) })
 }
 
-/// Until it answers; there is nothing to wait on but that.
-fn wait(contestant: &Contestant, fleet: &Fleet) -> Result<(), String> {
+/// Until it answers; there is nothing to wait on but that, and its end.
+fn wait(contestant: &mut Contestant, fleet: &Fleet) -> Result<(), String> {
     let deadline = Instant::now() + START_MAX;
     loop {
         let output = Command::new(own::program("tidegate-load")?)
@@ -241,7 +270,9 @@ fn wait(contestant: &Contestant, fleet: &Fleet) -> Result<(), String> {
         if output.status.success() {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        let child = contestant.child.as_mut();
+        let has_ended = child.is_some_and(|peer| !matches!(peer.0.try_wait(), Ok(None)));
+        if has_ended || Instant::now() > deadline {
             let said = fleet.dir.join(format!("{}.err", contestant.name));
             return Err(format!(
                 "{} does not answer over HTTP/3: {}{}",
@@ -254,7 +285,14 @@ fn wait(contestant: &Contestant, fleet: &Fleet) -> Result<(), String> {
     }
 }
 
+/// An address whose port is free for TCP too: Caddy listens on both.
 fn free() -> Result<SocketAddr, String> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-    socket.and_then(|s| s.local_addr()).map_err(|e| format!("no free port: {e}"))
+    loop {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        let address = socket.and_then(|s| s.local_addr());
+        let address = address.map_err(|e| format!("no free port: {e}"))?;
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
 }

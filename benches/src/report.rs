@@ -42,14 +42,23 @@ pub struct Report {
     seconds: u32,
     connections: u32,
     rows: Vec<Row>,
+    /// Peers that are not in it, and why.
+    left_out: Vec<(&'static str, String)>,
 }
 
 /// Whose ratios are told.
-const OURS: &str = "tidegate";
+pub const OURS: &str = "tidegate";
 
 impl Report {
     pub fn new(rounds: u32, seconds: u32, connections: u32) -> Report {
-        Report { rounds, seconds, connections, rows: Vec::new() }
+        Report { rounds, seconds, connections, rows: Vec::new(), left_out: Vec::new() }
+    }
+
+    /// A peer that failed: what was measured of it goes, for it may be of a server that was failing already.
+    pub fn leave_out(&mut self, name: &'static str, why: &str) {
+        println!("  {name} is left out: {why}");
+        self.rows.retain(|row| row.name != name);
+        self.left_out.push((name, why.to_owned()));
     }
 
     pub fn add(&mut self, round: u32, case: Case, name: &'static str, figure: Figure) {
@@ -155,6 +164,9 @@ impl Report {
             "\nMedian (least .. greatest) of {} rounds; a ratio below 1 means less CPU than the peer.",
             self.rounds
         );
+        for (name, why) in &self.left_out {
+            println!("Left out: {name}: {why}");
+        }
     }
 
     /// For each case our CPU time over that of the peer which was the best in its round.
@@ -179,6 +191,10 @@ impl Report {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), String> {
+        write(path, &self.json())
+    }
+
+    fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -190,13 +206,14 @@ impl Report {
                 })
             })
             .collect();
-        let report = json!({
+        let left_out: Vec<Value> =
+            self.left_out.iter().map(|(name, why)| json!({ "name": name, "why": why })).collect();
+        json!({
             "machine": cpu::machine(),
             "versions": { "nginx": nginx::version(), "tidegate": env!("CARGO_PKG_VERSION"), "source": source() },
             "rounds": self.rounds, "seconds": self.seconds, "connections": self.connections,
-            "summary": self.summary(), "measurements": rows,
-        });
-        write(path, &report)
+            "summary": self.summary(), "measurements": rows, "left_out": left_out,
+        })
     }
 }
 
@@ -243,6 +260,26 @@ mod tests {
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[3.0, 1.0, 2.0]), Some((1.0, 2.0, 3.0)));
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), Some((1.0, 2.5, 4.0)));
+    }
+
+    #[test]
+    fn a_peer_that_failed_is_told_with_its_reason_and_nothing_of_it_is_compared() {
+        let case = Case { line: Line::Http3, size: 1024 };
+        let mut report = Report::new(2, 1, 1);
+        let figure = Figure { requests: 1000, bytes: 1_024_000, wall_s: 1.0, cpu_s: 1.0 };
+        for (round, name) in [(0, "tidegate"), (0, "s2n"), (0, "quiche"), (1, "tidegate")] {
+            report.add(round, case, name, figure);
+        }
+        report.add(1, case, "s2n", Figure { cpu_s: 2.0, ..figure });
+        report.leave_out("quiche", "an answer was cut off");
+        assert_eq!(report.names(), ["tidegate", "s2n"]);
+        assert_eq!(report.ratios_to_best(case), [1.0, 0.5]);
+        let json = report.json();
+        let told = json!([{ "name": "quiche", "why": "an answer was cut off" }]);
+        assert_eq!(json["left_out"], told);
+        let all = json["measurements"].as_array().unwrap();
+        assert_eq!(all.len(), 4);
+        assert!(all.iter().all(|row| row["name"] != "quiche"));
     }
 
     #[test]

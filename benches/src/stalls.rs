@@ -1,6 +1,6 @@
 //! Players behind one narrow link: stalls with and without what they tell (CMCD).
 //!
-//! The link is a loopback device of a network namespace of its own, shaped by `tbf`: real TCP, one queue for all. Players load a
+//! The link is a loopback device of a network namespace of its own, shaped by `tbf`: real TCP or QUIC, one queue for all. Players load a
 //! film whose highest rendition for all is a set share of the link; an edge has all of it in memory. What it models is the begin
 //! of an evening: viewers come at moments of chance within the ramp, each fills a buffer while it plays, and the link carries what
 //! all play, with little to spare for what they fill.
@@ -42,8 +42,8 @@ pub struct StallsArgs {
     /// Seconds in the buffer at which a player rests.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(4..=120))]
     buffer: u32,
-    /// Version of HTTP that players speak; 2 is over TLS.
-    #[arg(long, default_value = "1.1", value_parser = ["1.1", "2"])]
+    /// Version of HTTP that players speak; 2 and 3 are over TLS.
+    #[arg(long, default_value = "1.1", value_parser = ["1.1", "2", "3"])]
     http: String,
     /// Where the report goes, as JSON.
     #[arg(long, default_value = "target/bench/stalls.json")]

@@ -50,6 +50,8 @@ pub struct TransactionEnd<'a> {
 /// One field of a line.
 pub struct LogField {
     pub name: &'static str,
+    /// As it stands in a line, with what is in front of it and behind it.
+    key: &'static [u8],
     pub help: &'static str,
     value: for<'a> fn(&'a TransactionEnd<'a>) -> Value<'a>,
 }
@@ -77,56 +79,59 @@ impl<'a> Value<'a> {
     }
 }
 
-const fn field(
-    name: &'static str,
-    help: &'static str,
-    value: for<'a> fn(&'a TransactionEnd<'a>) -> Value<'a>,
-) -> LogField {
-    LogField { name, help, value }
+macro_rules! field {
+    ($name:literal, $help:literal, $value:expr $(,)?) => {
+        LogField {
+            name: $name,
+            key: concat!(",\"", $name, "\":").as_bytes(),
+            help: $help,
+            value: $value,
+        }
+    };
 }
 
 /// All fields of a line, in order. A field without value is left out of the line.
 pub const ACCESS_LOG_FIELDS: &[LogField] = &[
-    field("unix_ms", "when the request head was complete, unix milliseconds", |t| {
+    field!("unix_ms", "when the request head was complete, unix milliseconds", |t| {
         Value::Number(t.unix_ms)
     }),
-    field("node", "server id of the writer", |t| Value::Text(t.node.as_bytes())),
-    field("tier", "edge, parent or origin", |t| Value::Text(t.tier.as_bytes())),
-    field("client", "address and port of the peer", |t| {
+    field!("node", "server id of the writer", |t| Value::Text(t.node.as_bytes())),
+    field!("tier", "edge, parent or origin", |t| Value::Text(t.tier.as_bytes())),
+    field!("client", "address and port of the peer", |t| {
         t.client.map_or(Value::Absent, Value::Address)
     }),
-    field("protocol", "version of HTTP, and whether TLS was on", |t| {
+    field!("protocol", "version of HTTP, and whether TLS was on", |t| {
         Value::Text(t.protocol.as_bytes())
     }),
-    field("method", "request method", |t| Value::Text(t.method.as_bytes())),
-    field("host", "host that was asked for", |t| Value::Text(t.host)),
-    field("path", "path without query", |t| Value::Text(path_only(t.path))),
-    field("query_hash", "hash of the query, hexadecimal; absent without query", |t| {
+    field!("method", "request method", |t| Value::Text(t.method.as_bytes())),
+    field!("host", "host that was asked for", |t| Value::Text(t.host)),
+    field!("path", "path without query", |t| Value::Text(path_only(t.path))),
+    field!("query_hash", "hash of the query, hexadecimal; absent without query", |t| {
         t.query.map_or(Value::Absent, |query| Value::Hash(identity(query)))
     }),
-    field("status", "status sent; 0: none", |t| Value::Number(u64::from(t.status))),
-    field("bytes_sent", "body bytes sent", |t| Value::Number(t.bytes_sent)),
-    field("duration_us", "request head to last byte, microseconds", |t| {
+    field!("status", "status sent; 0: none", |t| Value::Number(u64::from(t.status))),
+    field!("bytes_sent", "body bytes sent", |t| Value::Number(t.bytes_sent)),
+    field!("duration_us", "request head to last byte, microseconds", |t| {
         Value::Number(t.duration_us)
     }),
-    field("first_byte_us", "request head to first byte, microseconds", |t| {
+    field!("first_byte_us", "request head to first byte, microseconds", |t| {
         Value::number(t.first_byte_us)
     }),
-    field("delivery_service", "id of the delivery service", |t| Value::text(t.delivery_service)),
-    field("behaviour", "name of the behaviour", |t| Value::text(t.behaviour)),
-    field("cache_status", "this tier's Cache-Status", |t| Value::text(t.cache_status)),
-    field("fill", "server id of the next hop asked", |t| Value::text(t.fill)),
-    field("fill_us", "time until the next hop answered, microseconds", |t| {
+    field!("delivery_service", "id of the delivery service", |t| Value::text(t.delivery_service)),
+    field!("behaviour", "name of the behaviour", |t| Value::text(t.behaviour)),
+    field!("cache_status", "this tier's Cache-Status", |t| Value::text(t.cache_status)),
+    field!("fill", "server id of the next hop asked", |t| Value::text(t.fill)),
+    field!("fill_us", "time until the next hop answered, microseconds", |t| {
         Value::number(t.fill_us)
     }),
-    field(
+    field!(
         "pace_kbps",
         "kilobits per second that it was sent at, at most; absent without limit",
         |t| Value::number(t.pace_kbps),
     ),
-    field("range", "Range of the request", |t| Value::bytes(t.range)),
-    field("user_agent", "User-Agent of the request", |t| Value::bytes(t.user_agent)),
-    field("error", "what went wrong", |t| Value::text(t.error)),
+    field!("range", "Range of the request", |t| Value::bytes(t.range)),
+    field!("user_agent", "User-Agent of the request", |t| Value::bytes(t.user_agent)),
+    field!("error", "what went wrong", |t| Value::text(t.error)),
 ];
 
 /// Whoever hands over a whole target by mistake must not put tokens into the log.
@@ -141,17 +146,13 @@ impl TransactionEnd<'_> {
     /// Appends the line with its LF.
     pub fn render(&self, out: &mut Vec<u8>) {
         out.reserve(512);
-        let mut separator = b'{';
+        let start = out.len();
         for field in ACCESS_LOG_FIELDS {
             let value = (field.value)(self);
             if matches!(value, Value::Absent) {
                 continue;
             }
-            out.push(separator);
-            separator = b',';
-            out.push(b'"');
-            out.extend_from_slice(field.name.as_bytes());
-            out.extend_from_slice(b"\":");
+            out.extend_from_slice(field.key);
             match value {
                 Value::Absent => {}
                 Value::Number(number) => json::push_number(number, out),
@@ -163,8 +164,12 @@ impl TransactionEnd<'_> {
                     json::push_hex(hash, 16, out);
                     out.push(b'"');
                 }
-                Value::Address(address) => json::push_string(address.to_string().as_bytes(), out),
+                Value::Address(address) => json::push_address(address, out),
             }
+        }
+        // Some fields are always there.
+        if let Some(first) = out.get_mut(start) {
+            *first = b'{';
         }
         out.extend_from_slice(b"}\n");
     }

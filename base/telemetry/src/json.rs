@@ -3,9 +3,19 @@
 //! Must stay true: what is written is printable ASCII and parses, whatever went in: no line end, no terminal
 //! escape, no half character gets out. Bytes that are no UTF-8 become U+FFFD.
 
+use std::net::SocketAddr;
+use tidegate_types::digits::Digits;
+
 /// Appends `bytes` as a JSON string with its quotes.
 pub fn push_string(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
+    // Most texts are plain. Without an early end, so that the compiler looks at many bytes at once.
+    let is_plain = |b: u8| (b' '..=b'~').contains(&b) & (b != b'"') & (b != b'\\');
+    if bytes.iter().fold(true, |all, b| all & is_plain(*b)) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
@@ -36,18 +46,23 @@ pub fn string(text: &str) -> String {
 
 /// Appends a number.
 pub fn push_number(number: u64, out: &mut Vec<u8>) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
+    Digits::of(number).push_to(out);
+}
+
+/// Appends an address with its port as a JSON string.
+pub(crate) fn push_address(address: SocketAddr, out: &mut Vec<u8>) {
+    let SocketAddr::V4(v4) = address else {
+        return push_string(address.to_string().as_bytes(), out);
+    };
+    let mut before = b'"';
+    for octet in v4.ip().octets() {
+        out.push(before);
+        push_number(octet.into(), out);
+        before = b'.';
     }
-    out.extend_from_slice(&digits[at..]);
+    out.push(b':');
+    push_number(v4.port().into(), out);
+    out.push(b'"');
 }
 
 /// Appends `width` hexadecimal digits.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache_status;
+pub mod digits;
 pub mod limits;
 pub mod memory;
 pub mod rendezvous;

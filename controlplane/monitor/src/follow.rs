@@ -1,7 +1,7 @@
 //! Following a snapshot file: a daemon runs on the last good version of it.
 //!
-//! Must stay true: a file that is refused (cut, altered, unknown key, lower generation, unreadable) changes
-//! nothing but is told once; a file is looked at again only when it changed.
+//! Must stay true: a file that is refused (cut, altered, unknown key, lower generation, the running one with something else in it,
+//! unreadable) changes nothing but is told once; a file is looked at again only when it changed.
 
 use std::fmt;
 use std::io::Read;
@@ -17,15 +17,30 @@ pub struct SnapshotFile {
     path: PathBuf,
     trusted: Vec<PublicKey>,
     seen: Option<(SystemTime, u64)>,
-    generation: u64,
+    running: Arc<Snapshot>,
 }
 
 /// Why a snapshot file was not taken.
 #[derive(Debug)]
 pub enum FollowError {
-    Read { path: PathBuf, error: std::io::Error },
-    Refused { path: PathBuf, error: EnvelopeError },
-    Older { path: PathBuf, found: u64, running: u64 },
+    Read {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    Refused {
+        path: PathBuf,
+        error: EnvelopeError,
+    },
+    Older {
+        path: PathBuf,
+        found: u64,
+        running: u64,
+    },
+    /// Of the running generation, with something else in it.
+    Another {
+        path: PathBuf,
+        running: u64,
+    },
 }
 
 impl fmt::Display for FollowError {
@@ -42,8 +57,16 @@ impl fmt::Display for FollowError {
             FollowError::Older { path, found, running } => write!(
                 f,
                 "{}: generation {found} is lower than the running {running}; \
-                 build it again with a higher one",
-                path.display()
+                 build it again with --generation {}",
+                path.display(),
+                running.saturating_add(1)
+            ),
+            FollowError::Another { path, running } => write!(
+                f,
+                "{}: generation {running} runs already, with something else in it; \
+                 build it again with --generation {}",
+                path.display(),
+                running.saturating_add(1)
             ),
         }
     }
@@ -57,11 +80,10 @@ impl SnapshotFile {
         path: &Path,
         trusted: Vec<PublicKey>,
     ) -> Result<(SnapshotFile, Arc<Snapshot>), FollowError> {
-        let mut file = SnapshotFile { path: path.to_owned(), trusted, seen: None, generation: 0 };
-        file.seen = file.stamp();
-        let snapshot = file.read()?;
-        file.generation = snapshot.generation;
-        Ok((file, Arc::new(snapshot)))
+        let seen = stamp(path);
+        let running = Arc::new(read(path, &trusted)?);
+        let file = SnapshotFile { path: path.to_owned(), trusted, seen, running: running.clone() };
+        Ok((file, running))
     }
 
     /// Looks whether the file changed (`force`: takes it as changed); gives out a newer snapshot.
@@ -69,38 +91,41 @@ impl SnapshotFile {
     /// # Errors
     /// The file changed and was refused. It is not told again until the file changes again.
     pub fn poll(&mut self, force: bool) -> Result<Option<Arc<Snapshot>>, FollowError> {
-        let stamp = self.stamp();
+        let stamp = stamp(&self.path);
         // A file that is gone for a moment is being replaced; the running snapshot needs no file.
         if stamp.is_none() || (stamp == self.seen && !force) {
             return Ok(None);
         }
         self.seen = stamp;
-        let snapshot = self.read()?;
-        if snapshot.generation < self.generation {
-            let (path, found, running) = (self.path.clone(), snapshot.generation, self.generation);
+        let snapshot = read(&self.path, &self.trusted)?;
+        let (path, running) = (&self.path, self.running.generation);
+        if snapshot.generation < running {
+            let (path, found) = (path.clone(), snapshot.generation);
             return Err(FollowError::Older { path, found, running });
         }
-        if snapshot.generation == self.generation {
-            return Ok(None);
+        if snapshot.generation == running {
+            return match snapshot == *self.running {
+                true => Ok(None),
+                false => Err(FollowError::Another { path: path.clone(), running }),
+            };
         }
-        self.generation = snapshot.generation;
-        Ok(Some(Arc::new(snapshot)))
+        self.running = Arc::new(snapshot);
+        Ok(Some(self.running.clone()))
     }
+}
 
-    fn stamp(&self) -> Option<(SystemTime, u64)> {
-        let metadata = std::fs::metadata(&self.path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    }
+fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
 
-    fn read(&self) -> Result<Snapshot, FollowError> {
-        let read = |error| FollowError::Read { path: self.path.clone(), error };
-        let file = std::fs::File::open(&self.path).map_err(read)?;
-        let mut bytes = Vec::new();
-        // One byte beyond the limit is enough to be refused as too large.
-        file.take(SNAPSHOT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(read)?;
-        verify(&bytes, &self.trusted)
-            .map_err(|error| FollowError::Refused { path: self.path.clone(), error })
-    }
+fn read(path: &Path, trusted: &[PublicKey]) -> Result<Snapshot, FollowError> {
+    let failed = |error| FollowError::Read { path: path.to_owned(), error };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    // One byte beyond the limit is enough to be refused as too large.
+    file.take(SNAPSHOT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    verify(&bytes, trusted).map_err(|error| FollowError::Refused { path: path.to_owned(), error })
 }
 
 /// Follows the file for ever: polls every [`POLL_INTERVAL`], and at once on SIGHUP; hands each newer snapshot

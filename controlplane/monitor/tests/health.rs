@@ -1,22 +1,15 @@
 //! Goal: who is up is judged right at every moment, and no fault takes more out than the panic floor allows.
 //! Method: heartbeats at chosen times into the table; then random schedules held against what must stay true.
 
+mod example;
+
 use proptest::prelude::*;
 use std::time::Duration;
-use tidegate_contract::{Heartbeat, Load, ServingState, Snapshot, Stamp, VerdictState, compile};
+use tidegate_contract::{Heartbeat, Load, ServingState, Snapshot, Stamp, VerdictState};
 use tidegate_monitor::{HealthTable, Refusal, Word};
 
 fn fleet(groups: usize, size: usize) -> Snapshot {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/example-config");
-    let names = ["cdn.toml", "servers.toml", "coverage-zones.json", "delivery-services/films.toml"];
-    let mut files: Vec<(String, String)> = names
-        .iter()
-        .map(|name| {
-            ((*name).to_owned(), std::fs::read_to_string(format!("{root}/{name}")).unwrap())
-        })
-        .collect();
-    files.push(("keys/heartbeat.key".to_owned(), "5a".repeat(32)));
-    let mut snapshot = compile(&files, 1).unwrap();
+    let mut snapshot = example::snapshot(1);
     let edge = snapshot.servers[1].clone();
     snapshot.servers.clear();
     for g in 0..groups {

@@ -150,6 +150,7 @@ async fn work(args: &DemoArgs) -> Result<(), DemoError> {
     let plan = Plan::new(dir, args.net, args.dns_port, args.location == Location::Name);
     // First of all, since making the film takes long.
     ports::check(&plan)?;
+    pages::check(&args.pages, args.pages_port)?;
 
     let mut keeper = Keeper::start()?;
     let film = make_film(args, &plan, &mut keeper).await?;

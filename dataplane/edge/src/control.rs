@@ -201,11 +201,18 @@ impl Control<'_> {
             Ok(snapshot) => snapshot,
             Err(error) => return refused(&error),
         };
+        let mend =
+            format!("mend: build it with --generation {}", running.generation.saturating_add(1));
         if snapshot.generation == running.generation {
+            if snapshot != *kept {
+                return refused(&format!(
+                    "another one has this generation too, and something else in it\n    {mend}"
+                ));
+            }
             return;
         }
         if snapshot.generation < running.generation {
-            return refused(&format!("generation {} is older", snapshot.generation));
+            return refused(&format!("generation {} is older\n    {mend}", snapshot.generation));
         }
         let view = match origins::view(&snapshot, id, &self.node.hops) {
             Ok(view) => view,

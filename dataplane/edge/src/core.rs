@@ -30,6 +30,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// How often a core that is full looks whether it may accept again.
 const FULL_LOOK: Duration = Duration::from_millis(5);
+/// How often a stopping core looks whether the kernel takes no more connections for it.
+const ACCEPT_LOOK: Duration = Duration::from_millis(1);
 /// How often a stopping core looks whether it may leave.
 const STOP_LOOK: Duration = Duration::from_millis(10);
 /// For writing out what the store was given.
@@ -45,6 +47,8 @@ pub struct Stop {
     no_store: AtomicBool,
     /// And has ended before it served: nobody writes to it.
     orphaned: AtomicBool,
+    /// Cores that accept nothing any more.
+    pub unaccepting: AtomicUsize,
     /// Sockets for HTTP/3 that are not read any more.
     pub unread: AtomicUsize,
     /// Cores whose ring has no memory registered any more.
@@ -162,6 +166,7 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
         clients: Cell::new(0),
         busy: Cell::new(0),
         lines: RefCell::new(Vec::new()),
+        routes: RefCell::default(),
     });
     let drain = Rc::new(Drain::default());
     let replaced = Rc::new(Drain::default());
@@ -230,7 +235,12 @@ pub async fn run(parts: CoreParts, node: Arc<Node>) {
     });
     parts.stop.wait().await;
     // What they took is served; what they did not is the successor's. They close when the last of it has been given out.
-    listeners.drain(..).for_each(|listener| listener.stop());
+    listeners.iter().for_each(|listener| listener.stop());
+    while !listeners.iter().all(|listener| listener.has_stopped()) {
+        sleep(ACCEPT_LOOK).await;
+    }
+    drop(listeners);
+    parts.stop.unaccepting.fetch_add(1, Ordering::SeqCst);
     if parts.stop.is_replaced() {
         replaced.begin();
         tidegate_ring::unregister_arena();

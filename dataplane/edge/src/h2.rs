@@ -35,7 +35,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tidegate_engine::client::SEND_STALL_MAX;
-use tidegate_engine::memory::CLIENT_H2_BYTES;
+use tidegate_engine::memory::{CLIENT_H2_BYTES, Held, STREAM_BYTES};
 use tidegate_engine::pace::Paces;
 use tidegate_engine::session::OpenConnection;
 use tidegate_engine::{Core, Face, Protection};
@@ -93,6 +93,7 @@ pub async fn serve(
         uploads: RefCell::default(),
         tcp,
         bodies: Cell::new(0),
+        frames: RefCell::new(Held::new(&core, 0)),
         task: Cell::new(None),
         over: Cell::new(false),
     });
@@ -103,6 +104,8 @@ pub async fn serve(
         core.count(|c| &c.floods_total, 1);
         call.was_flood(&core.node.view.load().me.machine.client_limits, now());
     }
+    // What the client has left behind is held against its address, and counted as a connection, until it is over.
+    wire.released().await;
 }
 
 /// `true`: it had to be ended as a flood.
@@ -297,10 +300,12 @@ impl Conversation<'_> {
         let answer = Answer::new(self.wire.clone(), stream, head_only, priority);
         let with_body = !ended && judged.is_ok();
         if let (true, Ok(head)) = (with_body, &judged) {
-            self.wire.uploads.borrow_mut().insert(stream, Upload::of(&head.method));
+            let upload = Upload::of(&head.method, self.core);
+            self.wire.uploads.borrow_mut().insert(stream, upload);
         }
         let (core, peer, face) = (self.core.clone(), self.peer, self.face);
-        lanes::serve(Job { core, answer, peer, face, judged, with_body });
+        let counted = Held::new(&core, STREAM_BYTES);
+        lanes::serve(Job { core, answer, peer, face, judged, with_body, counted });
     }
 
     /// It stops.
@@ -367,6 +372,8 @@ struct Wire {
     tcp: Rc<TcpStream>,
     /// Bytes of bodies that the client's windows took.
     bodies: Cell<u64>,
+    /// Heads, mostly, that the client does not take.
+    frames: RefCell<Held>,
     task: Cell<Option<Waker>>,
     over: Cell<bool>,
 }
@@ -386,6 +393,15 @@ impl Wire {
         }
     }
 
+    /// Waits until nobody works at a stream of it any more.
+    async fn released(&self) {
+        poll_fn(|cx| {
+            self.watch(cx);
+            if self.machine.borrow().streams() == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Moves what is to be written into the session, and what is sealed into the socket. An error: the connection is of no
     /// more use.
     fn poll_send(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -396,10 +412,15 @@ impl Wire {
             if count == 0 {
                 break;
             }
-            let n = ready!(duplex.poll_write(cx, &pieces[..count]))?;
+            let Poll::Ready(written) = duplex.poll_write(cx, &pieces[..count]) else {
+                self.frames.borrow_mut().set(machine.backlog() as u64);
+                return Poll::Pending;
+            };
+            let n = written?;
             machine.written(n);
             self.turns.written(n);
         }
+        self.frames.borrow_mut().set(0);
         let flushed = duplex.poll_flush(cx);
         if !duplex.is_blocked() {
             self.turns.all_is_written();
@@ -439,7 +460,7 @@ impl Wire {
         self.uploads.borrow_mut().values_mut().for_each(Upload::broke_off);
         self.wake_shut();
         self.wake_unsure();
-        self.turns.all_is_written();
+        self.turns.end();
     }
 }
 

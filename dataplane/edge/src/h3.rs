@@ -4,6 +4,7 @@
 //! ```text
 //! UDP socket <-> h3/endpoint.rs <-> h3/connection.rs <-> one task for each stream: head -> transaction -> h3/answer.rs
 //! h3/handshake.rs TLS; h3/bucket.rs how fast its packets may leave; h3/congestion.rs how it finds out what the path takes
+//! h3/unsent.rs    what was written and has not left yet
 //! h3/post.rs      connection ids that name their process and core, and datagrams handed from one to the other
 //! ```
 //!
@@ -18,6 +19,7 @@ mod connection;
 mod endpoint;
 mod handshake;
 mod post;
+mod unsent;
 
 pub use endpoint::{Endpoint, EndpointParts};
 pub use handshake::QuicTls;
@@ -35,7 +37,7 @@ use connection::{Connection, Ended, Opened};
 use quinn_proto::{
     IdleTimeout, MtuDiscoveryConfig, ServerConfig, StreamId, TransportConfig, VarInt,
 };
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tidegate_engine::client::SEND_STALL_MAX;
+use tidegate_engine::memory::{Held, STREAM_BYTES};
 use tidegate_engine::min_rate::BodyWait;
 use tidegate_engine::session::{OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream};
 use tidegate_engine::{Core, Face, Outlet};
@@ -54,8 +57,11 @@ use tidegate_http3::{
 };
 use tidegate_ring::{now, sleep, timeout};
 
-/// Requests of one connection at once.
+/// Requests of one connection at once ...
 const STREAMS_MAX: u32 = 100;
+/// ... of which so many are allowed at first, and all of them to who has half of these under way: the library keeps tables of all
+/// streams that a client may open, and most clients open a few. Its tables double at 57, and a little before.
+const STREAMS_FIRST: u32 = 48;
 /// Unidirectional streams of a client at once: control, two of QPACK, and some that mean nothing.
 const UNI_STREAMS_MAX: u32 = 8;
 /// Bytes of one request that wait to be read; of all of a connection.
@@ -116,7 +122,7 @@ pub fn template(tls: &QuicTls, secret: &Secret) -> Template {
     discovery.upper_bound(DATAGRAM_BYTES_MAX as u16);
     let mut transport = TransportConfig::default();
     transport
-        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_bidi_streams(STREAMS_FIRST.into())
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
         .stream_receive_window(STREAM_WINDOW_BYTES.into())
         .receive_window(CONNECTION_WINDOW_BYTES.into())
@@ -143,8 +149,9 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         connection: connection.clone(),
         rules: Rc::new(RefCell::new(Rules::new(Side::Server, Limits::REQUEST))),
         requests: Cell::new(0),
+        may_all: Cell::new(false),
         answered: Rc::default(),
-        live: Rc::new(()),
+        live: Rc::default(),
     };
     let begun = timeout(HANDSHAKE_SPAN_MAX, session.begin()).await;
     endpoint.handshake_ended();
@@ -157,7 +164,8 @@ async fn serve(endpoint: Rc<Endpoint>, connection: Rc<Connection>) {
         return connection.close(Code::EXCESSIVE_LOAD, "too many connections from this address");
     };
     let _open = OpenConnection::count(&core, 0);
-    Box::pin(session.converse(&endpoint, &call)).await;
+    let call = session.live.get_or_init(|| call);
+    Box::pin(session.converse(&endpoint, call)).await;
 }
 
 /// One connection's conversation.
@@ -167,9 +175,11 @@ struct Session {
     rules: Rc<RefCell<Rules>>,
     /// Requests that came.
     requests: Cell<u64>,
+    /// It was told that it may have all streams.
+    may_all: Cell<bool>,
     answered: Rc<Cell<u32>>,
-    /// Shared by the streams under way.
-    live: Rc<()>,
+    /// Shared by the streams under way: until the last of them is over, all is held against the client's address.
+    live: Rc<OnceCell<Call>>,
 }
 
 enum Next {
@@ -307,8 +317,7 @@ impl Session {
                 match next.await {
                     Next::Stream(Opened::Request(id)) => {
                         connection.stop(id, Code::REQUEST_REJECTED);
-                        let code = connection::number(Code::REQUEST_REJECTED);
-                        let _ended = connection.sender(id, |stream| stream.reset(code));
+                        connection.reset(id, Code::REQUEST_REJECTED);
                     }
                     Next::Stream(Opened::Unidirectional(id)) => self.spawn_uni(id),
                     Next::Drain => {}
@@ -372,8 +381,13 @@ impl Session {
         self.requests.set(self.requests.get() + 1);
         let (core, connection) = (self.core.clone(), self.connection.clone());
         let (answered, live) = (self.answered.clone(), self.live.clone());
+        let is_much = Rc::strong_count(&self.live) > STREAMS_FIRST as usize / 2;
+        if is_much && !self.may_all.replace(true) {
+            connection.allow(STREAMS_MAX);
+        }
+        let counted = Held::new(&core, STREAM_BYTES);
         self.core.spawn(async move {
-            let (_live, _busy) = (live, Under::way(&core));
+            let (_live, _busy, _counted) = (live, Under::way(&core), counted);
             serve_request(&core, &connection, id, &answered).await;
             connection.forget(id);
         });
@@ -437,6 +451,7 @@ async fn serve_request(
         reader: RequestReader::new(Limits::REQUEST),
         input: Bytes::new(),
         ended: false,
+        held: Held::new(core, 0),
     };
     let mut answer = Answer::new(core.clone(), connection.clone(), id);
     let parsed = match timeout(HEAD_SPAN_MAX, reading.head()).await {
@@ -478,6 +493,7 @@ async fn serve_request(
     };
     let peer = connection.remote();
     serve_stream(core, &mut answer, peer, Face::Traffic, head_only, exchange).await;
+    core.count(|c| &c.lent_answers_total, u64::from(answer.has_lent()));
     if !reading.ended {
         connection.stop(id, code);
     }
@@ -511,6 +527,8 @@ struct Reading<'a> {
     reader: RequestReader,
     input: Bytes,
     ended: bool,
+    /// Of the body.
+    held: Held,
 }
 
 impl Reading<'_> {
@@ -578,6 +596,8 @@ impl Reading<'_> {
                 return Err(Refusal::Answer(TOO_LARGE, Code::NO_ERROR));
             }
             if wanted {
+                let full = |refused| Refusal::Answer(refused, Code::NO_ERROR);
+                self.held.more(data.len()).map_err(full)?;
                 whole.extend_from_slice(&data);
             }
         }

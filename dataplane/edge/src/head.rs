@@ -72,6 +72,16 @@ impl<'a> HeadText<'a> {
     }
 }
 
+/// Shows each of some lines of HTTP/1.1.
+pub fn each_line(lines: &[u8], mut put: impl FnMut(&[u8], &[u8])) {
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| line.len() > 1) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if let Some(colon) = line.iter().position(|byte| *byte == b':') {
+            put(&line[..colon], line[colon + 1..].trim_ascii());
+        }
+    }
+}
+
 /// Shows each field of an answer.
 pub fn each_field(fields: HeadFields<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     match fields {
@@ -79,12 +89,7 @@ pub fn each_field(fields: HeadFields<'_>, mut put: impl FnMut(&[u8], &[u8])) {
             fields.iter().for_each(|(name, value)| put(name.as_bytes(), value));
         }
         HeadFields::Lines(lines, more) => {
-            for line in lines.split(|byte| *byte == b'\n').filter(|line| line.len() > 1) {
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                if let Some(colon) = line.iter().position(|byte| *byte == b':') {
-                    put(&line[..colon], line[colon + 1..].trim_ascii());
-                }
-            }
+            each_line(&lines.bytes, &mut put);
             more.iter().for_each(|(name, value)| put(name.as_bytes(), value));
         }
     }

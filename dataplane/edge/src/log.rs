@@ -3,18 +3,19 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use tidegate_engine::node::LogPipe;
 use tidegate_telemetry::Counters;
 
-/// Batches that may wait for the writer; each is at most about 128 KiB.
+/// Batches that may wait for the writer; each is at most about 100 KiB.
 const BATCHES_MAX: usize = 256;
 
 /// The writer's thread and what it listens to.
 pub struct LogWriter {
-    pub lines: SyncSender<Vec<u8>>,
+    pub lines: LogPipe,
     /// Set to have the file opened anew before the next batch.
     pub reopen: Arc<AtomicBool>,
     pub thread: JoinHandle<()>,
@@ -27,11 +28,13 @@ pub struct LogWriter {
 pub fn start(path: Option<PathBuf>, counters: Arc<Counters>) -> io::Result<LogWriter> {
     let file = path.as_deref().map(open).transpose()?;
     let (lines, batches) = sync_channel(BATCHES_MAX);
+    let lines = LogPipe::new(lines);
+    let written = lines.written();
     let reopen = Arc::new(AtomicBool::new(false));
     let their_reopen = reopen.clone();
-    let thread = std::thread::Builder::new()
-        .name("access-log".to_owned())
-        .spawn(move || write(&batches, path.as_deref(), file, &their_reopen, &counters))?;
+    let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+        write(&batches, &written, path.as_deref(), file, &their_reopen, &counters)
+    })?;
     Ok(LogWriter { lines, reopen, thread })
 }
 
@@ -41,6 +44,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn write(
     batches: &Receiver<Vec<u8>>,
+    written: &Mutex<Vec<Vec<u8>>>,
     path: Option<&Path>,
     mut file: Option<File>,
     reopen: &AtomicBool,
@@ -71,5 +75,6 @@ fn write(
             }
         }
         failing = outcome.is_err();
+        LogPipe::give_back(written, batch);
     }
 }

@@ -336,7 +336,10 @@ fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, String> {
 }
 
 fn mismatch(chain: &str, key: &str, error: &rustls::Error) -> String {
-    format!("certificate {chain} and key {key} do not go together: {error}")
+    format!(
+        "certificate {chain} and key {key} do not go together: {error}\n    mend: give both files of one pair; while it is being \
+         changed, put the key in place first"
+    )
 }
 
 /// Certificates by the names that they are made out to.

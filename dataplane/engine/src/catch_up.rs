@@ -13,6 +13,7 @@ use crate::orders;
 use crate::purge::{ROLL_SPAN_MAX, Receipt, issue_on};
 use crate::stores::Stores;
 use crate::view::View;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidegate_cache::purge::{Mode, Purge, Target};
 use tidegate_contract::{Missed, PurgeLog, PurgePlace};
@@ -54,14 +55,46 @@ struct State {
     met: Vec<String>,
     /// `place` is not noted yet.
     is_unnoted: bool,
+    /// Orders that this node was told of lately, and that the log may not have shown yet.
+    recent: VecDeque<(String, Arc<Receipt>)>,
     /// A journal did not take a purge: this place is not noted, nor any later one, in this run.
     has_failed: bool,
+}
+
+/// Orders that are remembered, and how long their ids may be: what is not is done twice, which hurts nobody.
+const RECENT_MAX: usize = 256;
+const ID_BYTES_MAX: usize = 128;
+
+impl State {
+    /// What came of an order that this node was told of; the log has it now, and that is the end of it.
+    fn take_told(&mut self, id: &str) -> Option<Arc<Receipt>> {
+        let (_, receipt) = self.recent.remove(self.recent.iter().position(|told| told.0 == id)?)?;
+        (!receipt.has_failed()).then_some(receipt)
+    }
 }
 
 impl CatchUp {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has an order that this node is told of done; the purge's number and receipt. Whatever the log had done before: parents are told
+/// before edges, which may have got from them since what they had still.
+pub fn begin_told(
+    stores: &Stores,
+    id: &str,
+    issue: impl FnOnce() -> (u64, Arc<Receipt>),
+) -> (u64, Arc<Receipt>) {
+    let mut state = stores.catch_up.state(); // nobody looks at the log meanwhile
+    let (number, receipt) = issue();
+    if !id.is_empty() && id.len() <= ID_BYTES_MAX {
+        if state.recent.len() == RECENT_MAX {
+            state.recent.pop_front();
+        }
+        state.recent.push_back((id.to_owned(), receipt.clone()));
+    }
+    (number, receipt)
 }
 
 /// An order was done, and the journals have it. Waits a while for the roll to say so: when it does not, the log has the order
@@ -111,8 +144,13 @@ pub fn follow(stores: &Stores, view: &View, log: &PurgeLog) -> CaughtUp {
     let mut news = 0;
     for entry in log.entries(from) {
         let Some(logged) = orders::logged(view, &entry.order) else { continue };
+        let told = state.take_told(&logged.id);
         if stores.is_told(&logged.id) {
             state.met.push(logged.id);
+            continue;
+        }
+        if let Some(receipt) = told {
+            state.receipts.push(receipt); // the place is not noted before it is on disk
             continue;
         }
         let (_, receipt) = issue_on(stores, &logged.service, logged.handle, logged.mode);

@@ -4,6 +4,7 @@
 //! Must stay true: exactly one final head per request; a body of known length is sent whole or its stream (for HTTP/1.1 the
 //! connection) is broken off, so that a client never takes a part for the whole.
 
+use crate::object::Lines;
 use crate::pace::{Burst, LOOK_BYTES, Lending, Manner, Pace};
 use bytes::Bytes;
 use std::io;
@@ -13,7 +14,8 @@ use tidegate_http::{Fields, Version};
 use tidegate_http1::{
     LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_status_line,
 };
-use tidegate_ring::{TcpStream, now};
+use tidegate_ring::{TcpStream, empty_message, give_back_message, now};
+use tidegate_types::digits::Digits;
 
 /// What protects a client's bytes on their way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,12 @@ pub trait Transport {
     async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize>;
     /// Sends all pieces, in order; fails when the client takes nothing for [`SEND_STALL_MAX`].
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()>;
+    /// The same with a small message that was built in one of the ring's buffers.
+    async fn send_message(&mut self, message: Vec<u8>) -> io::Result<()> {
+        let outcome = self.send_all(&[&message]).await;
+        give_back_message(message);
+        outcome
+    }
     /// Ends the sending side in order.
     async fn close(&mut self);
     /// What carries the bytes.
@@ -54,6 +62,10 @@ impl Transport for TcpStream {
 
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
         TcpStream::send_all(self, pieces, SEND_STALL_MAX).await
+    }
+
+    async fn send_message(&mut self, message: Vec<u8>) -> io::Result<()> {
+        TcpStream::send_message(self, message, SEND_STALL_MAX).await
     }
 
     async fn close(&mut self) {
@@ -85,12 +97,15 @@ pub const FRAMING_FIELDS: [&str; 3] = ["content-length", "transfer-encoding", "c
 /// Longest time without a client taking anything of what is sent to it.
 pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
 
+/// Bodies up to this size are copied behind their heads.
+const SMALL_BODY_BYTES: usize = 8 << 10;
+
 /// Fields of an answer.
 #[derive(Debug, Clone, Copy)]
 pub enum HeadFields<'a> {
     Made(&'a Fields),
-    /// As HTTP/1.1 lines that were written before, each with CRLF, and some more.
-    Lines(&'a [u8], &'a [(&'static str, &'a [u8])]),
+    /// Those that were written before, and some more.
+    Lines(&'a Lines, &'a [(&'static str, &'a [u8])]),
 }
 
 /// How one answer leaves.
@@ -203,7 +218,7 @@ impl<'a, O: Outlet> Client<'a, O> {
     pub fn head_from_lines(
         &mut self,
         status: u16,
-        lines: &[u8],
+        lines: &Lines,
         more: &[(&'static str, &[u8])],
         length: BodyLength,
     ) {
@@ -320,16 +335,27 @@ impl<'a, T: Transport> Http1<'a, T> {
             self.send(&[&head, bytes, b"\r\n"]).await
         } else if head.is_empty() {
             self.send(&[bytes]).await
+        } else if bytes.len() <= SMALL_BODY_BYTES {
+            head.extend_from_slice(bytes);
+            self.send_message(head).await
         } else {
-            self.send(&[&head, bytes]).await
+            let outcome = self.send(&[&head, bytes]).await;
+            give_back_message(head);
+            outcome
         }
+    }
+
+    async fn send_message(&mut self, message: Vec<u8>) -> io::Result<()> {
+        let outcome = self.transport.send_message(message).await;
+        self.keep_alive &= outcome.is_ok();
+        outcome
     }
 
     fn frame(&mut self, length: BodyLength) {
         match length {
             BodyLength::Absent => {}
             BodyLength::Known(length) => {
-                encode_field("content-length", length.to_string().as_bytes(), &mut self.pending);
+                encode_field("content-length", Digits::of(length).as_bytes(), &mut self.pending);
             }
             BodyLength::Unknown if self.version == Version::Http11 => {
                 self.chunked = true;
@@ -348,12 +374,12 @@ impl<'a, T: Transport> Http1<'a, T> {
 
 impl<T: Transport> Outlet for Http1<'_, T> {
     fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
-        self.pending.reserve(1024);
+        self.pending = empty_message();
         encode_status_line(status, &mut self.pending);
         match fields {
             HeadFields::Made(fields) => encode_fields(fields, &mut self.pending),
             HeadFields::Lines(lines, more) => {
-                self.pending.extend_from_slice(lines);
+                self.pending.extend_from_slice(&lines.bytes);
                 for (name, value) in more {
                     encode_field(name, value, &mut self.pending);
                 }
@@ -402,7 +428,7 @@ impl<T: Transport> Outlet for Http1<'_, T> {
         if rest.is_empty() {
             return Ok(());
         }
-        self.send(&[&rest]).await
+        self.send_message(rest).await
     }
 
     fn abort(&mut self) {

@@ -4,20 +4,30 @@
 //! Must stay true: an age in memory is a difference of node times; what is written to disk carries the wall clock's
 //! time, and what comes back from a future that has not come has no known age: it is stale.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// A stored time may lie ahead of the clock by this much without meaning anything.
 const AHEAD_MS: u64 = 1_000;
 
 /// Node time in milliseconds: unix time at the start of the process, and what has passed since.
 pub fn now_ms() -> u64 {
-    let (start, wall) = tidegate_ring::started();
-    unix_ms(wall) + tidegate_ring::now().saturating_duration_since(start).as_millis() as u64
+    ms_at(tidegate_ring::now())
 }
 
 /// Unix time in milliseconds, as the machine tells it now.
 pub fn wall_ms() -> u64 {
     unix_ms(tidegate_ring::wall_now())
+}
+
+/// The same at `now`, a moment of late.
+pub fn wall_ms_at(now: Instant) -> u64 {
+    unix_ms(tidegate_ring::wall_at(now))
+}
+
+/// Node time at `now`, a moment of late.
+pub fn ms_at(now: Instant) -> u64 {
+    let (start, wall) = tidegate_ring::started();
+    unix_ms(wall) + now.saturating_duration_since(start).as_millis() as u64
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -3,7 +3,8 @@
 use crate::clock::now_ms;
 use crate::node::Core;
 use crate::reader::recover_object;
-use crate::transaction::{role_name, route};
+use crate::route::route;
+use crate::transaction::role_name;
 use serde_json::{Value, json};
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::Judgement;

@@ -15,11 +15,10 @@ use crate::admission::{Budget, Level};
 use crate::clock;
 use crate::device::RingDevice;
 use crate::object::{Object, Stored};
-use crate::purge::{Purges, Receipt};
+use crate::purge::{Latest, Purges, Receipt, heaviest, sum_up};
 use crate::stores::{StoreFace, Stores, UNFIT_SPAN_MAX};
 use bytes::Bytes;
 use queue::Work;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -448,6 +447,11 @@ async fn write_purges(
     if sums_up && matches!(written, Err(JournalError::Full { .. })) {
         written = store.journal_last(&records).await;
     }
+    if matches!(written, Err(JournalError::Full { .. }))
+        && sum_up_journal(store, face, stores).await
+    {
+        written = store.journal(&records).await;
+    }
     let outcome = match written {
         Ok(retired) => {
             purges.retire(retired.iter().filter_map(decode), face.bit());
@@ -475,30 +479,21 @@ async fn write_purges(
     }
 }
 
-/// The latest purges, by handle: greatest number of all of them and of the hard ones.
-#[derive(Default)]
-struct Latest(HashMap<u64, (u64, u64)>);
-
-impl Latest {
-    fn of(purges: impl Iterator<Item = Purge>) -> Latest {
-        let mut latest = Latest::default();
-        for purge in purges {
-            let (any, hard) = latest.0.entry(purge.handle).or_default();
-            *any = purge.number.max(*any);
-            if purge.mode == Mode::Hard {
-                *hard = purge.number.max(*hard);
-            }
-        }
-        latest
+/// Makes room in a journal that is full, by one record that says more than those of one service did: without it, whoever has an
+/// origin invalidate what it likes could keep all others' purges out. `false`: there is no such service.
+async fn sum_up_journal(store: &mut Store<RingDevice>, face: &StoreFace, stores: &Stores) -> bool {
+    let Some((service, _)) = heaviest(store.journal_records().filter_map(decode)) else {
+        return false;
+    };
+    let sum = sum_up(stores, &face.common.purges, service);
+    let record = Purge { at_ms: clock::to_disk(sum.at_ms), ..sum }.encode();
+    if store.journal_last(&[record]).await.is_err() {
+        return false;
     }
-
-    /// Whether a later one says all that this one says.
-    fn covers(&self, purge: &Purge) -> bool {
-        self.0.get(&purge.handle).is_some_and(|(any, hard)| match purge.mode {
-            Mode::Soft => *any > purge.number,
-            Mode::Hard => *hard > purge.number,
-        })
-    }
+    let is_said = |record: &tidegate_store::JournalRecord| {
+        decode(record).is_some_and(|old| old.number < sum.number && sum.covers(&old))
+    };
+    store.journal_drop(is_said).await.is_ok_and(|dropped| !dropped.is_empty())
 }
 
 fn decode(record: &tidegate_store::JournalRecord) -> Option<Purge> {

@@ -6,6 +6,7 @@ use crate::isolate::isolated;
 use crate::memory::Memory;
 use crate::purge::Purges;
 use crate::ram::RamTier;
+use crate::route::Routes;
 use crate::steps::prefetch::Prefetches;
 use crate::stores::{StoreFace, Stores};
 use crate::table::Table;
@@ -17,13 +18,50 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, ExtentKey, Reader};
 use tidegate_telemetry::{Counters, TransactionEnd};
 use tidegate_types::memory::MemoryPlan;
+
+/// Where lines of ended transactions go, many at a time; bounded, what does not fit is dropped and counted.
+#[derive(Clone)]
+pub struct LogPipe {
+    lines: SyncSender<Vec<u8>>,
+    written: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Buffers that wait for the next lines.
+const WRITTEN_KEPT: usize = 8;
+
+impl LogPipe {
+    /// To whoever reads the other end.
+    pub fn new(lines: SyncSender<Vec<u8>>) -> LogPipe {
+        LogPipe { lines, written: Arc::default() }
+    }
+
+    /// The reader's part: what it has written is used again.
+    pub fn give_back(written: &Mutex<Vec<Vec<u8>>>, mut batch: Vec<u8>) {
+        batch.clear();
+        let mut kept = written.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < WRITTEN_KEPT && batch.capacity() <= 2 * LINES_BYTES {
+            kept.push(batch);
+        }
+    }
+
+    /// Where [`LogPipe::give_back`] puts them.
+    pub fn written(&self) -> Arc<Mutex<Vec<Vec<u8>>>> {
+        self.written.clone()
+    }
+
+    fn empty(&self) -> Vec<u8> {
+        let kept = self.written.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        // There will be as many lines soon: growing would copy them several times.
+        kept.unwrap_or_else(|| Vec::with_capacity(LINES_BYTES + LINE_BYTES))
+    }
+}
 
 /// State of one data plane process.
 pub struct Node {
@@ -37,8 +75,7 @@ pub struct Node {
     pub arena: Arc<Arena>,
     /// One set per core, summed when read.
     pub counters: Vec<Arc<Counters>>,
-    /// Where lines of ended transactions go, many at a time; bounded, what does not fit is dropped and counted.
-    pub log: SyncSender<Vec<u8>>,
+    pub log: LogPipe,
     pub timeouts: Timeouts,
     pub started: Instant,
     pub draining: AtomicBool,
@@ -61,7 +98,7 @@ impl Node {
         stores: Arc<Stores>,
         arena: Arc<Arena>,
         counters: Vec<Arc<Counters>>,
-        log: SyncSender<Vec<u8>>,
+        log: LogPipe,
     ) -> Node {
         let windows = Arc::new(Windows::new((plan.flexible / 4).max(WINDOWS_BYTES_MIN)));
         let table = Arc::new(Table::new(plan.objects, windows.clone()));
@@ -123,13 +160,17 @@ pub struct Core {
     pub busy: Cell<usize>,
     /// Log lines that wait to go to the writer together.
     pub lines: RefCell<Vec<u8>>,
+    /// What was routed lately.
+    pub routes: RefCell<Routes>,
 }
 
 /// What a block costs besides its bytes: its entry in the RAM tier and its places in the queues.
 const ENTRY_BYTES: u64 = 192;
 
 /// Log lines go to the writer when this many bytes are there, or by the core's timer.
-const LINES_BYTES: usize = 48 * 1024;
+const LINES_BYTES: usize = 96 * 1024;
+/// A line is hardly longer than this.
+const LINE_BYTES: usize = 1024;
 
 impl Core {
     /// The device that `key` lies on if it is stored, for lookups, and this core's handle of it, once it has been read.
@@ -152,18 +193,22 @@ impl Core {
         let mut lines = self.lines.borrow_mut();
         event.render(&mut lines);
         if lines.len() >= LINES_BYTES {
+            let full = std::mem::replace(&mut *lines, self.node.log.empty());
             drop(lines);
-            self.flush_log();
+            self.hand_over(full);
         }
     }
 
     /// Hands the waiting lines to the writer.
     pub fn flush_log(&self) {
         let lines = std::mem::take(&mut *self.lines.borrow_mut());
-        if lines.is_empty() {
-            return;
+        if !lines.is_empty() {
+            self.hand_over(lines);
         }
-        if let Err(error) = self.node.log.try_send(lines) {
+    }
+
+    fn hand_over(&self, lines: Vec<u8>) {
+        if let Err(error) = self.node.log.lines.try_send(lines) {
             let (TrySendError::Full(lost) | TrySendError::Disconnected(lost)) = error;
             let count = lost.iter().filter(|b| **b == b'\n').count();
             self.count(|c| &c.log_lines_dropped_total, count as u64);

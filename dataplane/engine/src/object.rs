@@ -44,6 +44,26 @@ const LOOK_EVERY_MS: u64 = 10_000;
 pub struct Lines {
     pub generation: u64,
     pub bytes: Vec<u8>,
+    packed: [OnceLock<Box<[u8]>>; 2],
+}
+
+/// How versions of HTTP after the first write fields: nothing of it depends on a connection, since we use no table of our own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    Hpack,
+    Qpack,
+}
+
+impl Lines {
+    /// Of these lines of HTTP/1.1.
+    pub fn new(generation: u64, bytes: Vec<u8>) -> Lines {
+        Lines { generation, bytes, packed: Default::default() }
+    }
+
+    /// The same in another form, which `pack` makes for the first who asks for it.
+    pub fn packed(&self, packing: Packing, pack: impl FnOnce(&[u8]) -> Vec<u8>) -> &[u8] {
+        self.packed[packing as usize].get_or_init(|| pack(&self.bytes).into_boxed_slice())
+    }
 }
 
 /// What a head extent says.
@@ -63,8 +83,10 @@ const TOMBSTONE: &[u8; 4] = b"TGGO";
 fn cost_of(head: &StoredHead) -> usize {
     const PLACE_BYTES: usize = 320;
     const FIELD_BYTES: usize = 72;
+    /// As it came, and as each version of HTTP writes it.
+    const FORMS: usize = 4;
     let fields = head.fields.iter().map(|(name, value)| name.len() + value.len());
-    let field_bytes = fields.map(|bytes| FIELD_BYTES + 2 * bytes).sum::<usize>();
+    let field_bytes = fields.map(|bytes| FIELD_BYTES + FORMS * bytes).sum::<usize>();
     let chosen = head.vary.iter().map(|(name, value)| {
         FIELD_BYTES + name.len() + value.as_ref().map_or(0, |value| value.len())
     });
@@ -160,7 +182,7 @@ impl Object {
         if let Some(lines) = lines.as_ref().filter(|lines| lines.generation == generation) {
             return lines.clone();
         }
-        let fresh = Arc::new(Lines { generation, bytes: make() });
+        let fresh = Arc::new(Lines::new(generation, make()));
         *lines = Some(fresh.clone());
         fresh
     }

@@ -19,8 +19,9 @@ use crate::clock::wall_ms;
 use crate::explain::plain_get;
 use crate::node::Core;
 use crate::purge::{PurgeError, ROLL_SPAN_MAX, purge};
+use crate::route::route;
 use crate::steps::synth;
-use crate::transaction::{Exchange, route};
+use crate::transaction::Exchange;
 use crate::view::View;
 use serde::Deserialize;
 use serde_json::json;
@@ -131,7 +132,7 @@ pub async fn purge_order<O: Outlet>(
         Err(text) => return synth::answer(client, 400, &text, Fields::new()).await,
     };
     let mode = asked.mode();
-    match purge(core, &named.service, named.what.target(), mode).await {
+    match purge(core, &asked.id, &named.service, named.what.target(), mode).await {
         Ok(number) => {
             catch_up::told(&core.node.stores, &asked.id).await;
             eprintln!(

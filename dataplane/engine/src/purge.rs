@@ -6,8 +6,11 @@
 //!
 //! Must stay true: a fill whose question went out before the purge neither feeds requests that came after it nor
 //! leaves a head on disk; a rule is forgotten only when nothing that it reaches can come back: no older head lies on
-//! any device (their journals tell, `tidegate_store`), the object table has been swept, and no older fill runs.
+//! any device (their journals tell, `tidegate_store`), the object table has been swept, and no older fill runs; or when a later
+//! one says all that it says. Answers to unsafe methods can say what they like, as often as they like: beyond [`PURGES_MAX`],
+//! or what a journal holds, one soft purge of a whole service takes the place of all of its soft ones.
 
+use crate::catch_up;
 use crate::clock::{self, now_ms};
 use crate::fill::Fill;
 use crate::keeper::Remove;
@@ -27,6 +30,10 @@ use tidegate_store::JournalRecord;
 
 /// A rule lives at least this long: longer than any question to a next hop.
 const RULE_LIFE_MIN_MS: u64 = 15 * 60 * 1000;
+/// Purges that are kept in memory: more than a journal of the usual size holds.
+pub(crate) const PURGES_MAX: usize = 1 << 17;
+/// Purges of one service are summed up when they are at least this part of all: it costs the service a question for each object.
+const HEAVY_SHARE: usize = 16;
 /// How long an order waits for the journal.
 const JOURNAL_SPAN_MAX: Duration = Duration::from_secs(5);
 /// And then for the roll, without those who could not write theirs.
@@ -40,6 +47,8 @@ pub struct Purges {
     stamp: AtomicU64,
     newest: AtomicU64,
     needed: Mutex<Needed>,
+    /// Services whose purges were summed up, each with how many those were; not told yet.
+    summed: Mutex<Vec<(u64, usize)>>,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +126,47 @@ impl Purges {
         self.len() == 0
     }
 
+    /// Purges that are kept, each for as long as it may matter.
+    pub(crate) fn kept(&self) -> usize {
+        let needed = self.needed();
+        needed.by.len() + needed.retired.len()
+    }
+
+    /// Forgets those that a later one says; how many they were.
+    fn forget_said(&self, is_said: impl Fn(&Purge) -> bool) -> usize {
+        let said: Vec<Purge> = {
+            let needed = &mut *self.needed();
+            let by = needed.by.values().map(|(purge, _)| *purge).filter(|purge| is_said(purge));
+            by.chain(needed.retired.extract_if(.., |purge| is_said(purge))).collect()
+        };
+        let count = said.len();
+        self.forget(said.into_iter());
+        count
+    }
+
+    /// Keeps no more than [`PURGES_MAX`], of those that need no order.
+    pub(crate) fn bound(&self, stores: &Stores) {
+        if self.kept() <= PURGES_MAX {
+            return;
+        }
+        let all: Vec<Purge> = {
+            let needed = self.needed();
+            needed
+                .by
+                .values()
+                .map(|(purge, _)| *purge)
+                .chain(needed.retired.iter().copied())
+                .collect()
+        };
+        let latest = Latest::of(all.iter().copied());
+        self.forget_said(|purge| latest.covers(purge));
+        if self.kept() > PURGES_MAX / 2
+            && let Some((service, _)) = heaviest(all.into_iter().filter(|p| !latest.covers(p)))
+        {
+            sum_up(stores, self, service);
+        }
+    }
+
     /// What became of `object`.
     pub fn check(&self, object: &Object) -> Judgement {
         let stamp = self.stamp.load(Ordering::SeqCst);
@@ -172,6 +222,55 @@ impl Purges {
     }
 }
 
+/// The service that most soft purges are of, if that is many of all; how many those are.
+pub(crate) fn heaviest(purges: impl Iterator<Item = Purge>) -> Option<(u64, usize)> {
+    let (mut counts, mut all) = (HashMap::<u64, usize>::new(), 0);
+    for purge in purges {
+        all += 1;
+        if purge.mode == Mode::Soft && purge.handle != purge.service && purge.service != 0 {
+            *counts.entry(purge.service).or_default() += 1;
+        }
+    }
+    let found = counts.into_iter().max_by_key(|(_, count)| *count)?;
+    (found.1 > 1 && found.1 * HEAVY_SHARE >= all).then_some(found)
+}
+
+/// Has one purge say for all soft ones of a service, on all devices, that what is stored of it is stale.
+pub(crate) fn sum_up(stores: &Stores, purges: &Purges, service: u64) -> Purge {
+    let number = stores.next_version();
+    let sum = Purge { handle: service, service, number, at_ms: now_ms(), mode: Mode::Soft };
+    let _not_waited_for = stores.record(sum);
+    let count = purges.forget_said(|purge| purge.number < number && sum.covers(purge));
+    purges.summed.lock().unwrap_or_else(PoisonError::into_inner).push((service, count));
+    sum
+}
+
+/// The latest purges, by handle: greatest number of all of them and of the hard ones.
+#[derive(Default)]
+pub(crate) struct Latest(HashMap<u64, (u64, u64)>);
+
+impl Latest {
+    pub(crate) fn of(purges: impl Iterator<Item = Purge>) -> Latest {
+        let mut latest = Latest::default();
+        for purge in purges {
+            let (any, hard) = latest.0.entry(purge.handle).or_default();
+            *any = purge.number.max(*any);
+            if purge.mode == Mode::Hard {
+                *hard = purge.number.max(*hard);
+            }
+        }
+        latest
+    }
+
+    /// Whether a later one says all that this one says.
+    pub(crate) fn covers(&self, purge: &Purge) -> bool {
+        self.0.get(&purge.handle).is_some_and(|(any, hard)| match purge.mode {
+            Mode::Soft => *any > purge.number,
+            Mode::Hard => *hard > purge.number,
+        })
+    }
+}
+
 /// Why a purge was not done.
 #[derive(Debug)]
 pub enum PurgeError {
@@ -194,18 +293,20 @@ impl std::fmt::Display for PurgeError {
 
 impl std::error::Error for PurgeError {}
 
-/// Purges `target` of `service`, and waits until a restart cannot undo it. Gives the purge's number.
+/// Purges `target` of `service`, as the order of this id wants it, and waits until a restart cannot undo it. Gives the purge's number.
 ///
 /// # Errors
 /// A target that nothing answers to; a journal that could not be written.
 pub async fn purge(
     core: &Core,
+    order: &str,
     service: &str,
     target: Target<'_>,
     mode: Mode,
 ) -> Result<u64, PurgeError> {
     let handle = target.handle(service).map_err(PurgeError::Target)?;
-    let (number, receipt) = issue(core, service, handle, mode);
+    let issue = || issue(core, service, handle, mode);
+    let (number, receipt) = catch_up::begin_told(&core.node.stores, order, issue);
     let mut outcome = timeout(JOURNAL_SPAN_MAX, receipt.wait()).await;
     if outcome.is_err() {
         core.node.stores.give_up_on(&receipt);
@@ -345,6 +446,22 @@ const REMOVED_BLOCKS_MAX: u32 = 1024;
 /// Forgets rules whose time is over. For one core's timer.
 pub fn sweep(core: &Core) {
     let purges = &core.node.purges;
+    purges.bound(&core.node.stores);
+    let summed = std::mem::take(&mut *purges.summed.lock().unwrap_or_else(PoisonError::into_inner));
+    for (service, count) in summed {
+        core.count(|c| &c.purges_summed_up_total, count as u64);
+        let view = core.node.view.load();
+        let mut ids = view.services().iter().map(|service| service.service.id.as_str());
+        let id = ids
+            .find(|id| service_handle(id) == service)
+            .unwrap_or("(not in the snapshot any more)");
+        eprintln!(
+            "tidegated {}: too many soft purges to keep: all that is stored of service {id} is stale now, in the place of its \
+             {count} purges\n    mend: see who sends Cache-Group-Invalidation (purges_total); name fewer groups there, or purge by \
+             prefix",
+            view.me.id
+        );
+    }
     let due: Vec<Purge> = {
         let retired = &mut purges.needed().retired;
         let now = now_ms();

@@ -4,6 +4,7 @@
 //! what is buffered is bounded by the head limit and one received piece; a silent client is let go.
 
 use crate::client::{Client, Http1, Outlet, Transport};
+use crate::memory::Held;
 use crate::min_rate::BodyWait;
 use crate::node::Core;
 use crate::steps::synth;
@@ -20,6 +21,8 @@ use tidegate_ring::timeout;
 const HEAD_SPAN_MAX: Duration = Duration::from_secs(10);
 /// Between requests.
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(60);
+/// The next request comes soon, or the connection waits without the room for it.
+const SOON_SPAN: Duration = Duration::from_secs(1);
 /// For the last bytes of a connection that ends.
 const CLOSE_SPAN_MAX: Duration = Duration::from_secs(5);
 /// A request body that nobody wants is read away up to this size; beyond it the connection closes.
@@ -38,47 +41,87 @@ pub enum Face {
     Admin,
 }
 
+/// What a connection holds from one request to the next.
+struct Session<T: Transport> {
+    transport: T,
+    peer: SocketAddr,
+    face: Face,
+    parser: RequestParser,
+    buffer: Vec<u8>,
+    has_lower: bool,
+}
+
 /// Serves one connection to its end.
-pub async fn serve<T: Transport>(core: Rc<Core>, mut transport: T, peer: SocketAddr, face: Face) {
+pub async fn serve<T: Transport>(core: Rc<Core>, transport: T, peer: SocketAddr, face: Face) {
     let _open = OpenConnection::count(&core, 0);
-    let mut buffer = Vec::new();
-    let mut parser = RequestParser::new(Limits::REQUEST);
-    let mut has_lower = false;
+    let parser = RequestParser::new(Limits::REQUEST);
+    let (buffer, has_lower) = (Vec::new(), false);
+    let mut session = Session { transport, peer, face, parser, buffer, has_lower };
     loop {
-        let parsed = match next_head(&mut transport, &mut parser, &mut buffer).await {
-            Next::Head(parsed) => *parsed,
-            Next::Refused { status, what } => {
-                count_refused(&core, status);
-                let mut outlet = Http1::new(&mut transport, false, Version::Http11, false);
-                let mut client = Client::new(&mut outlet, peer, false);
-                let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
-                break;
-            }
-            Next::Closed => break,
-        };
-        buffer.drain(..parsed.head_bytes);
-        // In a box of its own: a connection that waits for its next request holds no room for one.
-        let held = (&mut buffer, &mut has_lower);
-        if !Box::pin(exchange(&core, &mut transport, peer, face, parsed, held)).await {
-            break;
+        match timeout(IDLE_SPAN_MAX, session.transport.receive(&mut session.buffer)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => break,
         }
-        if buffer.is_empty() {
-            buffer = Vec::new();
+        // In a box of its own: a connection that waits holds no room for a request, and one that is used gets it once.
+        if !Box::pin(serve_run(&core, &mut session)).await {
+            break;
         }
     }
     // A client that takes nothing any more is not waited for.
-    let _closed_or_late = timeout(CLOSE_SPAN_MAX, transport.close()).await;
+    let _closed_or_late = timeout(CLOSE_SPAN_MAX, session.transport.close()).await;
+}
+
+/// One request after the other, of which the first has begun to come, as long as they come soon. `false`: the connection is of no
+/// more use.
+async fn serve_run<T: Transport>(core: &Rc<Core>, session: &mut Session<T>) -> bool {
+    loop {
+        let parsed = match timeout(HEAD_SPAN_MAX, next_head(session)).await {
+            Ok(Next::Head(parsed)) => *parsed,
+            Ok(Next::Refused { status, what }) => return refuse(core, session, status, what).await,
+            // What came was not for us but for the session that carries it.
+            Err(_) if session.buffer.is_empty() => return false,
+            Err(_) => {
+                let what = "the request head did not come in time";
+                return refuse(core, session, 408, what).await;
+            }
+            Ok(Next::Closed) => return false,
+        };
+        session.buffer.drain(..parsed.head_bytes);
+        if !exchange(core, session, parsed).await {
+            return false;
+        }
+        if session.buffer.is_empty() {
+            session.buffer = Vec::new();
+            if timeout(SOON_SPAN, session.transport.tcp().arrived()).await.is_err() {
+                return true;
+            }
+        }
+    }
+}
+
+/// Always `false`.
+async fn refuse<T: Transport>(
+    core: &Rc<Core>,
+    session: &mut Session<T>,
+    status: u16,
+    what: &'static str,
+) -> bool {
+    count_refused(core, status);
+    let peer = session.peer;
+    let mut outlet = Http1::new(&mut session.transport, false, Version::Http11, false);
+    let mut client = Client::new(&mut outlet, peer, false);
+    let _gone = Box::pin(synth::answer(&mut client, status, what, Fields::new())).await;
+    false
 }
 
 /// One request and its answer. `false`: the connection is of no more use.
 async fn exchange<T: Transport>(
     core: &Rc<Core>,
-    transport: &mut T,
-    peer: SocketAddr,
-    face: Face,
+    session: &mut Session<T>,
     parsed: ParsedRequest,
-    (buffer, has_lower): (&mut Vec<u8>, &mut bool),
 ) -> bool {
+    let Session { transport, peer, face, buffer, has_lower, .. } = session;
+    let (peer, face) = (*peer, *face);
     let _busy = Busy::new(core);
     let head_only = parsed.head.method == Method::Head;
     // Who asks for anything but a look at content is waited for.
@@ -91,13 +134,17 @@ async fn exchange<T: Transport>(
     let keep_alive = parsed.keep_alive && !core.node.draining.load(Ordering::Relaxed);
     let mut outlet = Http1::new(transport, head_only, parsed.head.version, keep_alive);
     outlet.has_lower = *has_lower;
-    let body = read_body(&mut outlet, buffer, &parsed).await;
+    let mut body_held = Held::new(core, 0);
+    let body = match parsed.body {
+        BodyFraming::None => Ok(Vec::new()),
+        _ => Box::pin(read_body(&mut outlet, buffer, &parsed, &mut body_held)).await,
+    };
     let mut client = Client::new(&mut outlet, peer, head_only);
     let body = match body {
         Ok(body) => body,
         Err((status, what)) => {
             count_refused(core, status);
-            let _gone = synth::answer(&mut client, status, what, Fields::new()).await;
+            let _gone = Box::pin(synth::answer(&mut client, status, what, Fields::new())).await;
             return false;
         }
     };
@@ -105,7 +152,7 @@ async fn exchange<T: Transport>(
     let exchange = Exchange { request: parsed.head, body, from_fleet };
     match face {
         Face::Traffic | Face::Fleet => transaction::run(core, &mut client, exchange).await,
-        Face::Admin => crate::admin::run(core, &mut client, exchange).await,
+        Face::Admin => Box::pin(crate::admin::run(core, &mut client, exchange)).await,
     }
     count_late(core, &client);
     core.count(|c| &c.lent_answers_total, u64::from(outlet.lent));
@@ -189,45 +236,27 @@ enum Next {
     Closed,
 }
 
-async fn next_head<T: Transport>(
-    transport: &mut T,
-    parser: &mut RequestParser,
-    buffer: &mut Vec<u8>,
-) -> Next {
-    if buffer.is_empty() {
-        match timeout(IDLE_SPAN_MAX, transport.receive(buffer)).await {
-            Ok(Ok(n)) if n > 0 => {}
+async fn next_head<T: Transport>(session: &mut Session<T>) -> Next {
+    loop {
+        match session.parser.parse(&session.buffer) {
+            Ok(Some(parsed)) => return Next::Head(Box::new(parsed)),
+            Ok(None) => {}
+            Err(error) => return Next::Refused { status: error.status, what: error.what },
+        }
+        match session.transport.receive(&mut session.buffer).await {
+            Ok(n) if n > 0 => {}
             _ => return Next::Closed,
         }
     }
-    let reading = async {
-        loop {
-            match parser.parse(buffer) {
-                Ok(Some(parsed)) => return Next::Head(Box::new(parsed)),
-                Ok(None) => {}
-                Err(error) => return Next::Refused { status: error.status, what: error.what },
-            }
-            match transport.receive(buffer).await {
-                Ok(n) if n > 0 => {}
-                _ => return Next::Closed,
-            }
-        }
-    };
-    match timeout(HEAD_SPAN_MAX, reading).await {
-        Ok(next) => next,
-        Err(_) => Next::Refused { status: 408, what: "the request head did not come in time" },
-    }
 }
 
-/// Reads the request's body: needed for methods that pass one on, dropped for the others.
+/// Reads the request's body, which there is: needed for methods that pass one on, dropped for the others.
 async fn read_body<T: Transport>(
     outlet: &mut Http1<'_, T>,
     buffer: &mut Vec<u8>,
     parsed: &ParsedRequest,
+    held: &mut Held,
 ) -> Result<Vec<u8>, (u16, &'static str)> {
-    if parsed.body == BodyFraming::None {
-        return Ok(Vec::new());
-    }
     let wanted = !matches!(parsed.head.method, Method::Get | Method::Head | Method::Options);
     let max = if wanted { PASSED_BODY_BYTES_MAX } else { UNWANTED_BODY_BYTES_MAX };
     if let BodyFraming::Length(length) = parsed.body
@@ -271,7 +300,7 @@ async fn read_body<T: Transport>(
         }
         let more = outlet.transport_mut().receive(buffer);
         match wait.next(more, |came| *came.as_ref().unwrap_or(&0)).await {
-            Ok(Ok(n)) if n > 0 => {}
+            Ok(Ok(n)) if n > 0 => held.more(n)?,
             Ok(_) => return Err((400, "the request body ended early")),
             Err(_) => return Err((408, "the request body did not come in time")),
         }

@@ -7,4 +7,5 @@ pub mod fill;
 pub mod keep;
 pub mod pass;
 pub mod prefetch;
+pub mod send;
 pub mod synth;

@@ -1,9 +1,9 @@
 //! Placement by properties, and the roll by its rules.
 
 use super::*;
-use crate::purge::Receipt;
+use crate::purge::{PURGES_MAX, Receipt};
 use proptest::prelude::*;
-use tidegate_cache::purge::Mode;
+use tidegate_cache::purge::{Judgement, Mode};
 use tidegate_contract::Admission;
 
 fn mix(n: u64) -> u64 {
@@ -195,4 +195,41 @@ fn a_rule_is_needed_until_all_devices_have_given_it_up() {
     receipt.give(0b1, Err("no".to_owned()));
     receipt.give(0b10, Ok(()));
     assert!(!receipt.is_good());
+}
+
+#[test]
+fn purges_beyond_their_number_are_summed_up_by_service_and_nothing_is_kept_that_was_purged() {
+    let soft =
+        |service, handle, number| Purge { handle, service, number, at_ms: 0, mode: Mode::Soft };
+    for devices in [0, 2] {
+        let (node, _paper) = stores(devices, Some(Roll::default()));
+        for (device, uuid) in node.devices().iter().zip(1..) {
+            assert_eq!(device.enter(&node, identity(uuid), true), Entry::Taken);
+        }
+        let purges = node.purges();
+        // The same again and again takes no room, and reaches nothing else.
+        for _ in 0..=PURGES_MAX {
+            node.record(soft(100, 7, node.next_version()));
+        }
+        purges.bound(&node);
+        assert!(purges.kept() <= 2, "{}", purges.kept());
+        assert_eq!(purges.judge(&[100, 8], 1, 1), Judgement::Kept);
+        assert!(matches!(purges.judge(&[100, 7], 1, 1), Judgement::Soft { .. }));
+        // Each time another: the whole service is stale, what was gone stays gone, and others' purges stay as they were.
+        node.record(Purge { mode: Mode::Hard, ..soft(100, 9, node.next_version()) });
+        node.record(soft(200, 201, node.next_version()));
+        for handle in 0..PURGES_MAX as u64 {
+            node.record(soft(100, 1000 + handle, node.next_version()));
+        }
+        purges.bound(&node);
+        assert!(purges.kept() <= 8 && purges.len() <= 8, "{} {}", purges.kept(), purges.len());
+        for handle in [7, 8, 1000, 999 + PURGES_MAX as u64] {
+            assert!(matches!(purges.judge(&[100, handle], 1, 1), Judgement::Soft { .. }));
+        }
+        assert_eq!(purges.judge(&[100, 9], 1, 1), Judgement::Hard);
+        assert!(matches!(purges.judge(&[200, 201], 1, 1), Judgement::Soft { .. }));
+        assert_eq!(purges.judge(&[200, 202], 1, 1), Judgement::Kept);
+        let now = node.next_version();
+        assert_eq!(purges.judge(&[100, 8], now, now), Judgement::Kept, "what came behind it");
+    }
 }

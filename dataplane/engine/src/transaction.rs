@@ -4,20 +4,20 @@
 //! exactly one answer (or a closed connection) and exactly one event for log and counters.
 
 use crate::client::{BodyLength, Client, Outlet, Protection};
-use crate::clock::{now_ms, wall_ms};
+use crate::clock::{now_ms, wall_ms_at};
 use crate::fill::{Fill, Head};
-use crate::memory::Pressure;
+use crate::memory::{Pressure, USED_UP};
 use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::Object;
 use crate::origin;
-use crate::pace::Manner;
+use crate::prompt;
 use crate::purge::{Receipt, issue, sift_object};
-use crate::reader::{ObjectReader, is_lost, recover_object, target_of};
-use crate::steps::deliver::{self, Delivered, Portion};
+use crate::reader::{is_lost, recover_object};
 use crate::steps::fill::{Filled, Passed, Wanted, fill_fields, lead, span_of};
-use crate::steps::keep::{admit, invalidate};
-use crate::steps::{encode, pass, prefetch, synth};
+use crate::steps::keep::invalidate;
+use crate::steps::send::{refuse, relay, send_object};
+use crate::steps::{prefetch, synth};
 use crate::table::{Claim, Known};
 use crate::view::View;
 use bytes::Bytes;
@@ -30,20 +30,17 @@ use std::time::{Duration, Instant};
 use tidegate_cache::alternate::{alternate_key, choose};
 use tidegate_cache::purge::{Judgement, Mode, Target, invalidated_groups};
 use tidegate_cache::storable::invalidates;
-use tidegate_cache::{
-    CacheKey, Verdict, cache_key, first_behaviour, lookup, may_serve_stale_on_error, upstream_query,
-};
-use tidegate_contract::{Behaviour, Pacing, Redirect, Role, TlsVersion};
+use tidegate_cache::{Verdict, lookup, may_serve_stale_on_error};
+use tidegate_contract::{Behaviour, Redirect, Role, TlsVersion};
 use tidegate_fill::{Answer, Request};
 use tidegate_http::cmcd::{self, Cmcd, Told};
-use tidegate_http::{Fields, Method, RequestHead, canonical_path, coding, hop_by_hop};
-use tidegate_ring::{now, timeout};
+use tidegate_http::{Authority, Fields, Method, RequestHead, hop_by_hop};
+use tidegate_ring::{now, timeout, turn_now};
 use tidegate_telemetry::TransactionEnd;
-use tidegate_types::cache_status::key_parameter;
 use tidegate_types::limits::TIERS_MAX;
 use tidegate_types::{CacheStatus, Forward};
 
-fn since(earlier: Instant) -> Duration {
+pub(crate) fn since(earlier: Instant) -> Duration {
     now().saturating_duration_since(earlier)
 }
 
@@ -59,30 +56,34 @@ pub struct Exchange {
 #[derive(Default)]
 pub(crate) struct Notes {
     /// Delivery service and behaviour, as indexes into the view.
-    routed: Option<(usize, usize)>,
-    status: CacheStatus,
-    cache_status: Option<String>,
-    fill: Option<String>,
-    fill_us: Option<u64>,
-    first_byte_us: Option<u64>,
+    pub routed: Option<(usize, usize)>,
+    pub status: CacheStatus,
+    pub cache_status: Option<String>,
+    pub fill: Option<String>,
+    pub fill_us: Option<u64>,
+    pub first_byte_us: Option<u64>,
     /// What the player tells of itself.
-    cmcd: Option<Box<Cmcd>>,
+    pub cmcd: Option<Box<Cmcd>>,
     /// Kilobits per second that its answer leaves at, at most.
-    pace_kbps: Option<u64>,
+    pub pace_kbps: Option<u64>,
     /// The client has shown the service's token: it is told what is told to operators.
-    has_token: bool,
-    error: Option<String>,
+    pub has_token: bool,
+    pub error: Option<String>,
 }
 
 /// Runs one request: receive, route, key, lookup, fill, deliver, finish.
 pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: Exchange) {
-    let started = now();
+    let started = turn_now();
     let view = core.node.view.load_full();
     let mut notes = Notes::default();
     core.count(|c| &c.requests_total, 1);
     let outcome = match view.me.role {
         Role::Origin => Box::pin(origin::answer(core, &view, client, &exchange.request)).await,
-        _ => steps(core, &view, client, &exchange, &mut notes, started).await,
+        _ => match prompt::find(core, &view, client, &exchange, &mut notes) {
+            Some(found) => prompt::send(core, client, found, &mut notes, started).await,
+            // In a box of its own: what waits for nobody needs no room for it.
+            None => Box::pin(steps(core, &view, client, &exchange, &mut notes, started)).await,
+        },
     };
     if let Err(error) = outcome {
         client.abort();
@@ -106,11 +107,11 @@ async fn steps<O: Outlet>(
     }
     if core.node.memory.pressure() == Pressure::Full {
         core.count(|c| &c.requests_shed_total, 1);
-        let text = "this node's memory is used up; try again shortly, or another node";
-        return synth::answer(client, 503, text, Fields::new()).await;
+        let (status, text) = USED_UP;
+        return synth::answer(client, status, text, Fields::new()).await;
     }
     // Route: host, then path.
-    let Some(routed) = route(view, request) else {
+    let Some(routed) = core.routes.borrow_mut().route(view, request) else {
         if view.is_asked_for_health(request) {
             let (status, text) = match core.node.draining.load(Ordering::Relaxed) {
                 false => (200, "this node serves"),
@@ -154,18 +155,14 @@ async fn steps<O: Outlet>(
         return client.finish().await;
     }
     let for_viewer = view.me.role == Role::Edge && !exchange.from_fleet;
-    // Where viewers are sent is an edge's business: other tiers are asked over plain HTTP.
-    if let Some(redirect) = &behaviour.redirect
-        && for_viewer
-        && !(redirect.only_http && client.is_secure())
-    {
+    if let Some(redirect) = elsewhere(behaviour, for_viewer, client) {
         return send_elsewhere(client, request, redirect).await;
     }
     if for_viewer && behaviour.pacing.cmcd {
         notes.cmcd = player_of(core, request);
     }
     // Lookup, and fill when it says so, until there is something to deliver.
-    let (service_index, target) = (routed.service, routed.target.clone());
+    let service_index = routed.service;
     let mut wanted = Wanted {
         core,
         view,
@@ -173,8 +170,7 @@ async fn steps<O: Outlet>(
         behaviour,
         key: routed.key.hash,
         chosen: Vec::new(),
-        routed: Rc::new(routed),
-        target,
+        routed,
         passed: Passed::of(request),
         span: span_of(request),
         is_reload: false,
@@ -241,22 +237,7 @@ async fn steps<O: Outlet>(
 }
 
 /// The field that a client shows its service's token in. It goes no further, and chooses nothing.
-const DEBUG_FIELD: &str = "tidegate-debug";
-
-/// This node's member of `Cache-Status` behind those of `upstream`, with as much in it as this client may know (reliability
-/// design 2.3, 32: a key or a detail could tell of others' requests). The log gets the rest.
-fn cache_status(wanted: &Wanted<'_>, upstream: Option<&Bytes>, notes: &mut Notes) -> Vec<u8> {
-    let me = &wanted.view.me.id;
-    let own = notes.status.render(me).to_string();
-    let told = match notes.status.detail {
-        _ if notes.has_token => Some(own.clone() + &key_parameter(&wanted.routed.key.text)),
-        Some(_) => Some(notes.status.without_detail().render(me).to_string()),
-        None => None,
-    };
-    let field = deliver::cache_status(upstream, told.as_deref().unwrap_or(&own));
-    notes.cache_status = Some(own);
-    field
-}
+pub(crate) const DEBUG_FIELD: &str = "tidegate-debug";
 
 /// What the player tells of itself with this request; what breaks the rules counts for nothing.
 fn player_of(core: &Core, request: &RequestHead) -> Option<Box<Cmcd>> {
@@ -268,34 +249,6 @@ fn player_of(core: &Core, request: &RequestHead) -> Option<Box<Cmcd>> {
     core.count(|c| &c.cmcd_total, 1);
     core.count(|c| &c.cmcd_ignored_total, u64::from(cmcd.is_none()));
     cmcd
-}
-
-/// Has the answer, of so many body bytes if that is known, leave as the behaviour and the player want it.
-fn set_manner<O: Outlet>(
-    wanted: &Wanted<'_>,
-    client: &mut Client<'_, O>,
-    body: Option<u64>,
-    notes: &mut Notes,
-) {
-    let core = wanted.core;
-    // The fleet gets what it asks for as it asks for it.
-    let rule = if wanted.for_viewer { wanted.behaviour.pacing } else { Pacing::default() };
-    let manner = Manner::of(&rule, notes.cmcd.as_deref(), body);
-    let pace = manner.pace;
-    notes.pace_kbps = pace.wish.into_iter().chain(pace.ceiling).min().map(|rate| rate / 125);
-    core.count(|c| &c.paced_answers_total, u64::from(notes.pace_kbps.is_some()));
-    let Err(error) = client.set_manner(&manner) else { return };
-    core.count(|c| &c.pacing_failed_total, 1);
-    if let Some(congestion) = manner.congestion
-        && !core.node.congestion_told.swap(true, Ordering::Relaxed)
-    {
-        eprintln!(
-            "tidegated: congestion control {}: {error}; connections go on with the system's\n    mend: load it (modprobe tcp_{}) \
-             and allow it (sysctl net.ipv4.tcp_allowed_congestion_control), or take it out of `pacing`",
-            congestion.name(),
-            congestion.name()
-        );
-    }
 }
 
 /// What an answer to an unsafe method says is not valid any more (draft-ietf-httpbis-cache-groups).
@@ -319,7 +272,7 @@ async fn written(receipts: impl Iterator<Item = Arc<Receipt>>) {
 /// How long an answer to an unsafe method waits for the disk: one that is late costs durability, not the client.
 const INVALIDATION_WAIT_MAX: Duration = Duration::from_secs(1);
 
-fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static str)> {
+pub(crate) fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static str)> {
     let ours = |value: &[u8]| {
         tidegate_http::list_members(value).any(|member| {
             let id = member.split(|b| *b == b';' || *b == b' ').next().unwrap_or_default();
@@ -340,42 +293,6 @@ fn refused_early(request: &RequestHead, view: &View) -> Option<(u16, &'static st
         return Some((405, "this method is not served here"));
     }
     None
-}
-
-/// Where a request belongs.
-pub struct Routed {
-    pub service: usize,
-    pub behaviour: usize,
-    pub path: String,
-    pub key: CacheKey,
-    /// Path and query for the next hop, built from the same bytes as the key.
-    pub target: String,
-}
-
-/// Finds delivery service, behaviour and key. `None`: no service has this host.
-pub fn route(view: &View, request: &RequestHead) -> Option<Result<Routed, &'static str>> {
-    let authority = request.authority.as_ref()?;
-    let service_view = view.service(authority)?;
-    let service = view.services().iter().position(|s| std::ptr::eq(s, service_view))?;
-    let path = match canonical_path(&request.path) {
-        Ok(path) => path,
-        Err(_) => {
-            return Some(Err(
-                "the path has no one meaning: it leaves the root or holds forbidden bytes",
-            ));
-        }
-    };
-    let behaviours = &service_view.service.behaviours;
-    let found = first_behaviour(behaviours, &path)?;
-    let behaviour = behaviours.iter().position(|b| std::ptr::eq(b, found))?;
-    // What players tell of themselves is told to us.
-    let query = match &request.query {
-        Some(query) if !found.pacing.pass_cmcd => Some(cmcd::without(query)),
-        query => query.as_deref().map(Cow::Borrowed),
-    };
-    let key = cache_key(&service_view.service.id, &found.cache_key, &path, query.as_deref());
-    let target = target_of(&path, upstream_query(&found.cache_key, query.as_deref()).as_deref());
-    Some(Ok(Routed { service, behaviour, path, key, target }))
 }
 
 /// How many hops an OPTIONS may still pass (RFC 9110 §7.6.2). (No TRACE is passed on.)
@@ -406,6 +323,16 @@ async fn preflight<O: Outlet>(
     let _left_out = fields.append("access-control-max-age", "86400");
     client.head(204, fields, BodyLength::Absent);
     client.finish().await
+}
+
+/// Where this client shall ask instead: an edge's business, other tiers are asked over plain HTTP.
+pub(crate) fn elsewhere<'a, O: Outlet>(
+    behaviour: &'a Behaviour,
+    for_viewer: bool,
+    client: &Client<'_, O>,
+) -> Option<&'a Redirect> {
+    let redirect = behaviour.redirect.as_ref().filter(|_| for_viewer)?;
+    (!(redirect.only_http && client.is_secure())).then_some(redirect)
 }
 
 /// Answers with the behaviour's redirect. The host is one of the service's own: others are not routed here.
@@ -711,7 +638,7 @@ async fn joined(
 /// Revalidates in the background, for the next requests.
 fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) {
     let (core, view, service) = (wanted.core.clone(), wanted.view.clone(), wanted.service);
-    let (key, target, passed) = (wanted.key, wanted.target.clone(), wanted.passed.clone());
+    let (key, passed) = (wanted.key, wanted.passed.clone());
     let chosen = wanted.chosen.clone();
     let (behaviour, routed) = (wanted.behaviour.clone(), wanted.routed.clone());
     let for_viewer = wanted.for_viewer;
@@ -724,7 +651,6 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
             key,
             chosen,
             routed,
-            target,
             passed,
             span: None,
             is_reload: false,
@@ -732,166 +658,6 @@ fn revalidate_behind(wanted: &Wanted<'_>, fill: Arc<Fill>, object: Arc<Object>) 
         };
         let _published_or_kept = lead(&wanted, fill, Some(object)).await;
     });
-}
-
-/// Sends an object; `false`: its first bytes could not be had, and nothing was sent.
-async fn send_object<O: Outlet>(
-    wanted: &Wanted<'_>,
-    client: &mut Client<'_, O>,
-    request: &RequestHead,
-    object: Arc<Object>,
-    fill: Option<Arc<Fill>>,
-    upstream: Option<Bytes>,
-    notes: &mut Notes,
-) -> io::Result<bool> {
-    let core = wanted.core;
-    admit(core, &object, wanted.behaviour.store_admission);
-    let portion = deliver::portion(request, &object, now_ms());
-    let end = match &portion {
-        Portion::Single(range) => Some(range.end() + 1),
-        Portion::Multi(ranges) => ranges.first().map(|range| range.end() + 1),
-        _ => None,
-    };
-    let mut reader = ObjectReader::new(
-        core.clone(),
-        wanted.view.clone(),
-        wanted.service,
-        object.clone(),
-        fill,
-        wanted.target.clone(),
-        wanted.place(),
-        end,
-    );
-    if notes.status.hit && deliver::first_missing_block(&portion, &object, &reader).is_some() {
-        notes.status.hit = false;
-        notes.status.fwd = Some(Forward::Partial);
-        client.confirm().await?; // its bytes have to be asked for
-    }
-    if client.is_early() {
-        core.count(|c| &c.early_hits_total, 1);
-    }
-    if notes.status.hit {
-        core.count(|c| &c.hits_total, 1);
-    } else {
-        core.count(|c| &c.misses_total, 1);
-    }
-    let body = match &portion {
-        Portion::Whole => object.total(),
-        Portion::Single(range) => Some(range.end() - range.start() + 1),
-        _ => None,
-    };
-    set_manner(wanted, client, body, notes);
-    let me = &wanted.view.me.id;
-    let secure = client.is_secure();
-    // Only for viewers: one form goes from tier to tier.
-    let encodable = wanted.behaviour.compress && wanted.for_viewer && encode::is_encodable(&object);
-    let coding = match portion {
-        Portion::Whole | Portion::NotModified if encodable => {
-            coding::preferred(request.fields.get_all("accept-encoding"))
-        }
-        _ => None,
-    };
-    let form = match coding {
-        Some(coding) if portion == Portion::Whole => {
-            Box::pin(encode::coded_form(core, &object, coding, &mut reader)).await
-        }
-        _ => None,
-    };
-    let unchanged = portion == Portion::NotModified;
-    let fields = || {
-        let mut fields = object.head.fields.clone();
-        if object.head.status == 200 {
-            let _left_out = fields.set("accept-ranges", "bytes");
-        }
-        if encodable {
-            encode::mark_vary(&mut fields);
-        }
-        if let Some(coding) = coding
-            && (form.is_some() || unchanged)
-        {
-            encode::mark_coded(&mut fields, coding);
-        }
-        let http3_port = wanted.http3_port();
-        deliver::client_fields(&mut fields, wanted.rules(), me, secure, http3_port);
-        fields
-    };
-    // What clients see of other tiers' hits is theirs; on our own hit it would be old news.
-    let upstream = upstream.as_ref().filter(|_| !notes.status.hit);
-    let cache_status = cache_status(wanted, upstream, notes);
-    // Answers over HTTP and HTTPS differ by what may be said on one of them only; those to the fleet are not shaped.
-    let kind = if wanted.for_viewer { u64::from(secure) } else { 2 };
-    let generation = wanted.view.generation * 3 + kind;
-    let dress = deliver::Dress { fields: &fields, cache_status, generation };
-    let delivered = match &form {
-        Some(form) => deliver::deliver_form(core, client, &object, form, &dress).await,
-        None => deliver::deliver(core, client, &object, portion, &dress, &mut reader).await,
-    };
-    if notes.status.hit {
-        core.count(|c| &c.bytes_hit_total, client.sent);
-    }
-    match delivered? {
-        Delivered::Complete => {}
-        Delivered::Broken => {
-            core.count(|c| &c.answers_cut_total, 1);
-            notes.error = Some("the object's bytes could not be had".to_owned());
-        }
-        Delivered::Unbegun => {
-            notes.error = Some("the object's first bytes could not be had".to_owned());
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Fields that this tier adds to an answer that does not come from an object.
-fn dress(
-    wanted: &Wanted<'_>,
-    fields: &mut Fields,
-    secure: bool,
-    upstream: Option<&Bytes>,
-    notes: &mut Notes,
-) {
-    let me = &wanted.view.me.id;
-    deliver::client_fields(fields, wanted.rules(), me, secure, wanted.http3_port());
-    // Members of servers' ids, fixed words and a key's printable characters: always a field value.
-    let _left_out = fields.set("cache-status", cache_status(wanted, upstream, notes));
-}
-
-async fn relay<O: Outlet>(
-    wanted: &Wanted<'_>,
-    client: &mut Client<'_, O>,
-    answer: Answer,
-    notes: &mut Notes,
-) -> io::Result<()> {
-    wanted.core.count(|c| &c.misses_total, 1);
-    notes.status.fwd_status = Some(answer.head.status);
-    let upstream = answer.head.fields.combined("cache-status").map(|v| Bytes::copy_from_slice(&v));
-    let secure = client.is_secure();
-    set_manner(wanted, client, answer.body.length(), notes);
-    let whole = pass::relay(client, answer, |fields| {
-        dress(wanted, fields, secure, upstream.as_ref(), notes);
-    })
-    .await?;
-    wanted.core.count(|c| &c.bytes_sent_total, client.sent);
-    if !whole {
-        notes.error = Some("the next hop's body broke off".to_owned());
-    }
-    Ok(())
-}
-
-async fn refuse<O: Outlet>(
-    wanted: &Wanted<'_>,
-    client: &mut Client<'_, O>,
-    status: u16,
-    text: &str,
-    notes: &mut Notes,
-) -> io::Result<()> {
-    let mut fields = Fields::new();
-    if status == 405 {
-        let _left_out = fields.set("allow", wanted.behaviour.methods.join(", "));
-    }
-    dress(wanted, &mut fields, client.is_secure(), None, notes);
-    synth::answer(client, status, text, fields).await
 }
 
 /// Asks the next hop for this client alone, with what the client sent (less what is for one hop only).
@@ -923,7 +689,7 @@ async fn pass_on<O: Outlet>(
     }
     let passed = Request {
         method: request.method.clone(),
-        target: wanted.target.clone(),
+        target: wanted.routed.target.clone(),
         authority: service.next_authority.clone(),
         fields,
         body: Bytes::copy_from_slice(body),
@@ -950,7 +716,8 @@ fn finish<O: Outlet>(
     notes: Notes,
     started: Instant,
 ) {
-    let duration_us = since(started).as_micros() as u64;
+    let ended = now();
+    let duration_us = ended.saturating_duration_since(started).as_micros() as u64;
     if let Some(first_byte_us) = notes.first_byte_us {
         core.counters.first_byte.observe(first_byte_us);
     }
@@ -964,9 +731,12 @@ fn finish<O: Outlet>(
     let service = notes.routed.map(|(service, _)| &view.services()[service]);
     let behaviour =
         service.zip(notes.routed).map(|(s, (_, behaviour))| &s.service.behaviours[behaviour]);
-    let host = request.authority.as_ref().map(ToString::to_string).unwrap_or_default();
+    let host = match &request.authority {
+        Some(Authority { host, port: None, is_ip: false }) => Cow::Borrowed(host.as_str()),
+        authority => authority.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+    };
     let event = TransactionEnd {
-        unix_ms: wall_ms().saturating_sub(duration_us / 1000),
+        unix_ms: wall_ms_at(ended).saturating_sub(duration_us / 1000),
         node: &view.me.id,
         tier: role_name(view.me.role),
         client: Some(client.address),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use tidegate_contract::{Snapshot, compile};
 use tidegate_engine::View;
-use tidegate_engine::transaction::route;
+use tidegate_engine::route::route;
 use tidegate_fill::{HopAccess, Hops};
 use tidegate_http::{Authority, Fields, Method, RequestHead, Version};
 

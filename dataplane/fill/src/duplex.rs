@@ -4,11 +4,11 @@
 //! Must stay true: bytes leave in the order in which they were written; what the peer does not take is held once, counted
 //! ([`crate::sealed_bytes`]), and bounded by one buffer and what was under way before it.
 
-use crate::tls::{Held, Kernel, TlsStream, invalid};
+use crate::tls::{Held, Kernel, TlsStream, invalid, note_held, note_sent};
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub struct Duplex<S: Side> {
     /// Opened, and how much of it was taken.
     plain: (Vec<u8>, usize),
     /// Sealed and not sent: a buffer, and how much of it.
-    gathered: Option<(Box<[u8]>, usize)>,
+    gathered: Option<(Buffer, usize)>,
     sending: Option<Pending<()>>,
     receiving: Option<Pending<Vec<u8>>>,
     /// How long the peer may take nothing.
@@ -94,18 +94,7 @@ impl<S: Side> Duplex<S> {
             if !self.plain.0.is_empty() || self.session.has_ended() {
                 return Poll::Ready(Ok(()));
             }
-            let tcp = &self.tcp;
-            let receiving = self.receiving.get_or_insert_with(|| {
-                let tcp = tcp.clone();
-                Box::pin(async move {
-                    let mut come = Vec::new();
-                    tcp.receive(&mut come).await?;
-                    Ok(come)
-                })
-            });
-            let come = ready!(receiving.as_mut().poll(cx));
-            self.receiving = None;
-            let come = come?;
+            let come = ready!(self.poll_come(cx))?;
             if come.is_empty() {
                 let what = "the connection ended without a close_notify";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, what)));
@@ -126,13 +115,36 @@ impl<S: Side> Duplex<S> {
         }
     }
 
+    fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        if self.receiving.is_none() {
+            ready!(self.tcp.poll_arrived(cx));
+            let mut come = Vec::new();
+            let polled = pin!(self.tcp.receive(&mut come)).poll(cx);
+            if let Poll::Ready(outcome) = polled {
+                return Poll::Ready(outcome.map(|_| come));
+            }
+        }
+        // Rarely: there was no buffer for what has arrived.
+        let receiving = self.receiving.get_or_insert_with(|| {
+            let tcp = self.tcp.clone();
+            Box::pin(async move {
+                let mut come = Vec::new();
+                tcp.receive(&mut come).await?;
+                Ok(come)
+            })
+        });
+        let come = ready!(receiving.as_mut().poll(cx));
+        self.receiving = None;
+        Poll::Ready(come)
+    }
+
     /// Sealed bytes behind what was gathered before. They are few.
     fn gather(&mut self, sealed: &[u8]) -> io::Result<()> {
         if sealed.is_empty() {
             return Ok(());
         }
-        let (buffer, len) = self.gathered.get_or_insert_with(|| (take_buffer(), 0));
-        let Some(room) = buffer.get_mut(*len..*len + sealed.len()) else {
+        let (buffer, len) = self.gathered.get_or_insert_with(|| (Buffer::take(), 0));
+        let Some(room) = buffer.0.get_mut(*len..*len + sealed.len()) else {
             let what = "the peer asks for more than it takes";
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, what));
         };
@@ -155,8 +167,8 @@ impl<S: Side> Duplex<S> {
             return Poll::Ready(Ok(0));
         }
         loop {
-            let (buffer, len) = self.gathered.get_or_insert_with(|| (take_buffer(), 0));
-            let room = &mut buffer[*len..];
+            let (buffer, len) = self.gathered.get_or_insert_with(|| (Buffer::take(), 0));
+            let room = &mut buffer.0[*len..];
             // Room for the records' overhead, and for an alert.
             let fits = room.len().saturating_sub(sealed_len_max(room.len()) - room.len() + 64);
             if total <= fits {
@@ -198,7 +210,7 @@ impl<S: Side> Duplex<S> {
             if let Some(kernel) = &mut self.kernel {
                 kernel.after(len, &tcp, &mut self.session)?;
             }
-            let sealed = &buffer[..len];
+            let sealed = &buffer.0[..len];
             if len <= MESSAGE_BYTES_MAX {
                 let mut message = empty_message();
                 message.extend_from_slice(sealed);
@@ -210,7 +222,6 @@ impl<S: Side> Duplex<S> {
                     Box::pin(async move { tcp.send_all(&[held.bytes()], stall).await })
                 });
             }
-            give_buffer(buffer);
         }
     }
 
@@ -236,15 +247,29 @@ impl<S: Side> Duplex<S> {
     }
 }
 
-fn take_buffer() -> Box<[u8]> {
-    let kept = BUFFERS.with_borrow_mut(Vec::pop);
-    kept.unwrap_or_else(|| vec![0; sealed_len_max(GATHERED_BYTES)].into_boxed_slice())
+/// What is gathered; counted as sealed for as long as a connection has it, and a thread's when that has none any more.
+struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    fn take() -> Buffer {
+        let kept = BUFFERS.with_borrow_mut(Vec::pop);
+        let bytes =
+            kept.unwrap_or_else(|| vec![0; sealed_len_max(GATHERED_BYTES)].into_boxed_slice());
+        note_held(bytes.len());
+        Buffer(bytes)
+    }
 }
 
-fn give_buffer(buffer: Box<[u8]>) {
-    BUFFERS.with_borrow_mut(|buffers| {
-        if buffers.len() < BUFFERS_KEPT {
-            buffers.push(buffer);
-        }
-    });
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        note_sent(self.0.len());
+        let bytes = std::mem::take(&mut self.0);
+        // A thread that ends keeps none.
+        let _kept = BUFFERS.try_with(|buffers| {
+            let mut buffers = buffers.borrow_mut();
+            if buffers.len() < BUFFERS_KEPT {
+                buffers.push(bytes);
+            }
+        });
+    }
 }

@@ -33,6 +33,16 @@ pub fn sealed_bytes() -> u64 {
     SEALED_BYTES.load(Ordering::Relaxed)
 }
 
+/// So many more of them.
+pub(crate) fn note_held(bytes: usize) {
+    SEALED_BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+/// And less.
+pub(crate) fn note_sent(bytes: usize) {
+    SEALED_BYTES.fetch_sub(bytes as u64, Ordering::Relaxed);
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -328,7 +338,7 @@ impl Held {
         if bytes.is_empty() {
             return None;
         }
-        SEALED_BYTES.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        note_held(bytes.len());
         Some(Held(bytes.to_vec()))
     }
 
@@ -339,7 +349,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        SEALED_BYTES.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
+        note_sent(self.0.len());
     }
 }
 

@@ -401,6 +401,15 @@ impl Driver {
         }
     }
 
+    /// Whether the kernel has done with an operation that this token named.
+    pub(crate) fn has_ended(&self, token: u64) -> bool {
+        match self.table.borrow_mut().get(token) {
+            Some(Slot::Stream { ended, .. }) => *ended,
+            Some(Slot::Waiting { .. } | Slot::Orphan { .. }) => false,
+            Some(Slot::Done { .. } | Slot::Free { .. }) | None => true,
+        }
+    }
+
     /// Asks the kernel to end an operation; its completion comes all the same.
     pub(crate) fn cancel(&self, token: u64) {
         let entry = opcode::AsyncCancel::new(token).build().user_data(IGNORED);
@@ -466,6 +475,22 @@ impl<P: 'static> Future for Operation<P> {
                 Poll::Pending
             }
             _ => unreachable!("a single operation is waiting or done"),
+        }
+    }
+}
+
+impl<P: 'static> Operation<P> {
+    /// Waits for its end, which stays to be taken.
+    pub(crate) fn poll_done(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut table = self.driver.table.borrow_mut();
+        match table.get(self.token) {
+            Some(Slot::Waiting { waker }) => {
+                if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
         }
     }
 }

@@ -100,6 +100,8 @@ struct TaskSlot {
 pub(crate) struct Local {
     pub(crate) driver: Rc<Driver>,
     pub(crate) timers: RefCell<Timers>,
+    /// When this turn began.
+    pub(crate) turn: Cell<Instant>,
     /// Buffers for small sends, to be used again.
     pub(crate) messages: RefCell<Vec<Vec<u8>>>,
     remote: Arc<Remote>,
@@ -284,7 +286,8 @@ impl Local {
         };
         self.driver.turn(wait);
         self.drain_inbox();
-        let due = self.timers.borrow_mut().take_due(Instant::now());
+        self.turn.set(Instant::now());
+        let due = self.timers.borrow_mut().take_due(self.turn.get());
         for waker in due {
             waker.wake();
         }
@@ -319,6 +322,7 @@ impl Runtime {
         let local = Rc::new(Local {
             driver,
             timers: RefCell::new(Timers::default()),
+            turn: Cell::new(Instant::now()),
             messages: RefCell::new(Vec::new()),
             remote,
             tasks: RefCell::new(slab::Slab::new()),
@@ -342,6 +346,7 @@ impl Runtime {
         });
         let _reset = ResetCurrent;
         local.insert(Box::pin(listen_for_events(local.remote.clone())));
+        local.turn.set(Instant::now());
         let handle = spawn(main);
         let value = loop {
             local.run_ready();

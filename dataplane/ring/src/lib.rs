@@ -43,9 +43,11 @@ pub use file::create_preallocated;
 pub use ktls::{KernelSealing, SealCipher, SealKey};
 pub use net::{PathInfo, bound_listener};
 #[cfg(not(feature = "sim"))]
-pub use net::{TcpListener, TcpStream, empty_message};
+pub use net::{TcpListener, TcpStream, empty_message, give_back_message};
 pub use probe::RingError;
 #[cfg(feature = "sim")]
-pub use sim::{File, TcpListener, TcpStream, empty_message};
-pub use time::{Elapsed, Sleep, now, sleep, sleep_until, started, timeout, wall_now};
+pub use sim::{File, TcpListener, TcpStream, empty_message, give_back_message};
+pub use time::{
+    Elapsed, Sleep, now, sleep, sleep_until, started, timeout, turn_now, wall_at, wall_now,
+};
 pub use udp::{UdpSocket, bound_datagrams};

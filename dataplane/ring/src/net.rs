@@ -4,17 +4,20 @@
 //! memory, and only a full socket costs a ring operation (readiness). So no large buffer is lent to the kernel for a
 //! send, and one unsent tail is all that a slow client can hold (docs/decisions/0001-ring-loop.md).
 
-use crate::driver::AcceptStream;
-use crate::executor::current;
+use crate::driver::{AcceptStream, Operation};
+use crate::executor::{current, try_current};
 use crate::ktls::{self, SealCipher, SealKey};
 use crate::receive_ring;
 use crate::time::{sleep, timeout};
 use io_uring::{opcode, squeue, types};
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Pause after `accept` failed for want of descriptors: connections wait in the backlog meanwhile.
@@ -67,7 +70,7 @@ pub(crate) fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
 }
 
 /// Waits until the socket is ready for `events`.
-pub(crate) async fn ready(socket: &Rc<impl AsRawFd + 'static>, events: i16) -> io::Result<()> {
+pub(crate) async fn ready_for(socket: &Rc<impl AsRawFd + 'static>, events: i16) -> io::Result<()> {
     let driver = current().driver.clone();
     let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), events as u16 as u32).build();
     // SAFETY: the entry names no memory; the socket travels in the payload.
@@ -161,9 +164,16 @@ impl TcpListener {
     /// [`TcpListener::accept`] gives those that were taken, then `None`.
     pub fn stop(&self) {
         self.is_stopped.set(true);
-        if let Some(token) = self.armed.take() {
+        if let Some(token) = self.armed.get() {
             current().driver.cancel(token);
         }
+    }
+
+    /// Whether the kernel has done with [`TcpListener::stop`]. Until then it may wake this process for a connection, and nobody
+    /// else (it wakes one of those who wait for the same socket): who takes the socket over would not hear of it.
+    pub fn has_stopped(&self) -> bool {
+        let is_over = |token| current().driver.has_ended(token);
+        self.is_stopped.get() && self.armed.get().is_none_or(is_over)
     }
 
     /// The next connection; `None` after [`TcpListener::stop`]. Does not fail: when descriptors or memory run out it
@@ -210,6 +220,20 @@ pub fn empty_message() -> Vec<u8> {
     current().messages.borrow_mut().pop().unwrap_or_default()
 }
 
+/// A buffer that may be one of the next [`empty_message`]s.
+pub fn give_back_message(mut message: Vec<u8>) {
+    if !(1..=MESSAGE_BYTES_KEPT_MAX).contains(&message.capacity()) {
+        return;
+    }
+    // Also while a runtime ends.
+    let Some(local) = try_current() else { return };
+    let mut messages = local.messages.borrow_mut();
+    if messages.len() < MESSAGES_KEPT_MAX {
+        message.clear();
+        messages.push(message);
+    }
+}
+
 /// What a connection's path is like, from its sender.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PathInfo {
@@ -226,6 +250,8 @@ pub struct PathInfo {
 const TCP_INFO_AT: [usize; 4] = [17, 25, 37, 39];
 const TCP_INFO_WORDS: usize = 40;
 
+type Receiving = Operation<Rc<std::net::TcpStream>>;
+
 /// A connection on this thread's ring.
 pub struct TcpStream {
     socket: Rc<std::net::TcpStream>,
@@ -235,6 +261,8 @@ pub struct TcpStream {
     congestion: Cell<&'static str>,
     /// By what the kernel seals what is sent.
     sealed: Cell<Option<SealCipher>>,
+    /// Under way, or ended and not taken. It outlives who waits for it, so that nothing is lost with him.
+    receiving: RefCell<Option<Receiving>>,
 }
 
 impl TcpStream {
@@ -257,13 +285,20 @@ impl TcpStream {
 
     fn of(socket: Rc<std::net::TcpStream>) -> TcpStream {
         let (pace, congestion) = (Cell::new(0), Cell::new(""));
-        TcpStream { socket, pace, congestion, sealed: Cell::new(None) }
+        let (sealed, receiving) = (Cell::new(None), RefCell::new(None));
+        TcpStream { socket, pace, congestion, sealed, receiving }
     }
 
     /// The bare socket, which another thread may take up; `Err`: the kernel still works on it for this thread.
     pub fn into_std(self) -> Result<std::net::TcpStream, TcpStream> {
-        let TcpStream { socket, pace, congestion, sealed } = self;
-        Rc::try_unwrap(socket).map_err(|socket| TcpStream { socket, pace, congestion, sealed })
+        let TcpStream { socket, pace, congestion, sealed, receiving } = self;
+        Rc::try_unwrap(socket).map_err(|socket| TcpStream {
+            socket,
+            pace,
+            congestion,
+            sealed,
+            receiving,
+        })
     }
 
     /// Takes up a socket that [`TcpStream::into_std`] gave.
@@ -279,7 +314,8 @@ impl TcpStream {
     /// Whether the connection is open and nothing has arrived that was not received: as a kept connection must be.
     pub fn is_quiet(&self) -> bool {
         // The socket is non-blocking, so that this does not wait.
-        matches!(self.socket.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        self.receiving.borrow().is_none()
+            && matches!(self.socket.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends small writes at once (TCP_NODELAY).
@@ -330,27 +366,29 @@ impl TcpStream {
         set_option(&self.socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value)
     }
 
-    /// Appends what arrives to `into`; zero bytes mean the other end has closed its side. Bytes that arrive while
-    /// the future is being dropped are lost: drop it only to give the connection up.
+    /// Waits until something has arrived, or the other end has closed its side. Dropping the future loses nothing.
+    pub async fn arrived(&self) {
+        std::future::poll_fn(|cx| self.poll_arrived(cx)).await;
+    }
+
+    /// As [`TcpStream::arrived`].
+    pub fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.receive_op(|operation| operation.poll_done(cx))
+    }
+
+    /// Appends what arrives to `into`; zero bytes mean the other end has closed its side. Dropping the future loses nothing.
+    /// For one waiter at a time.
     pub async fn receive(&self, into: &mut Vec<u8>) -> io::Result<usize> {
-        let driver = current().driver.clone();
         loop {
-            let entry =
-                opcode::Recv::new(types::Fd(self.socket.as_raw_fd()), std::ptr::null_mut(), 0)
-                    .buf_group(receive_ring::GROUP)
-                    .build()
-                    .flags(squeue::Flags::BUFFER_SELECT);
-            // SAFETY: the buffer is picked from the provided ones, which outlive the ring; the socket travels along.
-            let (result, flags, _socket) =
-                unsafe { driver.start(entry, self.socket.clone()) }.await;
+            let (result, flags) = std::future::poll_fn(|cx| self.poll_received(cx)).await;
             match result {
                 n if n >= 0 => {
-                    driver.take_received(flags, n as usize, into);
+                    current().driver.take_received(flags, n as usize, into);
                     return Ok(n as usize);
                 }
                 e if e == -libc::ENOBUFS => {
-                    driver.stats.borrow_mut().receive_buffers_exhausted += 1;
-                    ready(&self.socket, libc::POLLIN).await?;
+                    current().driver.stats.borrow_mut().receive_buffers_exhausted += 1;
+                    ready_for(&self.socket, libc::POLLIN).await?;
                     if let Some(n) = self.receive_inline(into)? {
                         return Ok(n);
                     }
@@ -359,6 +397,26 @@ impl TcpStream {
                 e => return Err(io::Error::from_raw_os_error(-e)),
             }
         }
+    }
+
+    fn poll_received(&self, cx: &mut Context<'_>) -> Poll<(i32, u32)> {
+        let (result, flags, _socket) =
+            ready!(self.receive_op(|operation| Pin::new(operation).poll(cx)));
+        *self.receiving.borrow_mut() = None;
+        Poll::Ready((result, flags))
+    }
+
+    fn receive_op<T>(&self, work: impl FnOnce(&mut Receiving) -> T) -> T {
+        let mut receiving = self.receiving.borrow_mut();
+        work(receiving.get_or_insert_with(|| {
+            let fd = types::Fd(self.socket.as_raw_fd());
+            let entry = opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(receive_ring::GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT);
+            // SAFETY: the buffer is picked from the provided ones, which outlive the ring; the socket travels along.
+            unsafe { current().driver.start(entry, self.socket.clone()) }
+        }))
     }
 
     fn receive_inline(&self, into: &mut Vec<u8>) -> io::Result<Option<usize>> {
@@ -406,9 +464,9 @@ impl TcpStream {
                         }
                     }
                 }
-                None => {
-                    timeout(stall, ready(&self.socket, libc::POLLOUT)).await.unwrap_or_else(late)?
-                }
+                None => timeout(stall, ready_for(&self.socket, libc::POLLOUT))
+                    .await
+                    .unwrap_or_else(late)?,
             }
         }
     }
@@ -462,11 +520,7 @@ impl TcpStream {
                 e => break Err(io::Error::from_raw_os_error(-e)),
             }
         };
-        let mut messages = local.messages.borrow_mut();
-        if messages.len() < MESSAGES_KEPT_MAX && message.capacity() <= MESSAGE_BYTES_KEPT_MAX {
-            message.clear();
-            messages.push(message);
-        }
+        give_back_message(message);
         outcome
     }
 
@@ -543,7 +597,9 @@ impl TcpStream {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     let late = |_| Err(io::ErrorKind::TimedOut.into());
-                    timeout(stall, ready(&self.socket, libc::POLLOUT)).await.unwrap_or_else(late)?
+                    timeout(stall, ready_for(&self.socket, libc::POLLOUT))
+                        .await
+                        .unwrap_or_else(late)?
                 }
                 outcome => return outcome,
             }

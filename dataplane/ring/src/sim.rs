@@ -18,7 +18,7 @@ mod file;
 mod net;
 
 pub use file::{Disk, File};
-pub use net::{Cut, Dial, Link, TcpListener, TcpStream, empty_message};
+pub use net::{Cut, Dial, Link, TcpListener, TcpStream, empty_message, give_back_message};
 
 use net::Network;
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,7 @@
 //! Timers: a heap per runtime; the ring waits no longer than to the next one.
 
 use crate::executor::{current, try_current};
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::Future;
@@ -77,6 +78,40 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// When this thread's runtime last looked at the clock: at the start of its turn, so that what comes after one another in a turn
+/// needs one look. For what may be wrong by a turn: deadlines, and since when a request waits.
+pub fn turn_now() -> Instant {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.now();
+    }
+    current().turn.get()
+}
+
+/// What the wall clock shows at `now`, a moment of late: it is looked at ten times a second.
+pub fn wall_at(now: Instant) -> SystemTime {
+    #[cfg(feature = "sim")]
+    if let Some(world) = crate::sim::current() {
+        return world.system_time();
+    }
+    thread_local! {
+        static LOOKED: Cell<Option<(Instant, SystemTime)>> = const { Cell::new(None) };
+    }
+    let known = LOOKED.get().filter(|(at, _)| now.saturating_duration_since(*at) < WALL_LOOK);
+    let (at, wall) = known.unwrap_or_else(|| {
+        let looked = (Instant::now(), SystemTime::now());
+        LOOKED.set(Some(looked));
+        looked
+    });
+    match now.checked_duration_since(at) {
+        Some(since) => wall + since,
+        None => wall - at.saturating_duration_since(now),
+    }
+}
+
+/// For so long the wall clock is taken to go on like the other one.
+const WALL_LOOK: Duration = Duration::from_millis(100);
+
 /// The wall clock.
 pub fn wall_now() -> SystemTime {
     #[cfg(feature = "sim")]
@@ -127,10 +162,11 @@ impl Future for Sleep {
         if let Some(world) = crate::sim::current() {
             return world.poll_sleep(self.at, &mut self.simulated, cx);
         }
-        if Instant::now() >= self.at {
+        let local = current();
+        // The timers that are due were found by this clock.
+        if local.turn.get() >= self.at {
             return Poll::Ready(());
         }
-        let local = current();
         let mut timers = local.timers.borrow_mut();
         match self.key.filter(|(key, serial)| timers.is_live(*key, *serial)) {
             Some((key, _)) => timers.wakers[key].1.clone_from(cx.waker()),
@@ -158,15 +194,17 @@ impl Drop for Sleep {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// Runs `future` for at most `span`; when the time runs out, the future is dropped.
+/// Runs `future` for at most `span`, from this turn on; when the time runs out, the future is dropped.
 pub async fn timeout<F: Future>(span: Duration, future: F) -> Result<F::Output, Elapsed> {
     let mut future = std::pin::pin!(future);
-    let mut sleep = sleep(span);
+    let mut sleep = None;
     std::future::poll_fn(|cx| {
         if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(value));
         }
-        Pin::new(&mut sleep).poll(cx).map(|()| Err(Elapsed))
+        // What is ready at once needs no timer.
+        let sleep = sleep.get_or_insert_with(|| sleep_until(turn_now() + span));
+        Pin::new(sleep).poll(cx).map(|()| Err(Elapsed))
     })
     .await
 }

@@ -1,7 +1,7 @@
 //! UDP on the ring: readiness by ring operations; datagrams are moved by whoever knows how (in batches, by system calls on the
 //! non-blocking socket), so that none are lent to the kernel.
 
-use crate::net::{bind, ready, socket};
+use crate::net::{bind, ready_for, socket};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -33,12 +33,12 @@ impl UdpSocket {
 
     /// Waits until there is something to receive.
     pub async fn readable(&self) -> io::Result<()> {
-        ready(&self.socket, libc::POLLIN).await
+        ready_for(&self.socket, libc::POLLIN).await
     }
 
     /// Waits until the socket takes datagrams again.
     pub async fn writable(&self) -> io::Result<()> {
-        ready(&self.socket, libc::POLLOUT).await
+        ready_for(&self.socket, libc::POLLOUT).await
     }
 }
 

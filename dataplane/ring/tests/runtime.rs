@@ -422,3 +422,79 @@ fn datagrams_are_waited_for() {
         assert_eq!(taken.get(), 7);
     });
 }
+
+#[test]
+fn what_arrives_after_a_receive_was_given_up_comes_with_the_next_one() {
+    // Goal: who waits for bytes may stop waiting and lose none. Method: each word is waited for, the wait is dropped before
+    // or after it has arrived, and the next one has to bring it.
+    let listener = bound_listener(local(9), 8).unwrap();
+    let address = listener.local_addr().unwrap();
+    let (say, said) = std::sync::mpsc::channel::<()>();
+    let peer = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        for n in 0..100u8 {
+            said.recv().unwrap();
+            stream.write_all(&[n]).unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+        }
+    });
+    Runtime::new(Options::default()).unwrap().block_on(async move {
+        let stream = TcpListener::from_std(listener).unwrap().accept().await.unwrap();
+        for n in 0..100u8 {
+            let mut buf = Vec::new();
+            if n % 2 == 0 {
+                let given_up = timeout(Duration::ZERO, stream.receive(&mut buf)).await;
+                assert!(given_up.is_err() && buf.is_empty());
+                say.send(()).unwrap();
+            } else {
+                say.send(()).unwrap();
+                stream.arrived().await;
+                assert!(!stream.is_quiet(), "something is here");
+                // Whether it is taken now or was given up at the first look.
+                drop(stream.receive(&mut Vec::new()));
+            }
+            assert_eq!(stream.receive(&mut buf).await.unwrap(), 1);
+            assert_eq!(buf, [n]);
+            stream.send_all(&[&buf], PATIENCE).await.unwrap();
+        }
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn who_takes_a_listening_socket_over_hears_of_every_connection() {
+    // Goal: a connection that comes while one process stops to accept and another one begins is heard of. Method: two rings on
+    // one socket; the second begins when the first says that it has stopped, and a client connects at that moment.
+    for _ in 0..100 {
+        let first = bound_listener(local(10), 8).unwrap();
+        let second = first.try_clone().unwrap();
+        let address = first.local_addr().unwrap();
+        let (say, stopped) = std::sync::mpsc::channel::<()>();
+        let client = std::thread::spawn(move || {
+            stopped.recv().unwrap();
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut word = [0];
+            stream.read_exact(&mut word).unwrap();
+        });
+        Runtime::new(Options::default()).unwrap().block_on(async move {
+            let listener = Rc::new(TcpListener::from_std(first).unwrap());
+            let theirs = listener.clone();
+            let taken = spawn(async move { theirs.accept().await.is_some() });
+            tidegate_ring::yield_now().await; // it is armed
+            assert!(!listener.has_stopped());
+            listener.stop();
+            while !listener.has_stopped() {
+                tidegate_ring::yield_now().await;
+            }
+            assert_eq!(taken.await, Some(false), "nobody had come");
+        });
+        Runtime::new(Options::default()).unwrap().block_on(async move {
+            let listener = TcpListener::from_std(second).unwrap();
+            say.send(()).unwrap();
+            let stream = listener.accept().await.unwrap();
+            stream.send_all(&[b"x"], PATIENCE).await.unwrap();
+        });
+        client.join().unwrap();
+    }
+}

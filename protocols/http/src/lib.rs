@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod cache_control;
 pub mod cmcd;
+mod code;
 pub mod coding;
 pub mod conditional;
 pub mod date;

@@ -1,7 +1,8 @@
 //! Frames that cost us work and bring nothing: how many a connection may send.
 //!
 //! A bucket of [`FRAMES_MAX`], filled up again by time and by what the client takes of us. SETTINGS, PING, PRIORITY, RST_STREAM,
-//! WINDOW_UPDATE, CONTINUATION, unknown types, DATA without data and streams beyond their number take one each.
+//! WINDOW_UPDATE, CONTINUATION, unknown types, DATA without data or for a stream that is over, and streams beyond their number
+//! take one each.
 //! (CVE-2019-9512, -9515, -9517 and their kin, whatever the type.)
 
 use std::time::Duration;

@@ -214,7 +214,12 @@ impl Connection {
 
     /// So much is to be written that nothing more is to be read.
     pub fn is_backed_up(&self) -> bool {
-        self.out.frame_bytes() > BACKLOG_BYTES_MAX
+        self.backlog() > BACKLOG_BYTES_MAX
+    }
+
+    /// Bytes of frames without bodies that wait to be written.
+    pub fn backlog(&self) -> usize {
+        self.out.frame_bytes()
     }
 
     /// The next pieces to be written; how many there are.
@@ -541,12 +546,13 @@ impl Connection {
         }
         let Some(stream) = self.streams.get_mut(id) else {
             return match self.streams.past(id) {
-                Past::ResetByUs => Ok(None), // it was under way
+                // It was under way, for a while; or it was closed so long ago that nobody knows.
+                Past::ResetByUs | Past::Unknown => self.spend(now).map(|()| None),
                 _ => self.refuse(id, Code::STREAM_CLOSED, "DATA of a stream that is closed"),
             };
         };
         if stream.reset {
-            return Ok(None);
+            return self.spend(now).map(|()| None);
         }
         if stream.remote_ended {
             return self.refuse(id, Code::STREAM_CLOSED, "DATA behind a stream's end");
@@ -617,10 +623,12 @@ impl Connection {
     ) -> Outcome<'i> {
         let Some(mut block) = self.block.take() else { return Ok(None) };
         block.continuations += 1;
-        if block.continuations > CONTINUATIONS_MAX
-            || block.bytes.len() + payload.len() > FIELDS_BYTES_MAX
-        {
+        if block.continuations > CONTINUATIONS_MAX {
             return Err(Error::flood("a header block that does not end"));
+        }
+        // Large cookies, most likely: that is not held against those who share the client's address.
+        if block.bytes.len() + payload.len() > FIELDS_BYTES_MAX {
+            return Err(Error::protocol("a header block that is too large"));
         }
         block.bytes.extend_from_slice(payload);
         if header.has(END_HEADERS) {

@@ -4,6 +4,7 @@
 //! written, nothing is held.
 
 use bytes::Bytes;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 
 /// Pieces that are shown at a time.
@@ -12,6 +13,14 @@ pub const PIECES_MAX: usize = 16;
 const FIRST_BYTES: usize = 2 << 10;
 /// Written bytes that lie in front of what is still to be written.
 const WRITTEN_BYTES_MAX: usize = 16 << 10;
+
+/// Buffers that a thread keeps for the next connection that writes, and how large each may be.
+const SPARE_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 8 << 10;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// What is to be written.
 #[derive(Debug, Default)]
@@ -27,7 +36,8 @@ impl Out {
     /// Where frames are appended.
     pub fn frames(&mut self) -> &mut Vec<u8> {
         if self.frames.capacity() == 0 {
-            self.frames.reserve(FIRST_BYTES);
+            let spare = SPARE.with_borrow_mut(Vec::pop);
+            self.frames = spare.unwrap_or_else(|| Vec::with_capacity(FIRST_BYTES));
         }
         &mut self.frames
     }
@@ -87,7 +97,13 @@ impl Out {
             }
         }
         if self.is_empty() {
-            *self = Out::default();
+            let mut frames = std::mem::take(self).frames;
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < SPARE_MAX && frames.capacity() <= SPARE_BYTES_MAX {
+                    frames.clear();
+                    spare.push(frames);
+                }
+            });
         } else if self.written > WRITTEN_BYTES_MAX {
             self.frames.drain(..self.written);
             self.bodies.iter_mut().for_each(|(place, _)| *place -= self.written);

@@ -6,7 +6,7 @@
 
 use crate::FIELDS_BYTES_MAX;
 use crate::hpack::is_of_one_connection;
-use tidegate_http::{is_token_byte, is_value_byte};
+use tidegate_http::{is_token, is_token_byte, is_value_byte};
 use tidegate_types::limits::FIELDS_MAX;
 
 /// RFC 9113 §6.5.2: what each line costs beside its bytes.
@@ -216,6 +216,9 @@ impl Scratch {
         }
         // RFC 9113 §8.3.1, §8.5.
         let method = self.pseudo(METHOD).ok_or("a request without :method")?;
+        if !is_token(method) {
+            return Err("the method is no token");
+        }
         if method == b"CONNECT" {
             if self.pseudo(SCHEME).or(self.pseudo(PATH)).is_some() {
                 return Err("a CONNECT with :scheme or :path");

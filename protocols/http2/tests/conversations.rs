@@ -1,5 +1,8 @@
 //! Goal: what another implementation says is understood, and what we say is understood by it. Method: the `h2` crate as the client
 //! of random conversations, over pipes in memory; each answer tells what of the request came.
+//!
+//! Must stay true: the server reads whether or not it can write. `h2` reads nothing while it cannot write that it has read our
+//! SETTINGS; a server that read nothing while it writes an answer, and it, would wait for each other for ever.
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -24,16 +27,16 @@ struct Ask {
 type Asked = (Vec<(String, String)>, Vec<u8>);
 
 /// A server that answers `wanted` bytes, with what it read as fields.
-async fn serve(mut io: DuplexStream, cut: usize) -> Connection {
+async fn serve(io: DuplexStream, cut: usize) -> Connection {
+    let (mut reader, mut writer) = tokio::io::split(io);
     let (mut machine, mut scratch) = (Connection::new(), Scratch::default());
     let mut asked: BTreeMap<u32, Asked> = BTreeMap::new();
     let mut sending: BTreeMap<u32, Bytes> = BTreeMap::new();
     let mut buffer = vec![0; cut];
     // Slow enough for whatever is said of windows.
     let mut now = Duration::ZERO;
+    let mut bytes = Vec::new();
     loop {
-        now += Duration::from_secs(10);
-        let mut bytes = Vec::new();
         while !machine.is_written() {
             let mut pieces = [&[][..]; PIECES_MAX];
             let count = machine.output(&mut pieces);
@@ -42,13 +45,24 @@ async fn serve(mut io: DuplexStream, cut: usize) -> Connection {
             bytes.extend_from_slice(&piece[..n]);
             machine.written(n);
         }
-        if io.write_all(&bytes).await.is_err() || machine.is_over() {
+        if machine.is_over() && bytes.is_empty() {
             return machine;
         }
-        let n = match io.read(&mut buffer).await {
-            Ok(n @ 1..) => n,
-            Ok(0) | Err(_) => return machine,
+        let n = tokio::select! {
+            came = reader.read(&mut buffer) => match came {
+                Ok(_) if machine.is_over() => continue,
+                Ok(n @ 1..) => n,
+                Ok(0) | Err(_) => return machine,
+            },
+            went = writer.write(&bytes), if !bytes.is_empty() => match went {
+                Ok(n) => {
+                    bytes.drain(..n);
+                    continue;
+                }
+                Err(_) => return machine,
+            },
         };
+        now += Duration::from_secs(10);
         let mut rest = &buffer[..n];
         while let Some(event) = machine.read(now, &mut rest, &mut scratch).unwrap() {
             let whole = match event {
@@ -105,8 +119,8 @@ async fn converse(mut asks: Vec<Ask>, cut: usize, window: u32) {
         ask.body.truncate(size_max);
         ask.wanted = ask.wanted.min(size_max);
     }
-    // Wide enough for all: the server below does not read while it writes, and two that wait for each other's pipe wait for ever.
-    let (ours, theirs) = tokio::io::duplex(1 << 25);
+    // Narrow, so that who writes waits for who reads.
+    let (ours, theirs) = tokio::io::duplex(cut);
     let server = tokio::task::spawn_local(serve(theirs, cut));
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(window).initial_connection_window_size(65_535.max(window));

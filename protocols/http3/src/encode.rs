@@ -8,7 +8,7 @@ use crate::frame;
 use crate::message::is_of_one_connection;
 use crate::qpack::{encode_line, encode_prefix};
 use crate::varint;
-use tidegate_http::{Fields, Method, Scheme, is_value_byte};
+use tidegate_http::{Fields, Method, Scheme, is_token, is_value_byte};
 
 /// Appends a request's HEADERS frame. A `host` among `fields` is left out: `authority` stands for it.
 ///
@@ -41,12 +41,61 @@ pub fn encode_request(
 
 /// Appends a response's HEADERS frame, interim or final. `status` is held inside 100 to 599.
 pub fn encode_response(status: u16, fields: &Fields, out: &mut Vec<u8>) {
+    response(status, out, |out| encode_fields(fields.iter(), out));
+}
+
+/// As [`encode_response`], with the fields that `put` is called with.
+pub fn encode_response_lines(status: u16, out: &mut Vec<u8>, lines: impl FnOnce(&mut Lines<'_>)) {
+    response(status, out, |out| lines(&mut Lines { out }));
+}
+
+fn response(status: u16, out: &mut Vec<u8>, section: impl FnOnce(&mut Vec<u8>)) {
     let status = status.clamp(100, 599);
     let digits = [status / 100, status / 10 % 10, status % 10].map(|digit| b'0' + digit as u8);
     headers(out, |out| {
         encode_line(":status", &digits, out);
-        encode_fields(fields.iter(), out);
+        section(out);
     });
+}
+
+/// Takes the fields of a response one by one.
+pub struct Lines<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+/// Names that are made lower case without memory of their own.
+const NAME_BYTES_USUAL: usize = 64;
+
+impl<'a> Lines<'a> {
+    /// Lines that are to be put somewhere else later: nothing of them depends on a connection, since we use no dynamic table.
+    pub fn packed(out: &'a mut Vec<u8>) -> Lines<'a> {
+        Lines { out }
+    }
+
+    /// Some that [`Lines::packed`] has taken.
+    pub fn put_packed(&mut self, lines: &[u8]) {
+        self.out.extend_from_slice(lines);
+    }
+
+    /// A field, its name in any case. One whose name is no token, or that belongs to a connection, is left out.
+    pub fn put(&mut self, name: &[u8], value: &[u8]) {
+        let mut usual = [0; NAME_BYTES_USUAL];
+        let mut long = Vec::new();
+        let lower = match usual.get_mut(..name.len()) {
+            Some(lower) => lower,
+            None => {
+                long.resize(name.len(), 0);
+                &mut long[..]
+            }
+        };
+        lower.copy_from_slice(name);
+        lower.make_ascii_lowercase();
+        if is_token(lower)
+            && let Ok(name) = std::str::from_utf8(lower)
+        {
+            encode_fields(std::iter::once((name, value)), self.out);
+        }
+    }
 }
 
 /// Appends the HEADERS frame that ends a message.

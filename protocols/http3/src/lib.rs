@@ -26,7 +26,10 @@ mod settings;
 pub mod varint;
 
 pub use connection::{Connection, PriorityUpdate, Side, Uni, UniStream};
-pub use encode::{encode_data_head, encode_request, encode_response, encode_trailers};
+pub use encode::{
+    Lines, encode_data_head, encode_request, encode_response, encode_response_lines,
+    encode_trailers,
+};
 pub use error::{Code, Error};
 pub use message::{ParsedRequest, ParsedResponse};
 pub use reader::{RequestEvent, RequestReader, ResponseEvent, ResponseReader};

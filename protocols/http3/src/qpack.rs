@@ -199,6 +199,7 @@ fn encode_string(flags: u64, prefix: u8, text: &[u8], out: &mut Vec<u8>) {
     let coded = huffman::encoded_len(text);
     if coded < text.len() {
         integer::encode(flags << 1 | 1, prefix, coded as u64, out);
+        out.reserve(coded);
         huffman::encode(text, out);
     } else {
         integer::encode(flags << 1, prefix, text.len() as u64, out);

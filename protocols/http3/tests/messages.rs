@@ -7,7 +7,8 @@ use tidegate_http::{Fields, Method, Scheme};
 use tidegate_http3::qpack::{encode_line, encode_prefix};
 use tidegate_http3::{
     Code, Error, Limits, ParsedRequest, RequestEvent, RequestReader, ResponseEvent, ResponseReader,
-    encode_data_head, encode_request, encode_response, encode_trailers, varint,
+    encode_data_head, encode_request, encode_response, encode_response_lines, encode_trailers,
+    varint,
 };
 
 fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
@@ -320,6 +321,35 @@ fn what_belongs_to_another_connection_is_not_sent() {
         );
         assert_eq!(out, before);
     }
+}
+
+#[test]
+fn an_answer_of_lines_is_that_of_fields() {
+    let long = "x-".repeat(60);
+    let lines: [(&str, &[u8]); 7] = [
+        ("Content-Type", b"video/mp4"),
+        (&long, b"of a long name"),
+        ("x-empty", b""),
+        ("Connection", b"close"),
+        ("no name", b"1"),
+        (":status", b"500"),
+        ("", b"1"),
+    ];
+    let mut fields = Fields::new();
+    for (name, value) in &lines[..3] {
+        fields.append_parsed(name.as_bytes(), Bytes::copy_from_slice(value)).unwrap();
+    }
+    let (mut one, mut other) = (Vec::new(), Vec::new());
+    encode_response(206, &fields, &mut one);
+    encode_response_lines(206, &mut other, |to| {
+        lines.iter().for_each(|(name, value)| to.put(name.as_bytes(), value));
+    });
+    assert_eq!(one, other);
+    // What could end a line of the next hop is none.
+    let mut out = Vec::new();
+    encode_response_lines(200, &mut out, |to| to.put(b"x", b"1\r\ny: 2"));
+    let read = judge_response(&out).unwrap();
+    assert!(read.heads[0].contains("1  y: 2"), "{read:?}");
 }
 
 fn fields() -> impl Strategy<Value = Vec<(String, String)>> {

@@ -339,6 +339,28 @@ fn keys_are_renewed_when_the_peer_asks_and_when_they_are_used_up() {
     talk(&mut end, &mut peer, 700);
 }
 
+#[test]
+fn a_peer_that_changes_its_keys_all_the_time_is_let_go() {
+    let changes = |records: u32, times: u32| {
+        let (mut end, mut peer) = with_server(&TLS13, None, 1 << 20);
+        (0..times).try_for_each(|_| {
+            let mut sent = Vec::new();
+            peer.refresh_traffic_keys().unwrap();
+            for _ in 0..records {
+                peer.writer().write_all(b"x").unwrap();
+                peer.write_tls(&mut sent).unwrap();
+            }
+            while peer.wants_write() {
+                peer.write_tls(&mut sent).unwrap();
+            }
+            end.receive(&sent)
+        })
+    };
+    changes(64, 300).unwrap();
+    let error = changes(1, 100).unwrap_err().to_string();
+    assert!(error.contains("change of keys"), "{error}");
+}
+
 /// Seals in a session's place, as a kernel does.
 struct Kernel {
     key: RecordKey,

@@ -3,7 +3,7 @@
 //! Must stay true: records leave in the order in which they were sealed (the caller sends what it is given before it
 //! asks for more); a key seals no more records than its cipher bears (RFC 8446 §5.5), then its successor is announced; what
 //! a peer can make us keep is one record and one message of [`MESSAGE_BYTES_MAX`]; a peer that sends records without
-//! data for ever is let go.
+//! data for ever is let go, and so is one that changes its keys more often than what it sends is worth.
 
 use crate::aead::{ALERT, DATA, HANDSHAKE, HEADER_BYTES, RecordKey, TAG_BYTES, TxKey};
 use crate::error::TlsError;
@@ -19,6 +19,10 @@ const EXPANSION_BYTES_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Records in a row that bring no data: empty ones, key updates, tickets.
 const QUIET_RECORDS_MAX: u32 = 64;
+
+/// Changes of the peer's key, and in how many records there may be one more: it costs us as much as some fifty small ones.
+const KEY_UPDATES_MAX: u64 = 64;
+const RECORDS_PER_KEY_UPDATE: u64 = 64;
 
 const NEW_SESSION_TICKET: u8 = 4;
 const KEY_UPDATE: u8 = 24;
@@ -72,6 +76,9 @@ pub(crate) struct Traffic<S: Side> {
     /// Begun handshake message.
     message: Vec<u8>,
     quiet_records: u32,
+    /// From the peer, under all keys; and how often it changed them.
+    records: u64,
+    key_updates: u64,
     /// The peer has said that it sends no more.
     pub(crate) ended: bool,
     elsewhere: Elsewhere,
@@ -104,6 +111,8 @@ impl<S: Side> Traffic<S> {
             key_due: false,
             message: Vec::new(),
             quiet_records: 0,
+            records: 0,
+            key_updates: 0,
             ended: false,
         })
     }
@@ -297,6 +306,7 @@ impl<S: Side> Traffic<S> {
             return Err(TlsError::RecordOverflow);
         }
         self.quiet_records += 1;
+        self.records += 1;
         if content_type != HANDSHAKE && !self.message.is_empty() {
             // RFC 8446 §5.1: nothing comes between the parts of a message.
             return Err(TlsError::Unexpected("a record inside of a handshake message"));
@@ -343,6 +353,10 @@ impl<S: Side> Traffic<S> {
                     if rest.len() > len {
                         // What follows would be under the old key (RFC 8446 §5.1).
                         return Err(TlsError::Unexpected("a message behind a key update"));
+                    }
+                    self.key_updates += 1;
+                    if self.key_updates > KEY_UPDATES_MAX + self.records / RECORDS_PER_KEY_UPDATE {
+                        return Err(TlsError::Unexpected("one more change of keys"));
                     }
                     self.key_due |= match *body {
                         [0] => false,

@@ -15,9 +15,18 @@ pub struct Cost {
 
 /// Bytes of a process that are in memory.
 pub fn resident(fleet: &Fleet, id: &str) -> u64 {
+    status_line(fleet, id, "VmRSS")
+}
+
+/// Bytes of a process that were in memory at most.
+pub fn peak(fleet: &Fleet, id: &str) -> u64 {
+    status_line(fleet, id, "VmHWM")
+}
+
+fn status_line(fleet: &Fleet, id: &str, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", fleet.member(id).pid()));
     let kib = status.ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("VmRSS"))?;
+        let line = text.lines().find(|line| line.starts_with(name))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     });
     kib.expect("the process runs") << 10

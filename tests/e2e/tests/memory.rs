@@ -147,3 +147,36 @@ fn slow_clients_are_shed_before_the_budget_is_passed() {
     assert!(response.body == content("small.m4s", 3 << 20));
     assert!(resident(&fleet, "edge-1", "VmHWM") <= limit);
 }
+
+#[test]
+fn bodies_of_requests_stay_within_the_budget() {
+    // Goal: what clients send with their requests is counted while it comes, and refused before the budget is passed. Method: more
+    // connections than have room in it each send a body but for its last byte; then they leave.
+    const CLIENTS: usize = 400;
+    const LENGTH: usize = 1 << 20;
+    let fleet = Fleet::start("bodies", &options(tight));
+    let limit = fleet.counter("edge-1", "memory_limit_bytes");
+    let counted = || fleet.counter("edge-1", "memory_flexible_used_bytes");
+    let before = counted();
+    let head = format!("POST /pass/a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LENGTH}\r\n\r\n");
+    let most = vec![7; LENGTH - 1];
+    // Before there is no room for them any more.
+    let open = || TcpStream::connect(fleet.member("edge-1").http()).unwrap();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| open()).collect();
+    let mut refused = 0;
+    for client in &mut clients {
+        // Those that are refused are not read to their end.
+        let sent = client.write_all(head.as_bytes()).and_then(|()| client.write_all(&most));
+        refused += usize::from(sent.is_err());
+        let peak = resident(&fleet, "edge-1", "VmHWM");
+        assert!(peak <= limit, "{peak} bytes of {limit}");
+    }
+    fleet.until("some are refused", |f| f.counter("edge-1", "requests_shed_total") > 0);
+    println!(
+        "{refused} of {CLIENTS} saw it while they sent; {} bytes at most",
+        resident(&fleet, "edge-1", "VmHWM")
+    );
+    assert!(counted() > before + 50 * MIB);
+    drop(clients);
+    fleet.until("all is given back", |_| counted() <= before + MIB);
+}

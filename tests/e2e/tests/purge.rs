@@ -513,6 +513,14 @@ fn a_node_that_was_away_has_caught_up_before_its_first_answer() {
         }
         let news = world.fleet.said("edge-2").matches("were news").count();
         assert!((1..=2).contains(&news), "{news}");
+        // They do what they are told, and not again by the log, which they may have looked at before.
+        let by_log = ["edge-1", "parent-1"].map(|id| {
+            assert_eq!(world.fleet.counter(id, "purges_total"), 1, "{id}");
+            let said = world.fleet.said(id);
+            let (before, after) = said.split_once("purged (hard) all of film").unwrap();
+            assert_eq!(after.matches("were news").count(), 0, "{id} was told");
+            before.matches("were news").count()
+        });
         let asked = world.origin.count();
         for id in ["edge-1", "edge-2", "parent-1"] {
             world.fleet.restart(id);
@@ -522,8 +530,8 @@ fn a_node_that_was_away_has_caught_up_before_its_first_answer() {
         }
         assert_eq!(world.origin.count(), asked, "{name}");
         assert_eq!(world.fleet.said("edge-2").matches("were news").count(), news);
-        for id in ["edge-1", "parent-1"] {
-            assert_eq!(world.fleet.said(id).matches("were news").count(), 0, "{id} was told");
+        for (id, news) in ["edge-1", "parent-1"].into_iter().zip(by_log) {
+            assert_eq!(world.fleet.said(id).matches("were news").count(), news, "{id} was told");
         }
     }
 }
@@ -543,7 +551,11 @@ fn nodes_that_cannot_be_told_hear_of_a_purge_by_the_log() {
     assert!(output.status.success(), "{}", said(&output));
     for id in ["parent-1", "edge-1", "edge-2"] {
         world.is_noted(id);
-        assert_eq!(world.fleet.said(id).matches("were news").count(), 1, "{id}");
+        // They do what they are told, and not again by the log, which they may have looked at before.
+        assert_eq!(world.fleet.counter(id, "purges_total"), 1, "{id}");
+        let said = world.fleet.said(id);
+        let (_, after) = said.split_once("purged (hard) all of film").unwrap();
+        assert_eq!(after.matches("were news").count(), 0, "{id} was told");
     }
     // Orders for some nodes, and those that shall not be in the log, are not.
     let before = fs::read(world.log_file()).unwrap();
@@ -685,6 +697,60 @@ fn what_clients_make_origins_invalidate_leaves_room_for_orders() {
     assert!(output.status.success(), "{}", said(&output));
     for node in ["edge-1", "parent-1"] {
         assert_eq!(fleet.counter(node, "purge_journal_errors_total"), 0);
+        fleet.restart(node);
+    }
+    assert_ne!(fleet.get("edge-1", "/other", "").unwrap().body, other);
+    assert_ne!(fleet.get("edge-1", "/grouped", "").unwrap().body, grouped);
+}
+
+#[test]
+fn what_clients_make_origins_invalidate_by_ever_new_names_leaves_room_for_orders() {
+    // Goal: a journal that is full of soft purges of one service takes the next one all the same, of whomever: one record says for
+    // all of them that the service's content is stale. Method: far more groups than the journal holds, each named once; then an
+    // order; what all of them said holds after kill -9, and the operator was told.
+    const POSTS: usize = 1_600;
+    const GROUPS: usize = 64;
+    let serial = AtomicUsize::new(0);
+    let origin = HandOrigin::start(LOCAL, move |asked, stream| {
+        let number = serial.fetch_add(1, Ordering::SeqCst);
+        if asked.line.starts_with("POST ") {
+            let groups: Vec<String> =
+                (0..GROUPS).map(|n| format!("\"g{}\"", number * GROUPS + n)).collect();
+            let fields = format!("Cache-Group-Invalidation: {}\r\n", groups.join(", "));
+            return reply(stream, 200, &fields, b"done");
+        }
+        // Of the group that is named first.
+        let fields =
+            format!("Cache-Control: max-age=3600\r\nCache-Groups: \"g{}\"\r\n", 2 * GROUPS);
+        reply(stream, 200, &fields, format!("serial {number}").as_bytes());
+    });
+    let mut fleet =
+        Fleet::start("names", &FleetOptions { origin: Some(origin.address), ..one_edge() });
+    let grouped = fleet.get("edge-1", "/grouped", "").unwrap().body;
+    let other = fleet.get("edge-1", "/other", "").unwrap().body;
+    for node in ["edge-1", "parent-1"] {
+        fleet.settle(node);
+    }
+    let mut client = Connection::open(fleet.member("edge-1").http()).unwrap();
+    for _ in 0..POSTS {
+        let post = format!("POST /add HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1\r\n\r\nx");
+        client.send(post.as_bytes()).unwrap();
+        assert_eq!(client.response(false).unwrap().status, 200);
+    }
+    let output = Command::new(binary("tidegate"))
+        .args(["purge", "--hard", "--url", "http://film.example/other", "--snapshot"])
+        .arg(fleet.dir.join("snapshot"))
+        .arg("--trust")
+        .arg(fleet.dir.join("trust.pub"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    for node in ["edge-1", "parent-1"] {
+        assert_eq!(fleet.counter(node, "purge_journal_errors_total"), 0);
+        assert!(fleet.counter(node, "purges_summed_up_total") > 10_000);
+        assert!(fleet.counter(node, "purge_rules") < (POSTS * GROUPS) as u64 / 2);
+        let told = fleet.said(node);
+        assert!(told.contains("all that is stored of service film is stale now"), "{told}");
         fleet.restart(node);
     }
     assert_ne!(fleet.get("edge-1", "/other", "").unwrap().body, other);

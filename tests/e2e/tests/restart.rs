@@ -192,6 +192,15 @@ fn snapshots_are_taken_live_or_refused_and_no_request_is_lost() {
     let said = fleet.said("edge-1");
     assert!(said.contains("snapshot refused, generation 5 goes on"), "{said}");
     assert!(said.contains(&fleet.dir.join("snapshot").display().to_string()), "{said}");
+    // As of two who build on different machines.
+    fleet.snapshot.generation = 5;
+    let host = "another.example".to_owned();
+    fleet.snapshot.delivery_services[0].hosts.push(host);
+    fleet.publish();
+    fleet.snapshot.delivery_services[0].hosts.pop();
+    fleet.until("another fifth is refused", |f| f.counter("edge-1", "snapshot_refused_total") == 4);
+    let said = fleet.said("edge-1");
+    assert!(said.contains("mend: build it with --generation 6"), "{said}");
     fleet.snapshot.generation = 6;
     for behaviour in &mut fleet.snapshot.delivery_services[0].behaviours {
         behaviour.response_headers =
@@ -210,7 +219,7 @@ fn snapshots_are_taken_live_or_refused_and_no_request_is_lost() {
     for thread in threads {
         assert_eq!(thread.join().unwrap(), ["test", "changed"]);
     }
-    assert_eq!(fleet.counter("edge-1", "snapshot_refused_total"), 3);
+    assert_eq!(fleet.counter("edge-1", "snapshot_refused_total"), 4);
     assert_eq!(fleet.counter("origin-1", "requests_total"), 1);
 }
 

@@ -21,6 +21,7 @@ use tidegate_engine::admission::AdmissionState;
 use tidegate_engine::device::RingDevice;
 use tidegate_engine::keeper;
 use tidegate_engine::next_hop;
+use tidegate_engine::node::LogPipe;
 use tidegate_engine::session::{Face, serve};
 use tidegate_engine::stores::{Clerk, Entry, Identity, StoreFace, Stores, Written};
 use tidegate_engine::{Core, Node, View, purge};
@@ -277,6 +278,7 @@ impl SimNode {
                 Some(ms) => late.push((ms * turn / self.stage.plan.devices, opening)),
             }
         }
+        let lines = LogPipe::new(lines);
         let node = Arc::new(Node::new(view, hops, memory, stores, arena.clone(), counters, lines));
         let mut cores = Vec::new();
         for index in 0..plan.cores {
@@ -289,6 +291,7 @@ impl SimNode {
                 clients: Cell::new(0),
                 busy: Cell::new(0),
                 lines: RefCell::default(),
+                routes: RefCell::default(),
             });
             if index == 0 {
                 spawn(next_hop::probe(core.clone()));

@@ -41,16 +41,11 @@ struct Shared {
     survey: watch::Receiver<Survey>,
 }
 
-/// Starts the server in the background; gives its base URL.
+/// Whether [`serve`] can be done.
 ///
 /// # Errors
 /// The folder lacks a page or the player; the port is taken.
-pub async fn serve(
-    folder: &Path,
-    port: u16,
-    facts: Facts,
-    survey: watch::Receiver<Survey>,
-) -> Result<String, DemoError> {
+pub fn check(folder: &Path, port: u16) -> Result<(), DemoError> {
     for (_, file, _) in FILES {
         let path = folder.join(file);
         if !path.is_file() {
@@ -64,13 +59,36 @@ pub async fn serve(
             });
         }
     }
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = TcpListener::bind(address).await.map_err(|e| match e.kind() {
+    let bound = std::net::TcpListener::bind(address(port));
+    bound.map(drop).map_err(|error| cannot_bind(port, &error))
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+fn cannot_bind(port: u16, error: &std::io::Error) -> DemoError {
+    let address = address(port);
+    match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             DemoError::PortTaken { node: "pages".into(), address, holder: None }
         }
-        _ => DemoError::Option { name: "--pages-port", what: format!("{address}: {e}") },
-    })?;
+        _ => DemoError::Option { name: "--pages-port", what: format!("{address}: {error}") },
+    }
+}
+
+/// Starts the server in the background; gives its base URL.
+///
+/// # Errors
+/// As [`check`].
+pub async fn serve(
+    folder: &Path,
+    port: u16,
+    facts: Facts,
+    survey: watch::Receiver<Survey>,
+) -> Result<String, DemoError> {
+    let listener =
+        TcpListener::bind(address(port)).await.map_err(|error| cannot_bind(port, &error))?;
     let bound = listener.local_addr().map_err(DemoError::io("listen for", Path::new("pages")))?;
     let shared = Arc::new(Shared { folder: folder.to_path_buf(), facts, survey });
     let mut router =

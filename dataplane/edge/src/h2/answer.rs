@@ -4,7 +4,7 @@
 //! finished in order is reset.
 
 use super::{UNSENT_BYTES_MAX, Wire};
-use crate::head::each_field;
+use crate::head::{each_field, each_line};
 use crate::tls::HANDSHAKE_SPAN_MAX;
 use crate::urgency::Urgency;
 use bytes::Bytes;
@@ -15,9 +15,10 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX, set_manner_of};
 use tidegate_engine::min_rate::MinRate;
+use tidegate_engine::object::Packing;
 use tidegate_engine::pace::{Burst, LOOK_BYTES, Lending, Manner, Pace};
 use tidegate_engine::{HeadFields, Outlet, Protection};
-use tidegate_http2::{Code, DATA_BYTES_MAX};
+use tidegate_http2::{Code, DATA_BYTES_MAX, FieldWriter};
 use tidegate_ring::{now, timeout};
 
 /// Given to the machine in one turn: some whole frames.
@@ -138,8 +139,12 @@ impl Outlet for Answer {
         self.over |= ends;
         let mut machine = self.wire.machine.borrow_mut();
         // A stream that is gone tells with the body.
-        let _gone = machine.send_head(self.id, status, self.left, ends, |writer| {
-            each_field(fields, |name, value| writer.put(name, value));
+        let _gone = machine.send_head(self.id, status, self.left, ends, |writer| match fields {
+            HeadFields::Lines(lines, more) => {
+                writer.put_packed(lines.packed(Packing::Hpack, pack));
+                more.iter().for_each(|(name, value)| writer.put(name.as_bytes(), value));
+            }
+            fields => each_field(fields, |name, value| writer.put(name, value)),
         });
     }
 
@@ -176,7 +181,8 @@ impl Outlet for Answer {
             let wire = &self.wire;
             let told = || wire.urgencies.borrow().get(&self.id).copied();
             let urgency = || told().unwrap_or(self.urgency);
-            wire.turns.wait(urgency, self.id, piece).await;
+            wire.turns.wait(urgency, self.id, piece, || self.room().is_err()).await;
+            self.room()?;
             let ends = self.left == Some(rest.len() as u64);
             let sent = wire.machine.borrow_mut().send_data(self.id, &mut rest, piece, ends);
             wire.bodies.set(wire.bodies.get() + sent as u64);
@@ -232,6 +238,13 @@ impl Outlet for Answer {
     fn protocol(&self) -> &'static str {
         "HTTP/2"
     }
+}
+
+fn pack(lines: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    let mut writer = FieldWriter(&mut block);
+    each_line(lines, |name, value| writer.put(name, value));
+    block
 }
 
 impl Drop for Answer {

@@ -11,12 +11,13 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use tidegate_engine::memory::Held;
 use tidegate_engine::session::serve_stream;
 use tidegate_engine::{Core, Face};
 use tidegate_http::RequestHead;
 
 /// Lanes that wait on one core.
-const LANES_KEPT: usize = 64;
+const LANES_KEPT: usize = 256;
 
 thread_local! {
     static LANES: RefCell<Vec<Rc<Lane>>> = const { RefCell::new(Vec::new()) };
@@ -31,16 +32,18 @@ pub struct Job {
     pub judged: Result<RequestHead, Refused>,
     /// Its body is still to come.
     pub with_body: bool,
+    pub counted: Held,
 }
 
 #[derive(Default)]
 struct Lane {
-    job: RefCell<Option<Job>>,
+    job: RefCell<Option<Box<Job>>>,
     waker: Cell<Option<Waker>>,
 }
 
 /// Serves it beside all else.
 pub fn serve(job: Job) {
+    let job = Box::new(job); // it is given on several times
     if let Some(lane) = LANES.with_borrow_mut(Vec::pop) {
         *lane.job.borrow_mut() = Some(job);
         if let Some(waker) = lane.waker.take() {
@@ -68,7 +71,7 @@ pub fn serve(job: Job) {
 }
 
 impl Lane {
-    async fn next_job(&self) -> Job {
+    async fn next_job(&self) -> Box<Job> {
         poll_fn(|cx| match self.job.borrow_mut().take() {
             Some(job) => Poll::Ready(job),
             None => {
@@ -81,16 +84,21 @@ impl Lane {
 }
 
 impl Job {
-    async fn run(self) {
-        let Job { core, mut answer, peer, face, judged, with_body } = self;
+    async fn run(self: Box<Job>) {
+        let Job { core, mut answer, peer, face, judged, with_body, counted: _counted } = *self;
+        let mut held = None;
         let exchange = match judged {
             Ok(head) if with_body => {
-                upload::read(answer.wire(), answer.id()).await.map(|body| (head, body))
+                upload::read(answer.wire(), answer.id()).await.map(|(body, bytes)| {
+                    held = bytes;
+                    (head, body)
+                })
             }
             judged => judged.map(|head| (head, Vec::new())),
         };
         let head_only = answer.is_head_only();
         serve_stream(&core, &mut answer, peer, face, head_only, exchange).await;
+        drop(held);
         core.count(|c| &c.lent_answers_total, u64::from(answer.has_lent()));
     }
 }

@@ -2,8 +2,9 @@
 //! other in the order of their requests, those that said `i` by turns.
 //!
 //! Only so many bytes wait for the socket at once, so that what comes later and is more urgent need not wait for much. Must stay
-//! true: a stream that cannot write (its window is full) does not wait here, and so holds up nobody; when all is written,
-//! there is room, whatever was counted wrongly before (frames of a stream that was reset are never written).
+//! true: a stream that cannot write (its window is full) does not wait here, and so holds up nobody; one that is over does not
+//! wait for room that nobody makes any more; when all is written, there is room, whatever was counted wrongly before (frames
+//! of a stream that was reset are never written).
 
 use crate::urgency::Urgency;
 use std::cell::{Cell, RefCell};
@@ -26,8 +27,14 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Waits until stream `id`, whose urgency may change meanwhile, may write `bytes` more.
-    pub async fn wait(&self, urgency: impl Fn() -> Urgency, id: u32, bytes: usize) {
+    /// Waits until stream `id`, whose urgency may change meanwhile, may write `bytes` more, or is over.
+    pub async fn wait(
+        &self,
+        urgency: impl Fn() -> Urgency,
+        id: u32,
+        bytes: usize,
+        is_over: impl Fn() -> bool,
+    ) {
         // Those that go by turns stand at the end each time.
         self.turns.set(self.turns.get() + 1);
         let place = || {
@@ -36,7 +43,10 @@ impl Turns {
             (urgency.level, urgency.incremental, turn, id)
         };
         let mut left = Left(self, place());
-        poll_fn(|cx| {
+        let may_write = poll_fn(|cx| {
+            if is_over() {
+                return Poll::Ready(false);
+            }
             let mut waiting = self.waiting.borrow_mut();
             let place = match place() {
                 now if now.0 == left.1.0 && now.1 == left.1.1 => left.1,
@@ -48,16 +58,18 @@ impl Turns {
             left.1 = place;
             let first = waiting.keys().next().is_none_or(|first| *first >= place);
             if first && self.under_way.get() < UNDER_WAY_BYTES {
-                return Poll::Ready(());
+                return Poll::Ready(true);
             }
             waiting.insert(place, cx.waker().clone());
             Poll::Pending
         })
         .await;
-        self.under_way.set(self.under_way.get() + bytes);
+        if may_write {
+            self.under_way.set(self.under_way.get() + bytes);
+        }
     }
 
-    /// The urgency of a stream has changed.
+    /// The urgency of a stream has changed, or it is over.
     pub fn changed(&self, id: u32) {
         let waiting = self.waiting.borrow();
         if let Some((_, waker)) = waiting.iter().find(|((.., waits), _)| *waits == id) {
@@ -75,6 +87,11 @@ impl Turns {
     pub fn all_is_written(&self) {
         self.under_way.set(0);
         self.wake();
+    }
+
+    /// All streams are over.
+    pub fn end(&self) {
+        self.waiting.borrow().values().for_each(Waker::wake_by_ref);
     }
 
     fn wake(&self) {
@@ -111,7 +128,7 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         turns.under_way.set(UNDER_WAY_BYTES);
         let wait = |text: &'static str, id| {
-            Box::pin(turns.wait(|| Urgency::parse(text.as_bytes()), id, 1))
+            Box::pin(turns.wait(|| Urgency::parse(text.as_bytes()), id, 1, || false))
         };
         let mut waiting = vec![
             (9, wait("u=5", 9)),
@@ -147,8 +164,8 @@ mod tests {
         let mut cx = Context::from_waker(&waker);
         turns.under_way.set(UNDER_WAY_BYTES);
         let urgency = Cell::new(Urgency::parse(b"u=6"));
-        let mut late = pin!(turns.wait(|| urgency.get(), 1, 1));
-        let mut first = pin!(turns.wait(|| Urgency::parse(b""), 3, 1));
+        let mut late = pin!(turns.wait(|| urgency.get(), 1, 1, || false));
+        let mut first = pin!(turns.wait(|| Urgency::parse(b""), 3, 1, || false));
         assert!(late.as_mut().poll(&mut cx).is_pending());
         assert!(first.as_mut().poll(&mut cx).is_pending());
         urgency.set(Urgency::parse(b"u=1"));
@@ -176,12 +193,40 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         turns.under_way.set(UNDER_WAY_BYTES);
         {
-            let mut first = pin!(turns.wait(|| Urgency::parse(b"u=0"), 1, 1));
+            let mut first = pin!(turns.wait(|| Urgency::parse(b"u=0"), 1, 1, || false));
             assert!(first.as_mut().poll(&mut cx).is_pending());
         }
-        let mut second = pin!(turns.wait(|| Urgency::parse(b""), 3, 1));
+        let mut second = pin!(turns.wait(|| Urgency::parse(b""), 3, 1, || false));
         assert!(second.as_mut().poll(&mut cx).is_pending());
         turns.written(1);
         assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn who_is_over_does_not_wait_for_room() {
+        let turns = Turns::default();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        turns.under_way.set(UNDER_WAY_BYTES);
+        let over = Cell::new(0);
+        let mut waiting: Vec<_> = [1, 3, 5, 7]
+            .map(|id| {
+                let (turns, over) = (&turns, &over);
+                let is_over = move || over.get() >= id;
+                Box::pin(turns.wait(|| Urgency::parse(b""), id, UNDER_WAY_BYTES, is_over))
+            })
+            .into();
+        assert!(waiting.iter_mut().all(|stream| stream.as_mut().poll(&mut cx).is_pending()));
+        over.set(1);
+        turns.changed(1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        assert!(waiting.remove(0).as_mut().poll(&mut cx).is_ready());
+        // The connection has ended, and nothing of it is written.
+        over.set(7);
+        turns.end();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 4, "each of them");
+        assert!(waiting.iter_mut().all(|stream| stream.as_mut().poll(&mut cx).is_ready()));
+        assert_eq!(turns.under_way.get(), UNDER_WAY_BYTES, "they write nothing");
     }
 }

@@ -3,23 +3,28 @@
 //! Must stay true: each body piece goes to QUIC as it is, without a copy, and no more of it than the connection's window
 //! takes; a stream that is not finished in order is reset.
 
-use super::connection::{Connection, number};
-use crate::head::each_field;
+use super::connection::Connection;
+use crate::head::{each_field, each_line};
 use crate::urgency::Urgency;
 use bytes::Bytes;
 use quinn_proto::StreamId;
 use std::io;
 use std::rc::Rc;
+use std::time::Instant;
 use tidegate_engine::client::{BodyLength, SEND_STALL_MAX};
 use tidegate_engine::min_rate::MinRate;
-use tidegate_engine::pace::{Burst, Manner, Need, Pace};
+use tidegate_engine::object::Packing;
+use tidegate_engine::pace::{Burst, LOOK_BYTES, Lending, Manner, Need, Pace};
 use tidegate_engine::{Core, HeadFields, Outlet, Protection};
-use tidegate_http::Fields;
-use tidegate_http3::{Code, encode_data_head, encode_response};
+use tidegate_http3::{Code, Lines, encode_data_head, encode_response_lines};
 use tidegate_ring::{now, timeout};
+use tidegate_types::digits::Digits;
 
 /// Streams of one urgency that are told apart; later ones stand behind all of them.
 const ORDERED_MAX: u64 = 1 << 24;
+
+/// Of most heads, with what stands before the first bytes of a body.
+const HEAD_BYTES_USUAL: usize = 512;
 
 /// One answer.
 pub struct Answer {
@@ -31,7 +36,12 @@ pub struct Answer {
     urgency: Urgency,
     /// By the client itself.
     says_priority: bool,
+    pace: Pace,
     burst: Burst,
+    lending: Option<Lending>,
+    begun: Instant,
+    /// Its player let others go first, at least for a while.
+    lent: bool,
     min_rate: MinRate,
     whole: bool,
     /// The stream has its end, of whatever kind.
@@ -47,15 +57,21 @@ impl Answer {
             pending: Vec::new(),
             urgency: Urgency::parse(b""),
             says_priority: false,
+            pace: Pace::default(),
             burst: Burst::of(&Pace::default()),
+            lending: None,
+            begun: now(),
+            lent: false,
             min_rate: MinRate::default(),
             whole: false,
             over: false,
         }
     }
 
-    /// RFC 9218: by urgency; of the same urgency in the order of the requests, behind them by turns those that said `i`.
+    /// The head came, with this value of `Priority`. RFC 9218: by urgency; of the same urgency in the order of the requests, behind
+    /// them by turns those that said `i`.
     pub fn prioritize(&mut self, field: Option<&[u8]>) {
+        self.begun = now();
         self.says_priority = field.is_some();
         self.urgency = Urgency::parse(field.unwrap_or_default());
         self.tell_rank();
@@ -74,6 +90,11 @@ impl Answer {
         self.whole
     }
 
+    /// Its player let others go first.
+    pub fn has_lent(&self) -> bool {
+        self.lent
+    }
+
     /// The client wants no answer any more.
     pub fn give_up(&mut self) {
         self.reset(Code::REQUEST_CANCELLED);
@@ -81,9 +102,37 @@ impl Answer {
 
     fn reset(&mut self, code: Code) {
         if !std::mem::replace(&mut self.over, true) {
-            let code = number(code);
-            let _ended = self.connection.sender(self.id, |stream| stream.reset(code));
+            self.connection.reset(self.id, code);
         }
+    }
+
+    /// What the player told binds from here on.
+    fn bind(&mut self) {
+        self.connection.set_pace(|paces| paces.bind(self.id.index()));
+        self.lending = Lending::of(&self.pace, self.connection.has_lower.get());
+    }
+
+    /// Of `len` bytes those that leave at one pace.
+    async fn paced(&mut self, len: usize) -> io::Result<usize> {
+        if self.lending.is_none() {
+            return Ok(len);
+        }
+        // What QUIC has already is sent before anything is seen of it.
+        loop {
+            let (begun, before) = (now(), self.connection.sent());
+            let waited = timeout(SEND_STALL_MAX, self.connection.little_unsent(self.id)).await;
+            let sent = self.connection.sent() - before;
+            self.min_rate.after(now().saturating_duration_since(begun), sent)?;
+            if waited.is_ok() {
+                break;
+            }
+        }
+        let Some(lending) = &mut self.lending else { return Ok(len) };
+        let since = now().saturating_duration_since(self.begun);
+        let rate = lending.look(self.connection.path(), since);
+        self.lent |= lending.lends();
+        self.connection.set_pace(|paces| paces.set(self.id.index(), rate));
+        Ok(len.min(LOOK_BYTES))
     }
 
     async fn write(&mut self, pieces: &mut [Bytes]) -> io::Result<()> {
@@ -116,17 +165,29 @@ pub(super) fn rank(urgency: Urgency, index: u64) -> i32 {
     }
 }
 
+fn pack(kept: &[u8]) -> Vec<u8> {
+    let mut block = Vec::new();
+    let mut lines = Lines::packed(&mut block);
+    each_line(kept, |name, value| lines.put(name, value));
+    block
+}
+
 impl Outlet for Answer {
     fn head(&mut self, status: u16, fields: HeadFields<'_>, length: BodyLength) {
-        let mut all = Fields::with_capacity(24);
-        each_field(fields, |name, value| {
+        self.pending.reserve(HEAD_BYTES_USUAL);
+        encode_response_lines(status, &mut self.pending, |lines| {
             // A good field of HTTP/1.1 is one here.
-            let _left_out = all.append_parsed(name, Bytes::copy_from_slice(value));
+            match fields {
+                HeadFields::Lines(kept, more) => {
+                    lines.put_packed(kept.packed(Packing::Qpack, pack));
+                    more.iter().for_each(|(name, value)| lines.put(name.as_bytes(), value));
+                }
+                fields => each_field(fields, |name, value| lines.put(name, value)),
+            }
+            if let BodyLength::Known(length) = length {
+                lines.put(b"content-length", Digits::of(length).as_bytes());
+            }
         });
-        if let BodyLength::Known(length) = length {
-            let _left_out = all.set("content-length", length.to_string());
-        }
-        encode_response(status, &all, &mut self.pending);
     }
 
     fn set_manner(&mut self, manner: &Manner) -> io::Result<()> {
@@ -139,7 +200,10 @@ impl Outlet for Answer {
         {
             self.core.count(|c| &c.quic_congestion_changes_total, 1);
         }
-        self.burst = Burst::of(&manner.pace);
+        (self.pace, self.burst) = (manner.pace, Burst::of(&manner.pace));
+        if manner.is_below_top {
+            self.connection.has_lower.set(true);
+        }
         self.connection.set_pace(|paces| paces.begin(self.id.index(), manner.pace));
         Ok(())
     }
@@ -148,9 +212,10 @@ impl Outlet for Answer {
         let mut rest = bytes.clone();
         while !rest.is_empty() {
             let Some(free) = self.burst.take(rest.len()) else {
-                self.connection.set_pace(|paces| paces.bind(self.id.index()));
+                self.bind();
                 continue;
             };
+            let free = self.paced(free).await?;
             let piece = rest.split_to(free);
             let mut head = std::mem::take(&mut self.pending);
             encode_data_head(piece.len() as u64, &mut head);

@@ -1,8 +1,8 @@
 //! Congestion control of a QUIC connection that can be changed while it goes on: which delivery service a client wants is known with
 //! its first request, and `quinn-proto` makes the controller with the connection.
 //!
-//! Each connection has a [`Switch`] for a controller, with CUBIC in it. What the service asks for is written into a cell that the
-//! switch shares with its copies (the library copies a controller when a client's port changes); it is looked at when a
+//! Each connection has a [`Switch`] for a controller, with CUBIC in it. What the service asks for is written into a [`Dial`] that
+//! the switch shares with its copies (the library copies a controller when a client's port changes); it is looked at when a
 //! packet leaves, comes over or is lost.
 //!
 //! Must stay true: a change keeps the window that the path is known to take, so that it is no second start from nothing; a
@@ -24,20 +24,27 @@ pub struct Switchable;
 impl ControllerFactory for Switchable {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::new(CubicConfig::default()).build(now, current_mtu);
-        let wanted = Arc::new(AtomicU8::new(number(Congestion::Cubic)));
-        Box::new(Switch { inner, is: Congestion::Cubic, wanted, mtu: current_mtu })
+        let dial = Arc::new(Dial(AtomicU8::new(number(Congestion::Cubic))));
+        Box::new(Switch { inner, is: Congestion::Cubic, dial, mtu: current_mtu })
     }
 }
 
-/// Has a connection controlled by this from now on. `false`: it was before.
-pub fn set(quic: &Connection, congestion: Congestion) -> bool {
-    // The library shows its controller and lends it to nobody; a copy has the same cell.
-    match quic.congestion_state().clone_box().into_any().downcast::<Switch>() {
-        Ok(switch) => {
-            let wanted = number(congestion);
-            switch.wanted.swap(wanted, Ordering::Relaxed) != wanted
-        }
-        Err(_) => false, // one of another template
+/// Tells the controllers of a path which of them is wanted.
+#[derive(Debug)]
+pub struct Dial(AtomicU8);
+
+impl Dial {
+    /// Of the path that a connection is on now. It costs a copy of the controller: the library shows it and lends it to nobody; a
+    /// copy has the same dial.
+    pub fn of(quic: &Connection) -> Option<Arc<Dial>> {
+        let copy = quic.congestion_state().clone_box().into_any();
+        copy.downcast::<Switch>().ok().map(|switch| switch.dial)
+    }
+
+    /// Has the path controlled by this from now on. `false`: it was before.
+    pub fn set(&self, congestion: Congestion) -> bool {
+        let wanted = number(congestion);
+        self.0.swap(wanted, Ordering::Relaxed) != wanted
     }
 }
 
@@ -53,14 +60,14 @@ fn number(congestion: Congestion) -> u8 {
 struct Switch {
     inner: Box<dyn Controller>,
     is: Congestion,
-    wanted: Arc<AtomicU8>,
+    dial: Arc<Dial>,
     mtu: u16,
 }
 
 impl Switch {
     /// The controller that is wanted now.
     fn current(&mut self, now: Instant) -> &mut dyn Controller {
-        let wanted = self.wanted.load(Ordering::Relaxed);
+        let wanted = self.dial.0.load(Ordering::Relaxed);
         if wanted != number(self.is) {
             let all = [Congestion::Cubic, Congestion::Bbr, Congestion::Reno];
             self.is = all.into_iter().find(|c| number(*c) == wanted).unwrap_or(self.is);
@@ -141,9 +148,9 @@ impl Controller for Switch {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        let Switch { inner, is, wanted, mtu } = self;
-        let (is, wanted, mtu) = (*is, wanted.clone(), *mtu);
-        Box::new(Switch { inner: inner.clone_box(), is, wanted, mtu })
+        let Switch { inner, is, dial, mtu } = self;
+        let (is, dial, mtu) = (*is, dial.clone(), *mtu);
+        Box::new(Switch { inner: inner.clone_box(), is, dial, mtu })
     }
 
     fn initial_window(&self) -> u64 {
@@ -169,7 +176,7 @@ mod tests {
     }
 
     fn want(switch: &Switch, congestion: Congestion) {
-        switch.wanted.store(number(congestion), Ordering::Relaxed);
+        switch.dial.set(congestion);
     }
 
     #[test]

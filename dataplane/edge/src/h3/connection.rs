@@ -6,8 +6,9 @@
 use super::STREAMS_MAX;
 use super::answer::rank;
 use super::bucket::Bucket;
-use super::congestion;
+use super::congestion::Dial;
 use super::endpoint::Endpoint;
+use super::unsent::Unsent;
 use crate::core::Seat;
 use crate::urgency::Urgency;
 use bytes::Bytes;
@@ -15,17 +16,18 @@ use quinn_proto::{
     ConnectionHandle, Dir, Event, ReadError, SendStream, StreamEvent, StreamId, VarInt, WriteError,
 };
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Weak;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tidegate_contract::Congestion;
 use tidegate_engine::pace::Paces;
 use tidegate_http3::Code;
-use tidegate_ring::now;
+use tidegate_ring::{PathInfo, now};
 
 /// Bytes taken off a stream at once.
 const READ_BYTES_MAX: usize = 16 << 10;
@@ -52,10 +54,16 @@ pub struct Connection {
     pub(super) queued: Cell<bool>,
     /// Its place among the endpoint's timers.
     pub(super) timer: Cell<Option<Instant>>,
+    /// The library has nothing more to do with it.
+    pub(super) drained: Cell<bool>,
     /// How fast it may be, and until when it waits for that.
     pub(super) bucket: RefCell<Bucket>,
     pub(super) paced_until: Cell<Option<Instant>>,
+    /// Of the path to this address, once it was asked for.
+    dial: RefCell<Option<(IpAddr, Arc<Dial>)>>,
     paces: RefCell<Paces>,
+    /// Its player asked for a lower rendition than its highest.
+    pub has_lower: Cell<bool>,
     /// Said on the control stream, of requests that are under way or still to come.
     urgencies: RefCell<BTreeMap<u64, Urgency>>,
     connected: Cell<bool>,
@@ -67,10 +75,45 @@ pub struct Connection {
     unproved: Cell<Option<usize>>,
     /// Bytes that streams could write.
     written: Cell<u64>,
+    unsent: Unsent,
     task: RefCell<Option<Waker>>,
-    readers: RefCell<HashMap<StreamId, Waker>>,
-    writers: RefCell<HashMap<StreamId, Waker>>,
+    readers: Waiters,
+    writers: Waiters,
     _seat: Seat,
+}
+
+/// Tasks that wait on streams: a few, so that a list is looked through.
+#[derive(Default)]
+struct Waiters(RefCell<Vec<(StreamId, Waker)>>);
+
+impl Waiters {
+    fn wait(&self, id: StreamId, cx: &Context<'_>) {
+        let mut all = self.0.borrow_mut();
+        match all.iter_mut().find(|(other, _)| *other == id) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => all.push((id, cx.waker().clone())),
+        }
+    }
+
+    fn wake(&self, id: StreamId) {
+        let mut all = self.0.borrow_mut();
+        if let Some(at) = all.iter().position(|(other, _)| *other == id) {
+            all.swap_remove(at).1.wake();
+        }
+    }
+
+    fn wake_all(&self) {
+        self.0.take().into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    fn forget(&self, id: StreamId) {
+        let mut all = self.0.borrow_mut();
+        all.retain(|(other, _)| *other != id);
+        // An idle connection, of which only the client's control stream is read, holds no room for others.
+        if all.len() <= 1 {
+            all.shrink_to_fit();
+        }
+    }
 }
 
 /// What the client opened.
@@ -92,45 +135,44 @@ impl Connection {
             quic: RefCell::new(quic),
             queued: Cell::new(false),
             timer: Cell::new(None),
+            drained: Cell::new(false),
             bucket: RefCell::default(),
             paced_until: Cell::new(None),
+            dial: RefCell::new(None),
             paces: RefCell::default(),
+            has_lower: Cell::new(false),
             urgencies: RefCell::default(),
             connected: Cell::new(false),
             over: Cell::new(false),
             cancelled: Cell::new(0),
             unproved: Cell::new(None),
             written: Cell::new(0),
+            unsent: Unsent::default(),
             task: RefCell::new(None),
-            readers: RefCell::default(),
-            writers: RefCell::default(),
+            readers: Waiters::default(),
+            writers: Waiters::default(),
             _seat: seat,
         }
     }
 
     /// Something happened in it.
     pub(super) fn heard(&self, event: Event) {
-        let wake = |waiting: &RefCell<HashMap<StreamId, Waker>>, id| {
-            if let Some(waker) = waiting.borrow_mut().remove(&id) {
-                waker.wake();
-            }
-        };
         match event {
             Event::Connected => {
                 self.connected.set(true);
                 self.wake_task();
                 // Of requests of the first flight that wait for this.
-                self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
+                self.writers.wake_all();
             }
             Event::ConnectionLost { .. } => self.end(),
             Event::Stream(StreamEvent::Opened { .. }) => self.wake_task(),
-            Event::Stream(StreamEvent::Readable { id }) => wake(&self.readers, id),
+            Event::Stream(StreamEvent::Readable { id }) => self.readers.wake(id),
             Event::Stream(StreamEvent::Stopped { id, .. }) => {
                 self.was_cancelled();
-                wake(&self.writers, id);
+                self.writers.wake(id);
             }
             Event::Stream(StreamEvent::Writable { id } | StreamEvent::Finished { id }) => {
-                wake(&self.writers, id);
+                self.writers.wake(id);
             }
             Event::HandshakeDataReady
             | Event::Stream(StreamEvent::Available { .. })
@@ -148,8 +190,8 @@ impl Connection {
     fn end(&self) {
         self.over.set(true);
         self.wake_task();
-        self.readers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
-        self.writers.borrow_mut().drain().for_each(|(_, waker)| waker.wake());
+        self.readers.wake_all();
+        self.writers.wake_all();
     }
 
     /// The address may be forged; its first datagram had so many bytes.
@@ -165,6 +207,7 @@ impl Connection {
     /// So many bytes are sent.
     pub(super) fn went(&self, bytes: usize) {
         self.unproved.set(self.unproved.get().map(|room| room.saturating_sub(bytes)));
+        self.unsent.sent(bytes as u64);
     }
 
     /// Datagrams that may be sent. The end of the handshake proves the address.
@@ -191,6 +234,18 @@ impl Connection {
         // Who waits at the old rate may have to wait no more.
         if self.paced_until.take().is_some() {
             self.touch();
+        }
+    }
+
+    /// What its path is like.
+    pub fn path(&self) -> PathInfo {
+        let path = self.quic.borrow().stats().path;
+        let micros = |span: Duration| u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
+        PathInfo {
+            rtt_us: micros(path.rtt),
+            rtt_min_us: micros(path.min_rtt),
+            sent: path.sent_packets as u32,
+            resent: path.lost_packets as u32,
         }
     }
 
@@ -249,6 +304,12 @@ impl Connection {
         request.or_else(|| streams.accept(Dir::Uni).map(Opened::Unidirectional))
     }
 
+    /// From now on the client may have so many requests at once.
+    pub fn allow(&self, requests: u32) {
+        self.quic.borrow_mut().set_max_concurrent_streams(Dir::Bi, requests.into());
+        self.touch();
+    }
+
     /// Opens a unidirectional stream; `None`: the client allows none.
     pub fn open(&self) -> Option<StreamId> {
         self.quic.borrow_mut().streams().open(Dir::Uni)
@@ -268,7 +329,7 @@ impl Connection {
     pub async fn confirmed(&self, id: StreamId) -> io::Result<()> {
         poll_fn(|cx| {
             if self.is_handshaking() {
-                self.writers.borrow_mut().insert(id, cx.waker().clone());
+                self.writers.wait(id, cx);
                 return Poll::Pending;
             }
             Poll::Ready(match self.over.get() {
@@ -281,7 +342,15 @@ impl Connection {
 
     /// Has what the path takes found out in this way. `false`: it is already.
     pub fn set_congestion(&self, wanted: Congestion) -> bool {
-        congestion::set(&self.quic.borrow(), wanted)
+        let quic = self.quic.borrow();
+        let ip = quic.remote_address().ip();
+        let mut known = self.dial.borrow_mut();
+        // A client at a new address has another one, and so has one that is back from there: nobody else has the old one then.
+        known.take_if(|(of, dial)| *of != ip || Arc::strong_count(dial) == 1);
+        if known.is_none() {
+            *known = Dial::of(&quic).map(|dial| (ip, dial));
+        }
+        known.as_ref().is_some_and(|(_, dial)| dial.set(wanted))
     }
 
     /// The next bytes of a stream; `None`: that was all.
@@ -302,7 +371,7 @@ impl Connection {
             Poll::Ready(match outcome {
                 Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
                 Err(ReadError::Blocked) => {
-                    self.readers.borrow_mut().insert(id, cx.waker().clone());
+                    self.readers.wait(id, cx);
                     return Poll::Pending;
                 }
                 Err(ReadError::Reset(_)) => Err(Ended::Reset),
@@ -321,11 +390,12 @@ impl Connection {
             Poll::Ready(match outcome {
                 Ok(written) => {
                     self.written.set(self.written.get() + written.bytes as u64);
+                    self.unsent.written(written.bytes as u64);
                     self.touch();
                     Ok(())
                 }
                 Err(WriteError::Blocked) => {
-                    self.writers.borrow_mut().insert(id, cx.waker().clone());
+                    self.writers.wait(id, cx);
                     // What it is blocked by may have to be told.
                     self.touch();
                     return Poll::Pending;
@@ -342,17 +412,47 @@ impl Connection {
         self.written.get()
     }
 
-    /// Waits until all of a finished stream has come over, or nobody wants it.
-    pub async fn delivered(&self, id: StreamId) {
+    /// And that have left.
+    pub fn sent(&self) -> u64 {
+        self.written.get().saturating_sub(self.unsent.bytes())
+    }
+
+    /// Waits, on behalf of a stream, until little of what was written is still to be sent, or the stream can write no more.
+    pub async fn little_unsent(&self, id: StreamId) {
         poll_fn(|cx| {
             let mut quic = self.quic.borrow_mut();
-            if self.over.get() || !matches!(quic.send_stream(id).stopped(), Ok(None)) {
+            let stream = quic.send_stream(id);
+            if self.over.get() || !matches!(stream.stopped(), Ok(None)) {
                 return Poll::Ready(());
             }
-            self.writers.borrow_mut().insert(id, cx.waker().clone());
-            Poll::Pending
+            let little = self.unsent.poll_little(cx, stream.priority().unwrap_or(0), id);
+            if little.is_pending() {
+                self.writers.wait(id, cx);
+            }
+            little
         })
-        .await
+        .await;
+    }
+
+    /// Waits until all of a finished stream has come over, or nobody wants it: then what has not left does not (RFC 9000 §3.5).
+    pub async fn delivered(&self, id: StreamId) {
+        let unwanted = poll_fn(|cx| {
+            let mut quic = self.quic.borrow_mut();
+            match quic.send_stream(id).stopped() {
+                _ if self.over.get() => Poll::Ready(None),
+                Ok(None) => {
+                    self.writers.wait(id, cx);
+                    Poll::Pending
+                }
+                Ok(code) => Poll::Ready(code),
+                Err(_) => Poll::Ready(None),
+            }
+        })
+        .await;
+        if let Some(code) = unwanted {
+            let _over_already = self.sender(id, |stream| stream.reset(code));
+            self.unsent.dropped();
+        }
     }
 
     /// Does something to the sending side of a stream; what cannot be done any more is left.
@@ -360,6 +460,12 @@ impl Connection {
         let outcome = act(&mut self.quic.borrow_mut().send_stream(id));
         self.touch();
         outcome
+    }
+
+    /// Breaks a stream off.
+    pub fn reset(&self, id: StreamId, code: Code) {
+        let _ended = self.sender(id, |stream| stream.reset(number(code)));
+        self.unsent.dropped();
     }
 
     /// Asks the client to send no more on a stream.
@@ -370,14 +476,8 @@ impl Connection {
 
     /// Nobody waits on this stream any more.
     pub fn forget(&self, id: StreamId) {
-        for waiting in [&self.readers, &self.writers] {
-            let mut waiting = waiting.borrow_mut();
-            waiting.remove(&id);
-            // An idle connection holds no room for those who wait.
-            if waiting.is_empty() {
-                waiting.shrink_to_fit();
-            }
-        }
+        self.readers.forget(id);
+        self.writers.forget(id);
         self.urgencies.borrow_mut().remove(&VarInt::from(id).into_inner());
     }
 }

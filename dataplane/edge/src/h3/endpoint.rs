@@ -28,7 +28,7 @@ use quinn_proto::{
 use quinn_udp::{RecvMeta, UdpSocketState};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
@@ -79,7 +79,10 @@ pub struct Endpoint {
     /// Of the certificates in use.
     crypto: RefCell<Option<Arc<QuicTls>>>,
     quic: RefCell<quinn_proto::Endpoint>,
-    connections: RefCell<HashMap<usize, Rc<Connection>>>,
+    /// By the library's numbers, which it gives anew.
+    connections: RefCell<Vec<Option<Rc<Connection>>>>,
+    /// Connections that something came for, of which nobody has heard yet.
+    touched: RefCell<Vec<Rc<Connection>>>,
     /// Connections that have work.
     due: RefCell<VecDeque<usize>>,
     timers: RefCell<BTreeSet<(Instant, usize)>>,
@@ -140,6 +143,7 @@ impl Endpoint {
                 None,
             )),
             connections: RefCell::default(),
+            touched: RefCell::default(),
             due: RefCell::default(),
             timers: RefCell::default(),
             driver: RefCell::new(None),
@@ -211,18 +215,24 @@ impl Endpoint {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                     Err(_) => break, // nothing more, or an error that the next wait finds again
                 };
+                // When it was read, for all of it alike: round trips are measured by that.
+                let came = now();
                 for (message, meta) in messages.iter().zip(&metas[..count]) {
                     for bytes in message[..meta.len].chunks(meta.stride.max(1)) {
-                        self.sort(bytes, meta, &mut answer);
+                        self.sort(bytes, meta, came, &mut answer);
                     }
                 }
+                if count < RECEIVE_MESSAGES {
+                    break; // that was all, without another call that says so
+                }
             }
+            self.hear_touched();
             yield_now().await;
         }
     }
 
     /// Takes a datagram, or hands it to the core that it is for.
-    fn sort(self: &Rc<Self>, bytes: &[u8], meta: &RecvMeta, answer: &mut Vec<u8>) {
+    fn sort(self: &Rc<Self>, bytes: &[u8], meta: &RecvMeta, came: Instant, answer: &mut Vec<u8>) {
         if bytes.len() > DATAGRAM_BYTES_MAX {
             return;
         }
@@ -235,7 +245,7 @@ impl Endpoint {
         let is_sent = match self.post.addressee(bytes) {
             Some(Addressee::Here(index)) if index != self.index => self.post.send(index, datagram),
             Some(Addressee::Elder(elder)) if elder.is_there() => elder.send(&datagram),
-            _ => return self.handle(datagram, answer),
+            _ => return self.handle(datagram, came, answer),
         };
         let counters = &self.core.counters;
         match is_sent {
@@ -244,19 +254,23 @@ impl Endpoint {
         }
     }
 
-    fn handle(self: &Rc<Self>, datagram: Datagram, answer: &mut Vec<u8>) {
+    fn connection(&self, handle: usize) -> Option<Rc<Connection>> {
+        self.connections.borrow().get(handle).cloned().flatten()
+    }
+
+    fn handle(self: &Rc<Self>, datagram: Datagram, came: Instant, answer: &mut Vec<u8>) {
         answer.clear();
         let Datagram { remote, local_ip, ecn, bytes } = datagram;
         let len = bytes.len();
-        let event = self.quic.borrow_mut().handle(now(), remote, local_ip, ecn, bytes, answer);
+        let event = self.quic.borrow_mut().handle(came, remote, local_ip, ecn, bytes, answer);
         match event {
             None => {}
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                let connection = self.connections.borrow().get(&handle.0).cloned();
+                let connection = self.connection(handle.0);
                 if let Some(connection) = connection {
                     connection.came(len);
                     connection.quic.borrow_mut().handle_event(event);
-                    self.enqueue(&connection);
+                    self.touched.borrow_mut().push(connection);
                 }
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.meet(incoming, len, answer),
@@ -309,7 +323,12 @@ impl Endpoint {
         if !is_proved {
             connection.bound(len);
         }
-        self.connections.borrow_mut().insert(handle.0, connection.clone());
+        let mut connections = self.connections.borrow_mut();
+        if connections.len() <= handle.0 {
+            connections.resize(handle.0 + 1, None);
+        }
+        connections[handle.0] = Some(connection.clone());
+        drop(connections);
         self.handshakes.set(self.handshakes.get() + 1);
         self.enqueue(&connection);
         core.spawn(super::serve(self.clone(), connection));
@@ -349,26 +368,28 @@ impl Endpoint {
         let (mut packets, mut answer) = (Vec::new(), Vec::new());
         loop {
             let first = poll_fn(|cx| self.poll_work(cx, &mut timer)).await;
+            // Tasks that were woken together with this one, and those that they begin, write first.
+            yield_now().await;
             let index = self.index;
             let mut letter = first.or_else(|| self.post.take(index, None));
             for _ in 0..LETTERS_ROUND {
                 let Some(datagram) = letter.take() else { break };
-                self.handle(datagram, &mut answer);
+                self.handle(datagram, now(), &mut answer);
                 letter = self.post.take(index, None);
             }
             if let Some(datagram) = letter {
-                self.handle(datagram, &mut answer);
+                self.handle(datagram, now(), &mut answer);
             }
+            self.hear_touched();
             self.expire();
             let turns = self.due.borrow().len().min(TURNS_MAX);
             for _ in 0..turns {
                 let Some(handle) = self.due.borrow_mut().pop_front() else { break };
-                let connection = self.connections.borrow().get(&handle).cloned();
+                let connection = self.connection(handle);
                 if let Some(connection) = connection {
                     self.turn(&connection, &mut packets).await;
                 }
             }
-            yield_now().await;
         }
     }
 
@@ -406,7 +427,7 @@ impl Endpoint {
                 return;
             };
             timers.remove(&(at, handle));
-            let connection = self.connections.borrow().get(&handle).cloned();
+            let connection = self.connection(handle);
             if let Some(connection) = connection.filter(|c| c.timer.get() == Some(at)) {
                 connection.timer.set(None);
                 connection.quic.borrow_mut().handle_timeout(now);
@@ -418,7 +439,7 @@ impl Endpoint {
     /// One connection's turn: what happened in it, and one batch of what it has to send.
     async fn turn(&self, connection: &Rc<Connection>, packets: &mut Vec<u8>) {
         connection.queued.set(false);
-        let mut drained = self.hear(connection);
+        self.hear(connection);
         packets.clear();
         // Without room it waits for the client, or for its end.
         let segments = self.state.max_gso_segments().min(SEGMENTS_MAX).min(connection.room());
@@ -441,10 +462,10 @@ impl Endpoint {
         if let Some(transmit) = &transmit {
             connection.bucket.borrow_mut().sent(transmit.size);
         }
-        drained |= self.hear(connection);
+        self.hear(connection);
         self.arm(connection);
-        if drained {
-            self.connections.borrow_mut().remove(&connection.handle.0);
+        if connection.drained.get() {
+            self.connections.borrow_mut()[connection.handle.0] = None;
         }
         let Some(transmit) = transmit else { return };
         connection.went(transmit.size);
@@ -458,12 +479,13 @@ impl Endpoint {
         self.enqueue(connection);
     }
 
-    /// Passes on what a connection has to tell. `true`: it is gone.
-    fn hear(&self, connection: &Connection) -> bool {
-        let mut drained = false;
+    /// Passes on what a connection has to tell.
+    fn hear(&self, connection: &Connection) {
         let mut quic = connection.quic.borrow_mut();
         while let Some(event) = quic.poll_endpoint_events() {
-            drained |= event.is_drained();
+            if event.is_drained() {
+                connection.drained.set(true);
+            }
             let back = self.quic.borrow_mut().handle_event(connection.handle, event);
             if let Some(back) = back {
                 quic.handle_event(back);
@@ -481,15 +503,27 @@ impl Endpoint {
         for id in writable {
             connection.heard(Event::Stream(StreamEvent::Writable { id }));
         }
-        drained
+    }
+
+    /// Passes on what came. Tasks are woken by it before the driver is, so that what they answer leaves with the acknowledgements.
+    fn hear_touched(&self) {
+        let mut touched = self.touched.take();
+        for connection in &touched {
+            self.hear(connection);
+        }
+        touched.drain(..).for_each(|connection| self.enqueue(&connection));
+        self.touched.replace(touched);
     }
 
     /// Has its timer ring when it wants.
     fn arm(&self, connection: &Connection) {
         let wanted = connection.quic.borrow_mut().poll_timeout();
         let wanted = wanted.into_iter().chain(connection.paced_until.get()).min();
-        let armed = connection.timer.replace(wanted);
-        if armed != wanted {
+        let armed = connection.timer.get();
+        // One that rings too early does no harm, and nearly each batch would move it to a little later.
+        let is_early = armed.zip(wanted).is_some_and(|(armed, wanted)| armed <= wanted);
+        if armed != wanted && !is_early {
+            connection.timer.set(wanted);
             let mut timers = self.timers.borrow_mut();
             if let Some(at) = armed {
                 timers.remove(&(at, connection.handle.0));

@@ -141,8 +141,12 @@ impl Offer {
             Notify::from_environment().successor(pid);
         }
         self.stop.replace();
-        let unread = || self.stop.unread.load(Ordering::SeqCst) >= self.sockets(count);
-        if !self.comes_true(unread) {
+        let cores = self.node.upgrade().map_or(0, |node| node.counters.len());
+        let has_let_go = || {
+            self.stop.unaccepting.load(Ordering::SeqCst) >= cores
+                && self.stop.unread.load(Ordering::SeqCst) >= self.sockets(count)
+        };
+        if !self.comes_true(has_let_go) {
             eprintln!("tidegated {}: a core is late to let its sockets go", self.id);
         }
         self.withdraw();

@@ -6,11 +6,12 @@
 use crate::client::{BodyLength, Client, Outlet};
 use crate::clock::now_ms;
 use crate::node::Core;
-use crate::object::Object;
+use crate::object::{Lines, Object};
 use crate::reader::{ObjectReader, Unreadable};
 use bytes::Bytes;
 use std::io;
 use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
 use tidegate_contract::{Behaviour, HeaderRule};
 use tidegate_http::conditional::{evaluate_in_cache, if_range_allows};
 use tidegate_http::{ContentRange, Fields, Precondition, RangeSpecs, RequestHead, Resolved};
@@ -174,17 +175,22 @@ impl Dress<'_> {
         fields
     }
 
-    fn lines(&self, object: &Object) -> std::sync::Arc<crate::object::Lines> {
-        object.lines(self.generation, || {
-            let mut fields = (self.fields)();
-            for name in crate::client::FRAMING_FIELDS {
-                fields.remove(name);
-            }
-            let mut out = Vec::new();
-            encode_fields(&fields, &mut out);
-            out
-        })
+    fn lines(&self, object: &Object) -> Arc<Lines> {
+        lines(object, self.generation, self.fields)
     }
+}
+
+/// The lines of an answer with `object` that do not change from one to the next.
+pub fn lines(object: &Object, generation: u64, fields: &dyn Fn() -> Fields) -> Arc<Lines> {
+    object.lines(generation, || {
+        let mut fields = fields();
+        for name in crate::client::FRAMING_FIELDS {
+            fields.remove(name);
+        }
+        let mut out = Vec::new();
+        encode_fields(&fields, &mut out);
+        out
+    })
 }
 
 /// Sends a coded form of the object's body.
@@ -258,7 +264,7 @@ pub async fn deliver<O: Outlet>(
                 (_, None) => BodyLength::Unknown,
             };
             let more = [("age", age.as_bytes()), ("cache-status", &dress.cache_status[..])];
-            client.head_from_lines(object.head.status, &dress.lines(object).bytes, &more, length);
+            client.head_from_lines(object.head.status, &dress.lines(object), &more, length);
             if !client.head_only && length != BodyLength::Absent {
                 let end = object.total().unwrap_or(u64::MAX);
                 if !send_span(core, client, reader, first, 0..end).await? {
@@ -276,7 +282,7 @@ pub async fn deliver<O: Outlet>(
                 ("content-range", content_range.as_bytes()),
             ];
             let length = BodyLength::Known(end - start);
-            client.head_from_lines(206, &dress.lines(object).bytes, &more, length);
+            client.head_from_lines(206, &dress.lines(object), &more, length);
             if !send_span(core, client, reader, first, start..end).await? {
                 return Ok(Delivered::Broken);
             }

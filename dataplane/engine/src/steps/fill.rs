@@ -11,10 +11,10 @@ use crate::fill::{Fill, Head};
 use crate::next_hop::{Question, ask_any};
 use crate::node::Core;
 use crate::object::Object;
+use crate::route::Routed;
 use crate::session::Busy;
 use crate::steps::bring::Bringing;
 use crate::steps::keep::{keep_head_again, keep_marker};
-use crate::transaction::Routed;
 use crate::view::{ServiceView, View};
 use bytes::Bytes;
 use std::ops::Range;
@@ -42,8 +42,6 @@ pub struct Wanted<'a> {
     /// What the request says in the fields that choose among alternates; sent to the next hop.
     pub chosen: Chosen,
     pub routed: Rc<Routed>,
-    /// Path and query for the next hop.
-    pub target: String,
     /// Tiers that the request has passed.
     pub passed: Passed,
     /// First and last byte that a fill of something unknown asks for; `None`: everything.
@@ -166,6 +164,7 @@ impl Passed {
 pub async fn lead(wanted: &Wanted<'_>, fill: Arc<Fill>, stale: Option<Arc<Object>>) -> Filled {
     let core = wanted.core;
     core.count(|c| &c.fills_total, 1);
+    core.counters.fills_open.increment(); // from the question on; the body counts for itself
     let mut guard = LeadGuard { core: core.clone(), key: wanted.key, fill: Some(fill.clone()) };
     let filled = lead_inner(wanted, &fill, stale).await;
     if let Filled::Object { fill: Some(_), .. } = &filled {
@@ -183,6 +182,7 @@ struct LeadGuard {
 
 impl Drop for LeadGuard {
     fn drop(&mut self) {
+        self.core.counters.fills_open.decrement();
         if let Some(fill) = &self.fill {
             self.core.node.table.end_fill(self.key, fill);
             fill.abandon();
@@ -199,7 +199,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
     let mut span = wanted.span;
     let mut request = Request {
         method: Method::Get,
-        target: wanted.target.clone(),
+        target: wanted.routed.target.clone(),
         authority: service.next_authority.clone(),
         fields: Fields::new(),
         body: Bytes::new(),
@@ -402,7 +402,7 @@ async fn lead_inner(wanted: &Wanted<'_>, fill: &Arc<Fill>, stale: Option<Arc<Obj
             service: wanted.service,
             object: object.clone(),
             fill: fill.clone(),
-            target: wanted.target.clone(),
+            target: wanted.routed.target.clone(),
             place: wanted.place(),
             passed: wanted.passed.clone(),
             _busy: Busy::new(core),

@@ -8,9 +8,10 @@
 use crate::clock::now_ms;
 use crate::node::Core;
 use crate::purge::sift_object;
+use crate::route::{Routed, route};
 use crate::steps::fill::{Filled, Passed, Wanted, lead, span_of};
 use crate::table::Claim;
-use crate::transaction::{Routed, look, route};
+use crate::transaction::look;
 use crate::view::View;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -123,7 +124,6 @@ async fn bring(core: &Rc<Core>, view: &Arc<View>, next: &RequestHead, routed: Ro
         behaviour,
         key: routed.key.hash,
         chosen: Vec::new(),
-        target: routed.target.clone(),
         routed: Rc::new(routed),
         passed: Passed::of(next),
         span: span_of(next),

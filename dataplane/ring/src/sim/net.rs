@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 /// What becomes of an attempt to connect, when somebody listens.
@@ -50,7 +50,7 @@ pub struct Link {
     pub there: Cut,
     /// To the one that connects.
     pub back: Cut,
-    /// A receive that is given up takes with it what arrives next, as the ring may do.
+    /// A receive that is given up takes with it what arrives next: nothing may rest on the ring's being better than that.
     pub losing: bool,
 }
 
@@ -164,27 +164,31 @@ impl Pipe {
         if self.reset.is_some_and(|at| at <= now) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
+        ready!(self.poll_arrived(world, cx));
         match self.queue.front() {
-            Some((at, _)) if *at <= now => {
-                let (_, bytes) = self.queue.pop_front().unwrap_or_default();
-                self.queued -= bytes.len();
-                let opens = now + self.link.latency;
-                self.wake_writer_at(world, opens);
-                if std::mem::take(&mut self.lose_next) {
-                    return self.poll_receive(world, into, cx);
-                }
-                into.extend_from_slice(&bytes);
-                return Poll::Ready(Ok(bytes.len()));
-            }
-            Some((at, _)) => {
-                let at = *at;
-                self.look_again(world, at, cx);
-            }
-            None => match self.end {
-                Some(at) if at <= now => return Poll::Ready(Ok(0)),
-                Some(at) => self.look_again(world, at, cx),
-                None => {}
-            },
+            Some((at, _)) if *at <= now => {}
+            _ => return Poll::Ready(Ok(0)),
+        }
+        let (_, bytes) = self.queue.pop_front().unwrap_or_default();
+        self.queued -= bytes.len();
+        let opens = now + self.link.latency;
+        self.wake_writer_at(world, opens);
+        if std::mem::take(&mut self.lose_next) {
+            return self.poll_receive(world, into, cx);
+        }
+        into.extend_from_slice(&bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Whether there is something to read: bytes, the end, or a reset.
+    fn poll_arrived(&mut self, world: &Inner, cx: &mut Context<'_>) -> Poll<()> {
+        let now = world.elapsed();
+        let next = self.queue.front().map(|(at, _)| *at).or(self.end);
+        if next.into_iter().chain(self.reset).any(|at| at <= now) {
+            return Poll::Ready(());
+        }
+        if let Some(at) = next {
+            self.look_again(world, at, cx);
         }
         if let Some(at) = self.reset {
             self.look_again(world, at, cx);
@@ -412,6 +416,13 @@ impl Socket {
 }
 
 /// As the ring's.
+pub fn give_back_message(message: Vec<u8>) {
+    if current().is_none() {
+        crate::net::give_back_message(message);
+    }
+}
+
+/// As the ring's.
 pub fn empty_message() -> Vec<u8> {
     if current().is_some() { Vec::new() } else { crate::net::empty_message() }
 }
@@ -512,6 +523,24 @@ impl TcpStream {
         match &self.0 {
             Kind::Ring(stream) => stream.set_unsent_max(bytes),
             Kind::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// As the ring's.
+    pub async fn arrived(&self) {
+        match &self.0 {
+            Kind::Ring(stream) => stream.arrived().await,
+            Kind::Simulated(_) => std::future::poll_fn(|cx| self.poll_arrived(cx)).await,
+        }
+    }
+
+    /// As the ring's.
+    pub fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Kind::Ring(stream) => stream.poll_arrived(cx),
+            Kind::Simulated(socket) => {
+                socket.incoming.borrow_mut().poll_arrived(&socket.world(), cx)
+            }
         }
     }
 
@@ -649,6 +678,14 @@ impl TcpListener {
     pub fn stop(&self) {
         if let ListenerKind::Ring(listener) = &self.0 {
             listener.stop(); // simulated processes do not stop in order
+        }
+    }
+
+    /// As the ring's.
+    pub fn has_stopped(&self) -> bool {
+        match &self.0 {
+            ListenerKind::Ring(listener) => listener.has_stopped(),
+            ListenerKind::Simulated(..) => true,
         }
     }
 

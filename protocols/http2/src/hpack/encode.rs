@@ -5,6 +5,7 @@
 
 use super::table;
 use tidegate_http::{is_token_byte, is_value_byte, prefix};
+use tidegate_types::digits::Digits;
 
 /// That our table is, and stays, empty (RFC 7541 §4.2): once, before all else.
 pub fn encode_table_size_0(out: &mut Vec<u8>) {
@@ -34,16 +35,7 @@ pub fn encode_status(status: u16, out: &mut Vec<u8>) {
 
 /// `content-length`.
 pub fn encode_length(length: u64, out: &mut Vec<u8>) {
-    let (mut digits, mut at, mut left) = ([0; 20], 20, length);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (left % 10) as u8;
-        left /= 10;
-        if left == 0 {
-            break;
-        }
-    }
-    line(b"content-length", &digits[at..], out);
+    line(b"content-length", Digits::of(length).as_bytes(), out);
 }
 
 fn line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -73,6 +65,11 @@ fn text(text: &[u8], out: &mut Vec<u8>) {
 pub struct FieldWriter<'a>(pub &'a mut Vec<u8>);
 
 impl FieldWriter<'_> {
+    /// Some that were written by another of these.
+    pub fn put_packed(&mut self, block: &[u8]) {
+        self.0.extend_from_slice(block);
+    }
+
     /// The next one. What may not stand in an answer is left out.
     pub fn put(&mut self, name: &[u8], value: &[u8]) {
         let (mut is_token, mut has_upper) = (!name.is_empty(), false);

@@ -2,7 +2,7 @@
 
 use rustls::pki_types::ServerName;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 use tidegate_e2e::Fleet;
 use tidegate_e2e::h2::tls;
@@ -83,14 +83,24 @@ pub struct Raw {
 impl Raw {
     /// Connects and says the preface, with empty settings.
     pub fn open(fleet: &Fleet) -> Raw {
-        let mut raw = Raw::connect(fleet);
-        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        raw.send(&frame(SETTINGS, 0, 0, &[])).unwrap();
-        raw
+        Raw::try_open(fleet).unwrap()
+    }
+
+    /// As [`Raw::open`]; an error: it is not let in.
+    pub fn try_open(fleet: &Fleet) -> io::Result<Raw> {
+        let mut raw = Raw::try_connect(fleet)?;
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
+        raw.send(&frame(SETTINGS, 0, 0, &[]))?;
+        Ok(raw)
     }
 
     /// Connects alone.
     pub fn connect(fleet: &Fleet) -> Raw {
+        Raw::try_connect(fleet).unwrap()
+    }
+
+    /// As [`Raw::connect`]; an error: it is not let in.
+    pub fn try_connect(fleet: &Fleet) -> io::Result<Raw> {
         let address = fleet.member("edge-1").https();
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -98,13 +108,35 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         let name = ServerName::IpAddress(address.ip().into());
         let mut session = rustls::ClientConnection::new(tls(fleet), name).unwrap();
-        session.complete_io(&mut stream).unwrap();
-        Raw { stream: rustls::StreamOwned::new(session, stream), buffer: Vec::new() }
+        session.complete_io(&mut stream)?;
+        Ok(Raw { stream: rustls::StreamOwned::new(session, stream), buffer: Vec::new() })
+    }
+
+    /// Ends its own side in order; the other one's can still be read.
+    pub fn leave(&mut self) {
+        self.stream.conn.send_close_notify();
+        self.stream.flush().unwrap();
+        self.stream.sock.shutdown(Shutdown::Write).unwrap();
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;
         self.stream.flush()
+    }
+
+    /// Reads, also what came before the other end was gone: `rustls` would first send what is left.
+    fn receive(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let rustls::StreamOwned { conn, sock } = &mut self.stream;
+        loop {
+            match conn.reader().read(piece) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome,
+            }
+            if conn.read_tls(sock)? == 0 {
+                return Ok(0);
+            }
+            conn.process_new_packets().map_err(io::Error::other)?;
+        }
     }
 
     /// The next frame; `None`: the connection has ended.
@@ -121,7 +153,7 @@ impl Raw {
                 }
             }
             let mut piece = [0; 16 << 10];
-            match self.stream.read(&mut piece) {
+            match self.receive(&mut piece) {
                 Ok(n @ 1..) => self.buffer.extend_from_slice(&piece[..n]),
                 Ok(0) | Err(_) => return None,
             }

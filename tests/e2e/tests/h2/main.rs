@@ -3,6 +3,7 @@
 
 mod floods;
 mod frames;
+mod leaving;
 mod slow;
 mod translation;
 
@@ -232,6 +233,74 @@ fn an_idle_connection_costs_what_it_is_counted_with() {
         println!("idle after {size} bytes: {resident} bytes resident, {counted} counted");
         assert!(resident <= counted, "{size}: {resident} bytes each, {counted} counted");
     }
+}
+
+#[test]
+fn streams_that_wait_cost_what_they_are_counted_with() {
+    // Goal: what a connection may have under way is counted, not only the connection. Method: as many streams as connections may
+    // have, all of them answered from the cache as far as a window of nothing takes it.
+    const CLIENTS: u64 = 20;
+    const STREAMS: u32 = 100;
+    let fleet = Fleet::start("waiting", &options());
+    fleet.put("large.mp4", 4 << 20);
+    fleet.get("edge-1", "/large.mp4", "").unwrap();
+    let open = |_| {
+        let mut raw = Raw::connect(&fleet);
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+        for n in 0..STREAMS {
+            let head = get("/large.mp4");
+            raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &head)).unwrap();
+        }
+        for _ in 0..STREAMS {
+            raw.until(HEADERS).expect("it is answered");
+        }
+        raw
+    };
+    let counted = || fleet.counter("edge-1", "memory_flexible_used_bytes");
+    let _warm = open(0);
+    let before = (floods::resident(&fleet), counted());
+    let _more: Vec<_> = (0..CLIENTS).map(open).collect();
+    let streams = CLIENTS * u64::from(STREAMS);
+    let resident = floods::resident(&fleet).saturating_sub(before.0) / streams;
+    let counted = (counted() - before.1) / streams;
+    println!("a stream that waits: {resident} bytes resident, {counted} counted");
+    assert!(resident <= counted, "{resident} bytes each, {counted} counted");
+}
+
+#[test]
+fn clients_that_do_not_read_cost_what_they_are_counted_with() {
+    // Goal: what is held for slow clients is counted, at each moment. Method: connections with wide windows that ask for much and
+    // read no more than its head, until nothing changes any more.
+    const CLIENTS: u64 = 100;
+    let fleet = Fleet::start("unread-many", &options());
+    fleet.put("large.mp4", 16 << 20);
+    fleet.get("edge-1", "/large.mp4", "").unwrap();
+    let open = |_| {
+        let mut raw = Raw::connect(&fleet);
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0, 0, 0])).unwrap();
+        raw.send(&frame(WINDOW_UPDATE, 0, 0, &0x7f00_0000u32.to_be_bytes())).unwrap();
+        raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &get("/large.mp4"))).unwrap();
+        raw.until(HEADERS).expect("it is answered");
+        raw
+    };
+    let now = || (floods::resident(&fleet), fleet.counter("edge-1", "memory_flexible_used_bytes"));
+    let _warm: Vec<_> = (0..10).map(open).collect();
+    let before = now();
+    let _more: Vec<_> = (0..CLIENTS).map(open).collect();
+    let mut last = now();
+    fleet.until("nothing changes any more", |_| {
+        let before = std::mem::replace(&mut last, now());
+        before == last
+    });
+    let (resident, counted) = (last.0.saturating_sub(before.0), last.1.saturating_sub(before.1));
+    println!(
+        "who does not read: {} bytes resident, {} counted",
+        resident / CLIENTS,
+        counted / CLIENTS
+    );
+    assert!(resident <= counted, "{resident} bytes, {counted} counted");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use quinn::{Connection, ConnectionError};
 use std::future::Future;
 use std::net::UdpSocket;
 use std::pin::Pin;
+use std::time::Duration;
 use tidegate_contract::Snapshot;
 use tidegate_e2e::h3::{self, Client, request};
-use tidegate_e2e::{Fleet, FleetOptions};
+use tidegate_e2e::{Fleet, FleetOptions, Gate, HandOrigin, reply};
 use tidegate_http::Method;
 use tidegate_http3::varint;
 
@@ -253,6 +254,48 @@ fn an_address_has_so_many_connections_and_proves_that_it_is_its_own() {
         assert!(fleet.counter("edge-1", "quic_retries_total") > retries, "after a proof");
         assert!(fleet.counter("edge-1", "clients_turned_away_total") > 0);
         assert!(second.get("/a.m4s", &[]).await.unwrap().body == body);
+    });
+}
+
+#[test]
+fn what_is_left_behind_is_held_against_its_address_until_it_is_over() {
+    // Goal and method as over HTTP/2 (tests/e2e/tests/h2/leaving.rs).
+    let gate = Gate::default();
+    let held = gate.clone();
+    // Not at the address that this test comes from: servers have no limits.
+    let origin = HandOrigin::start([127, 0, 0, 78].into(), move |_, stream| {
+        held.wait();
+        reply(stream, 200, "Cache-Control: no-store\r\n", b"late");
+    });
+    let two = |snapshot: &mut Snapshot| {
+        let edge = snapshot.servers.iter_mut().find(|s| s.id == "edge-1").unwrap();
+        edge.machine.client_limits.connections = 2;
+    };
+    let options = FleetOptions { adjust: two, origin: Some(origin.address), ..options() };
+    let fleet = Fleet::start("quic-left", &options);
+    fleet.until("nobody else is there", |f| f.counter("edge-1", "connections_open") <= 1);
+    let address = fleet.member("edge-1").https();
+    block_on(async {
+        for round in 1..=2 {
+            let client = Client::connect(&fleet).await;
+            let path = format!("/pass/{round}");
+            let asked = async {
+                while origin.count_of(&path) == 0 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                _ = client.get(&path, &[]) => panic!("the origin holds it back"),
+                () = asked => {}
+            }
+            client.quic.close(0u32.into(), b"");
+            while fleet.counter("edge-1", "connections_open") > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        assert!(h3::quic(&fleet, address, 1 << 16).await.is_err(), "two are there");
+        gate.open();
+        while h3::quic(&fleet, address, 1 << 16).await.is_err() {}
     });
 }
 

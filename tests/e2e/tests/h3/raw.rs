@@ -1,6 +1,7 @@
 //! A QUIC client of our own (RFC 9000, RFC 9001) that sends whatever it is told: packets by hand, keys and handshake by rustls.
 //! It loses nothing and repeats nothing: between processes of one machine that is enough.
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::pki_types::ServerName;
 use rustls::quic::{
     ClientConnection, DirectionalKeys, HeaderProtectionKey, KeyChange, Keys, PacketKey,
@@ -19,6 +20,8 @@ use tidegate_http3::varint;
 /// Frame types (RFC 9000 §19).
 pub const PING: u64 = 0x01;
 pub const ACK: u64 = 0x02;
+pub const RESET_STREAM: u64 = 0x04;
+pub const STOP_SENDING: u64 = 0x05;
 pub const CRYPTO: u64 = 0x06;
 pub const STREAM_OFF_LEN: u64 = 0x0e;
 pub const NEW_CONNECTION_ID: u64 = 0x18;
@@ -29,6 +32,7 @@ pub const CLOSE: u64 = 0x1c;
 pub const CLOSE_BY_APPLICATION: u64 = 0x1d;
 pub const HANDSHAKE_DONE: u64 = 0x1e;
 
+const RECEIVE_BYTES: usize = 4 << 20;
 const TAG_BYTES: usize = 16;
 const SAMPLE_BYTES: usize = 16;
 /// Packet numbers are sent in full length.
@@ -137,6 +141,8 @@ impl Raw {
         let tls = ClientConnection::new(Arc::new(config), Version::V1, name, parameters());
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback is there");
         socket.set_read_timeout(Some(PATIENCE)).expect("a span of time");
+        // An edge says its last word once: it is not to be lost behind what came before.
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BYTES).expect("as much as the system allows");
         Raw {
             socket,
             address,
