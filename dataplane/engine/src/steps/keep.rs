@@ -58,17 +58,20 @@ pub fn keep(
     payload: Bytes,
     object: Option<Arc<Object>>,
 ) {
+    let Some((_, store)) = core.node.stores.home(key.key) else { return };
     let owner = object.clone();
-    if let Some((_, store)) = core.node.stores.home(key.key)
-        && (store.is_slow()
-            || core.node.memory.pressure() >= Pressure::Short
-            || !store.queue.push(Keep { stream, key, payload, object, invalidation: None }))
+    if core.node.memory.pressure() >= Pressure::Short {
+        core.count(|c| &c.store_memory_shed_total, 1);
+    } else if store.is_slow()
+        || !store.queue.push(Keep { stream, key, payload, object, invalidation: None })
     {
         core.count(|c| &c.store_not_admitted_total, 1);
-        // A later request tries again.
-        if let Some(object) = owner {
-            object.set_left_out();
-        }
+    } else {
+        return;
+    }
+    // A later request tries again.
+    if let Some(object) = owner {
+        object.set_left_out();
     }
 }
 
@@ -77,11 +80,17 @@ pub fn keep(
 pub fn admit(core: &Core, object: &Arc<Object>, own: Option<Admission>) {
     let Some((_, store)) = core.node.stores.home(object.key) else { return };
     // What is in memory only, its device being out, goes to the one that has its share now.
-    if object.is_kept_on(store.bit()) || store.is_slow() {
+    if object.is_kept_on(store.bit()) {
         return;
     }
     let requests = object.count_requests(1);
-    if !store.admission.is_enough(requests, own) || !object.set_kept(store.bit()) {
+    if !store.admission.is_enough(requests, own) {
+        return;
+    }
+    if core.node.memory.pressure() >= Pressure::Short {
+        return core.count(|c| &c.store_memory_shed_total, 1);
+    }
+    if store.is_slow() || !object.set_kept(store.bit()) {
         return;
     }
     let total = object.total();
