@@ -50,6 +50,13 @@ impl fmt::Display for Case {
     }
 }
 
+impl Case {
+    /// Whether `name` is a part of this case's.
+    pub fn is_meant(self, name: &str) -> bool {
+        self.to_string().contains(name.trim())
+    }
+}
+
 /// A server under measurement.
 pub struct Contestant {
     pub name: &'static str,

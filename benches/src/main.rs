@@ -47,6 +47,9 @@ struct Args {
     /// Connections, kept alive.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     connections: u32,
+    /// Only cases whose name has one of these in it, divided by commas: "HTTP/2 1 KiB,HTTPS 1 MiB".
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    only: Vec<String>,
     /// Core of the servers.
     #[arg(long, default_value_t = 0)]
     server_core: usize,
@@ -104,7 +107,12 @@ fn run(args: &Args) -> Result<(), String> {
     let cases: Vec<Case> = [Line::Http, Line::Https, Line::Http2]
         .into_iter()
         .flat_map(|line| SIZES.map(|size| Case { line, size }))
+        .filter(|case| args.only.is_empty() || args.only.iter().any(|name| case.is_meant(name)))
         .collect();
+    if cases.is_empty() {
+        let names = args.only.join(",");
+        return Err(format!("--only {names}: no case is called so; \"HTTP/2 1 KiB\" is one"));
+    }
     let measure =
         Measure { core: args.load_core, connections: args.connections, seconds: args.seconds };
     let mut report = Report::new(args.rounds, args.seconds, args.connections);

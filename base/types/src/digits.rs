@@ -16,9 +16,15 @@ impl Digits {
     pub fn of(number: u64) -> Digits {
         let len = number.checked_ilog10().map_or(1, |log| log as usize + 1);
         let (mut bytes, mut rest) = ([0; DIGITS_MAX], number);
-        for digit in bytes[..len].iter_mut().rev() {
-            *digit = b'0' + (rest % 10) as u8;
-            rest /= 10;
+        // Two at a time: each division waits for the one before.
+        for pair in bytes[..len].rchunks_mut(2) {
+            let two = (rest % 100) as u8;
+            rest /= 100;
+            if let [tens, ones] = pair {
+                (*tens, *ones) = (b'0' + two / 10, b'0' + two % 10);
+            } else {
+                pair.fill(b'0' + two);
+            }
         }
         Digits { bytes, len }
     }

@@ -9,7 +9,7 @@
 //! Streams write into the machine, and the connection's task moves what is there into the socket: answers that come in one turn
 //! share records and one send. Bodies are sealed from where they lie.
 //!
-//! Must stay true: a request becomes the bytes of an HTTP/1.1 head and is judged as such, so that nothing passes here that would
+//! Must stay true: a request is judged by the rules for the text of an HTTP/1.1 head, so that nothing passes here that would
 //! be refused there; an answer that breaks off is a reset, never a short body that looks whole; who waits for a stream is
 //! woken when it can go on, and when the connection is over.
 
@@ -20,7 +20,7 @@ mod upload;
 
 use crate::callers::Call;
 use crate::drain::Drain;
-use crate::head::{HeadText, Refused};
+use crate::head::{Refused, judge};
 use crate::tls::protection;
 use crate::urgency::Urgency;
 use answer::Answer;
@@ -38,11 +38,12 @@ use tidegate_engine::client::SEND_STALL_MAX;
 use tidegate_engine::memory::{CLIENT_H2_BYTES, Held, STREAM_BYTES};
 use tidegate_engine::pace::Paces;
 use tidegate_engine::session::OpenConnection;
+use tidegate_engine::transaction::Exchange;
 use tidegate_engine::{Core, Face, Protection};
 use tidegate_fill::{Duplex, TlsStream};
 use tidegate_http::RequestHead;
 use tidegate_http2::{Code, Connection, Error, Event, Head, PIECES_MAX, STREAMS_MAX, Scratch};
-use tidegate_ring::{Sleep, TcpStream, now, sleep, started, timeout};
+use tidegate_ring::{Sleep, TcpStream, now, sleep, started, timeout, turn_now};
 use tidegate_tls::Server;
 use turns::Turns;
 use upload::Upload;
@@ -159,9 +160,9 @@ async fn goodbye(wire: &Rc<Wire>) {
     let _closed_or_late = timeout(CLOSE_SPAN_MAX, end).await;
 }
 
-/// Since the process began.
+/// From the process' begin to that of this turn.
 fn elapsed() -> Duration {
-    now().saturating_duration_since(started().0)
+    turn_now().saturating_duration_since(started().0)
 }
 
 /// How a conversation ended.
@@ -245,7 +246,7 @@ impl Conversation<'_> {
         &mut self,
         now: Duration,
         mut come: &[u8],
-        (scratch, text): &mut (Scratch, Vec<u8>),
+        (scratch, values): &mut (Scratch, Vec<u8>),
     ) -> Result<(), Error> {
         let wire = self.wire;
         loop {
@@ -254,7 +255,7 @@ impl Conversation<'_> {
                 None => return Ok(()),
                 Some(Event::Request { stream, ended }) => {
                     let head = scratch.head();
-                    self.spawn(stream, ended, head, read_head(&head, text));
+                    self.spawn(stream, ended, head, read_head(&head, values));
                 }
                 Some(Event::Refused { stream, status, what }) => {
                     self.spawn(stream, true, scratch.head(), Err((status, what)));
@@ -303,9 +304,10 @@ impl Conversation<'_> {
             let upload = Upload::of(&head.method, self.core);
             self.wire.uploads.borrow_mut().insert(stream, upload);
         }
-        let (core, peer, face) = (self.core.clone(), self.peer, self.face);
+        let (core, peer, from_fleet) = (self.core.clone(), self.peer, self.face == Face::Fleet);
+        let exchange = judged.map(|request| Exchange { request, body: Vec::new(), from_fleet });
         let counted = Held::new(&core, STREAM_BYTES);
-        lanes::serve(Job { core, answer, peer, face, judged, with_body, counted });
+        lanes::serve(Job { core, answer, peer, exchange, with_body, counted });
     }
 
     /// It stops.
@@ -465,7 +467,7 @@ impl Wire {
 }
 
 /// The request's head, judged as one of HTTP/1.1 (RFC 9113 §8.3).
-fn read_head(head: &Head<'_>, text: &mut Vec<u8>) -> Result<RequestHead, Refused> {
+fn read_head(head: &Head<'_>, values: &mut Vec<u8>) -> Result<RequestHead, Refused> {
     let mut hosts = head.fields().filter(|(name, _)| *name == b"host").map(|(_, value)| value);
     let (host, None) = (hosts.next(), hosts.next()) else {
         return Err((400, "more than one Host"));
@@ -483,7 +485,5 @@ fn read_head(head: &Head<'_>, text: &mut Vec<u8>) -> Result<RequestHead, Refused
     if !target.starts_with(b"/") && (target != b"*" || head.method() != b"OPTIONS") {
         return Err((400, ":path does not begin with a slash"));
     }
-    let mut text = HeadText::new(text, head.method(), target, authority);
-    head.fields().for_each(|(name, value)| text.field(name, value));
-    text.judge()
+    judge(head.method(), target, authority, || head.fields(), values)
 }

@@ -27,7 +27,7 @@ pub use post::{Elder, Post, read_letters};
 
 use crate::callers::Call;
 use crate::core::let_in;
-use crate::head::{HeadText, Refused};
+use crate::head::{self, Refused};
 use crate::urgency::Urgency;
 use answer::Answer;
 use aws_lc_rs::{hkdf, hmac};
@@ -49,7 +49,8 @@ use tidegate_engine::client::SEND_STALL_MAX;
 use tidegate_engine::memory::{Held, STREAM_BYTES};
 use tidegate_engine::min_rate::BodyWait;
 use tidegate_engine::session::{OpenConnection, PASSED_BODY_BYTES_MAX, serve_stream};
-use tidegate_engine::{Core, Face, Outlet};
+use tidegate_engine::transaction::Exchange;
+use tidegate_engine::{Core, Outlet};
 use tidegate_http::{Fields, Method, RequestHead};
 use tidegate_http3::{
     Code, Connection as Rules, Error, Limits, ParsedRequest, RequestEvent, RequestReader, Side,
@@ -492,7 +493,9 @@ async fn serve_request(
         }
     };
     let peer = connection.remote();
-    serve_stream(core, &mut answer, peer, Face::Traffic, head_only, exchange).await;
+    let exchange = exchange.map(|(request, body)| Exchange { request, body, from_fleet: false });
+    let asked = exchange.as_ref().map_err(|refused| *refused);
+    serve_stream(core, &mut answer, peer, head_only, asked).await;
     core.count(|c| &c.lent_answers_total, u64::from(answer.has_lent()));
     if !reading.ended {
         connection.stop(id, code);
@@ -511,13 +514,9 @@ fn judge(head: &RequestHead) -> Result<RequestHead, Refused> {
     };
     let authority = head.authority.as_ref().map(ToString::to_string).unwrap_or_default();
     let method = head.method.as_str();
-    let mut text = Vec::with_capacity(512);
+    let lines = || head.fields.iter().map(|(name, value)| (name.as_bytes(), value));
     let (target, authority) = (target.as_bytes(), authority.as_bytes());
-    let mut text = HeadText::new(&mut text, method.as_bytes(), target, authority);
-    for (name, value) in head.fields.iter() {
-        text.field(name.as_bytes(), value);
-    }
-    text.judge()
+    head::judge(method.as_bytes(), target, authority, lines, &mut Vec::with_capacity(512))
 }
 
 /// A request that is being read.

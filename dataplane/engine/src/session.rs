@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tidegate_http::{Fields, Method, RequestHead, Version};
+use tidegate_http::{Fields, Method, Version};
 use tidegate_http1::{BodyFraming, ChunkedDecoder, Limits, ParsedRequest, RequestParser};
 use tidegate_ring::timeout;
 
@@ -151,7 +151,7 @@ async fn exchange<T: Transport>(
     let from_fleet = face == Face::Fleet;
     let exchange = Exchange { request: parsed.head, body, from_fleet };
     match face {
-        Face::Traffic | Face::Fleet => transaction::run(core, &mut client, exchange).await,
+        Face::Traffic | Face::Fleet => transaction::run(core, &mut client, &exchange).await,
         Face::Admin => Box::pin(crate::admin::run(core, &mut client, exchange)).await,
     }
     count_late(core, &client);
@@ -165,17 +165,13 @@ pub async fn serve_stream<O: Outlet>(
     core: &Rc<Core>,
     outlet: &mut O,
     peer: SocketAddr,
-    face: Face,
     head_only: bool,
-    exchange: Result<(RequestHead, Vec<u8>), (u16, &'static str)>,
+    exchange: Result<&Exchange, (u16, &'static str)>,
 ) {
     let _busy = Busy::new(core);
     let mut client = Client::new(outlet, peer, head_only);
     match exchange {
-        Ok((request, body)) => {
-            let exchange = Exchange { request, body, from_fleet: face == Face::Fleet };
-            transaction::run(core, &mut client, exchange).await;
-        }
+        Ok(exchange) => transaction::run(core, &mut client, exchange).await,
         Err((status, what)) => {
             count_refused(core, status);
             let _gone = synth::answer(&mut client, status, what, Fields::new()).await;

@@ -72,17 +72,17 @@ pub(crate) struct Notes {
 }
 
 /// Runs one request: receive, route, key, lookup, fill, deliver, finish.
-pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: Exchange) {
+pub async fn run<O: Outlet>(core: &Rc<Core>, client: &mut Client<'_, O>, exchange: &Exchange) {
     let started = turn_now();
     let view = core.node.view.load_full();
     let mut notes = Notes::default();
     core.count(|c| &c.requests_total, 1);
     let outcome = match view.me.role {
         Role::Origin => Box::pin(origin::answer(core, &view, client, &exchange.request)).await,
-        _ => match prompt::find(core, &view, client, &exchange, &mut notes) {
+        _ => match prompt::find(core, &view, client, exchange, &mut notes) {
             Some(found) => prompt::send(core, client, found, &mut notes, started).await,
             // In a box of its own: what waits for nobody needs no room for it.
-            None => Box::pin(steps(core, &view, client, &exchange, &mut notes, started)).await,
+            None => Box::pin(steps(core, &view, client, exchange, &mut notes, started)).await,
         },
     };
     if let Err(error) = outcome {

@@ -149,6 +149,11 @@ impl Table {
     }
 }
 
+/// Whether the kernel has nothing to do for this ring: no entries to take, no completions to bring.
+fn is_idle(queue: &squeue::SubmissionQueue<'_>) -> bool {
+    queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+}
+
 /// The arena whose pieces, the first so many, are registered with the ring.
 #[derive(Default)]
 struct Registered {
@@ -316,8 +321,10 @@ impl Driver {
     /// Submits what is queued, waits up to `wait` for a completion (not at all for zero), and completes operations.
     pub(crate) fn turn(&self, wait: Option<Duration>) {
         {
-            let ring = self.ring.borrow();
+            let mut ring = self.ring.borrow_mut();
             let outcome = match wait {
+                // Nothing to hand over and nothing that waits for the kernel's turn: what has completed is there already.
+                Some(Duration::ZERO) if is_idle(&ring.submission()) => Ok(0),
                 Some(Duration::ZERO) => ring.submit(),
                 Some(wait) => {
                     let span = types::Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());

@@ -17,7 +17,9 @@ pub use encode::{
     EncodeError, LAST_CHUNK, encode_chunk_head, encode_field, encode_fields, encode_request,
     encode_response, encode_status_line,
 };
-pub use request::{BodyFraming, ParsedRequest, RequestError, RequestParser, parse_request};
+pub use request::{
+    BodyFraming, ParsedRequest, RequestError, RequestParser, judge_parts, parse_request,
+};
 pub use response::{ParsedResponse, ResponseBody, ResponseError, ResponseParser, parse_response};
 
 use tidegate_types::limits::{

@@ -9,7 +9,7 @@ use crate::lines::{self, Framing, FramingError, LineError, LineScanner, Scan};
 use bytes::Bytes;
 use std::fmt;
 use std::ops::Range;
-use tidegate_http::{Authority, Method, RequestHead, Scheme, Version, is_token_byte};
+use tidegate_http::{Authority, Fields, Method, RequestHead, Scheme, Version, is_token_byte};
 
 /// How the body of a request is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,37 @@ const fn refuse(status: u16, what: &'static str) -> RequestError {
 /// When the head cannot become a good one.
 pub fn parse_request(buf: &[u8], limits: &Limits) -> Result<Option<ParsedRequest>, RequestError> {
     RequestParser::new(*limits).parse(buf)
+}
+
+/// Judges a head that came in parts, as versions of HTTP with frames bring it, by the rules for one that comes as text: what
+/// passes here would have passed there, to the same [`RequestHead`]. `fields` has the Host field.
+///
+/// # Errors
+/// Its text would be refused, with the same status.
+pub fn judge_parts(
+    method: &[u8],
+    target: &[u8],
+    fields: Fields,
+    limits: &Limits,
+) -> Result<RequestHead, RequestError> {
+    if method.is_empty() || method.len() > METHOD_BYTES_MAX {
+        return Err(refuse(400, "the method is no token of usual length"));
+    }
+    if target.len() > limits.target_bytes_max {
+        return Err(refuse(414, "the request target is too long"));
+    }
+    if target.is_empty() {
+        return Err(refuse(400, "the request has no target"));
+    }
+    if fields.len() > limits.fields_max {
+        return Err(line_error(LineError::TooManyFields));
+    }
+    // `METHOD target HTTP/1.1`, and the blank line.
+    let first_line = method.len() + target.len() + VERSION_BYTES + 4;
+    if first_line + fields.wire_size() + 2 > limits.head_bytes_max {
+        return Err(line_error(LineError::HeadTooLarge));
+    }
+    Ok(judge(method, target, Version::Http11, fields)?.head)
 }
 
 /// Parses request heads as their bytes arrive.
@@ -128,74 +159,85 @@ impl RequestParser {
         let line = RequestLine::parse(&head, start, end, &self.limits)?;
         let fields = lines::parse_fields(&head, end + 2, self.scanner.field_count())
             .map_err(|error| refuse(400, error.what()))?;
-        let http10 = line.version == Version::Http10;
-
-        let mut hosts = fields.get_all("host");
-        let host = hosts.next();
-        if hosts.next().is_some() {
-            return Err(refuse(400, "more than one Host"));
-        }
-        let host = match host {
-            Some(value) => Some(
-                Authority::parse(value)
-                    .map_err(|_| refuse(400, "Host is no host with optional port"))?,
-            ),
-            None if http10 => None,
-            None => return Err(refuse(400, "HTTP/1.1 request without Host")),
-        };
-        drop(hosts);
-
-        let method = Method::parse(&head[line.method.clone()])
-            .ok_or(refuse(400, "the method is no token"))?;
-        let target = Target::parse(&head[line.target.clone()], &method)?;
-        let authority = match (target.authority, host) {
-            (Some((scheme, own)), Some(host)) => {
-                let port = |authority: &Authority| authority.port.unwrap_or(scheme.default_port());
-                if own.host != host.host || port(&own) != port(&host) {
-                    return Err(refuse(400, "the target names another authority than Host"));
-                }
-                Some(own)
-            }
-            (Some((_, own)), None) => Some(own),
-            (None, host) => host,
-        };
-
-        let body = match lines::framing(&fields, http10) {
-            Ok(Framing::Absent) => BodyFraming::None,
-            Ok(Framing::Length(0)) => BodyFraming::None,
-            Ok(Framing::Length(length)) => BodyFraming::Length(length),
-            Ok(Framing::Chunked) => BodyFraming::Chunked,
-            Err(error @ FramingError::UnknownCoding) => return Err(refuse(501, error.what())),
-            Err(error) => return Err(refuse(400, error.what())),
-        };
-        if method == Method::Trace && body != BodyFraming::None {
-            return Err(refuse(400, "TRACE with a body"));
-        }
-        let mut expect_continue = false;
-        for expectation in fields.get_all("expect").flat_map(tidegate_http::list_members) {
-            if !expectation.eq_ignore_ascii_case(b"100-continue") {
-                return Err(refuse(417, "an expectation other than 100-continue"));
-            }
-            // RFC 9110 §10.1.1: ignored in HTTP/1.0, and without meaning when no body follows.
-            expect_continue = !http10 && body != BodyFraming::None;
-        }
-        let keep_alive = lines::keep_alive(&fields, http10);
-        Ok(ParsedRequest {
-            head_bytes: head.len(),
-            head: RequestHead {
-                method,
-                path: target.path,
-                query: target.query,
-                authority,
-                scheme_in_target: target.scheme,
-                version: line.version,
-                fields,
-            },
-            body,
-            keep_alive,
-            expect_continue,
-        })
+        let parsed =
+            judge(&head[line.method.clone()], &head[line.target.clone()], line.version, fields)?;
+        Ok(ParsedRequest { head_bytes: head.len(), ..parsed })
     }
+}
+
+/// What the parts of a head mean together.
+fn judge(
+    method: &[u8],
+    target: &[u8],
+    version: Version,
+    fields: Fields,
+) -> Result<ParsedRequest, RequestError> {
+    let http10 = version == Version::Http10;
+
+    let mut hosts = fields.get_all("host");
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(refuse(400, "more than one Host"));
+    }
+    let host = match host {
+        Some(value) => Some(
+            Authority::parse(value)
+                .map_err(|_| refuse(400, "Host is no host with optional port"))?,
+        ),
+        None if http10 => None,
+        None => return Err(refuse(400, "HTTP/1.1 request without Host")),
+    };
+    drop(hosts);
+
+    let method = Method::parse(method).ok_or(refuse(400, "the method is no token"))?;
+    let target = Target::parse(target, &method)?;
+    let authority = match (target.authority, host) {
+        (Some((scheme, own)), Some(host)) => {
+            let port = |authority: &Authority| authority.port.unwrap_or(scheme.default_port());
+            if own.host != host.host || port(&own) != port(&host) {
+                return Err(refuse(400, "the target names another authority than Host"));
+            }
+            Some(own)
+        }
+        (Some((_, own)), None) => Some(own),
+        (None, host) => host,
+    };
+
+    let body = match lines::framing(&fields, http10) {
+        Ok(Framing::Absent) => BodyFraming::None,
+        Ok(Framing::Length(0)) => BodyFraming::None,
+        Ok(Framing::Length(length)) => BodyFraming::Length(length),
+        Ok(Framing::Chunked) => BodyFraming::Chunked,
+        Err(error @ FramingError::UnknownCoding) => return Err(refuse(501, error.what())),
+        Err(error) => return Err(refuse(400, error.what())),
+    };
+    if method == Method::Trace && body != BodyFraming::None {
+        return Err(refuse(400, "TRACE with a body"));
+    }
+    let mut expect_continue = false;
+    for expectation in fields.get_all("expect").flat_map(tidegate_http::list_members) {
+        if !expectation.eq_ignore_ascii_case(b"100-continue") {
+            return Err(refuse(417, "an expectation other than 100-continue"));
+        }
+        // RFC 9110 §10.1.1: ignored in HTTP/1.0, and without meaning when no body follows.
+        expect_continue = !http10 && body != BodyFraming::None;
+    }
+    let keep_alive = lines::keep_alive(&fields, http10);
+    Ok(ParsedRequest {
+        head_bytes: 0,
+        head: RequestHead {
+            method,
+            path: target.path,
+            query: target.query,
+            authority,
+            scheme_in_target: target.scheme,
+            version,
+            fields,
+        },
+        body,
+        keep_alive,
+        expect_continue,
+    })
 }
 
 fn line_error(error: LineError) -> RequestError {

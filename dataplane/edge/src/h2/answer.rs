@@ -19,7 +19,7 @@ use tidegate_engine::object::Packing;
 use tidegate_engine::pace::{Burst, LOOK_BYTES, Lending, Manner, Pace};
 use tidegate_engine::{HeadFields, Outlet, Protection};
 use tidegate_http2::{Code, DATA_BYTES_MAX, FieldWriter};
-use tidegate_ring::{now, timeout};
+use tidegate_ring::{now, timeout, turn_now};
 
 /// Given to the machine in one turn: some whole frames.
 const TURN_BYTES: usize = 4 * DATA_BYTES_MAX;
@@ -59,7 +59,7 @@ impl Answer {
             pace: Pace::default(),
             burst: Burst::of(&Pace::default()),
             lending: None,
-            begun: now(),
+            begun: turn_now(),
             lent: false,
             over: false,
         }

@@ -11,10 +11,10 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
+use tidegate_engine::Core;
 use tidegate_engine::memory::Held;
 use tidegate_engine::session::serve_stream;
-use tidegate_engine::{Core, Face};
-use tidegate_http::RequestHead;
+use tidegate_engine::transaction::Exchange;
 
 /// Lanes that wait on one core.
 const LANES_KEPT: usize = 256;
@@ -28,8 +28,7 @@ pub struct Job {
     pub core: Rc<Core>,
     pub answer: Answer,
     pub peer: SocketAddr,
-    pub face: Face,
-    pub judged: Result<RequestHead, Refused>,
+    pub exchange: Result<Exchange, Refused>,
     /// Its body is still to come.
     pub with_body: bool,
     pub counted: Held,
@@ -84,20 +83,24 @@ impl Lane {
 }
 
 impl Job {
-    async fn run(self: Box<Job>) {
-        let Job { core, mut answer, peer, face, judged, with_body, counted: _counted } = *self;
+    async fn run(mut self: Box<Job>) {
+        // Used where it lies: a head and an answer are some hundred bytes each.
+        let Job { core, answer, peer, exchange, with_body, counted: _counted } = &mut *self;
         let mut held = None;
-        let exchange = match judged {
-            Ok(head) if with_body => {
-                upload::read(answer.wire(), answer.id()).await.map(|(body, bytes)| {
+        if *with_body {
+            match upload::read(answer.wire(), answer.id()).await {
+                Ok((body, bytes)) => {
                     held = bytes;
-                    (head, body)
-                })
+                    if let Ok(exchange) = exchange {
+                        exchange.body = body;
+                    }
+                }
+                Err(refused) => *exchange = Err(refused),
             }
-            judged => judged.map(|head| (head, Vec::new())),
-        };
+        }
         let head_only = answer.is_head_only();
-        serve_stream(&core, &mut answer, peer, face, head_only, exchange).await;
+        let asked = exchange.as_ref().map_err(|refused| *refused);
+        serve_stream(core, answer, *peer, head_only, asked).await;
         drop(held);
         core.count(|c| &c.lent_answers_total, u64::from(answer.has_lent()));
     }
