@@ -1,6 +1,7 @@
 //! How far a run is: a bar on a terminal, a line each second elsewhere.
 //!
-//! Must stay true: on a terminal one line is written over and over, and never more than a line is taken.
+//! Must stay true: on a terminal one line is written over and over, and never more than a line is taken; the first error has a
+//! line of its own, as soon as it is known.
 
 use crate::run::Progress;
 use std::io::Write;
@@ -24,7 +25,11 @@ impl Meter {
     /// Writes how far it is now.
     pub fn show(&mut self, now: &Progress, out: &mut dyn Write) {
         let text = line(&self.last, now);
-        self.last = *now;
+        if let (None, Some(error)) = (&self.last.first_error, &now.first_error) {
+            self.done(out);
+            let _shown = writeln!(out, "first error: {error}");
+        }
+        self.last = now.clone();
         // Nobody needs a run to fail because its progress cannot be written.
         let _shown = if self.terminal {
             self.shown = true;
@@ -95,6 +100,22 @@ mod tests {
         assert_eq!(log.lines().count(), 2);
         assert!(log.contains("300 done, 200/s"), "{log}");
         assert!(!log.contains('\r') && !log.contains('\x1b'));
+    }
+
+    #[test]
+    fn the_first_error_is_told_once_on_a_line_of_its_own() {
+        for terminal in [true, false] {
+            let (mut meter, mut out) = (Meter::new(terminal), Vec::new());
+            let first_error = Some("no connection to [::1]:9: refused".into());
+            meter.show(&at(1, 1, None), &mut out);
+            for seconds in [2, 3] {
+                let now = Progress { first_error: first_error.clone(), ..at(seconds, 1, None) };
+                meter.show(&now, &mut out);
+            }
+            let out = String::from_utf8(out).unwrap();
+            let told = out.lines().filter(|line| line.starts_with("first error: no connection"));
+            assert_eq!(told.count(), 1, "{out}");
+        }
     }
 
     #[test]

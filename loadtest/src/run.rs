@@ -24,8 +24,8 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_http::authority::Authority;
@@ -51,7 +51,7 @@ const START_LEAD: Duration = Duration::from_millis(20);
 const CONNECT_REST: Duration = Duration::from_millis(100);
 
 /// Where a run is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Progress {
     pub elapsed_ns: u64,
     /// Part of the run that is over, where that is known.
@@ -62,6 +62,8 @@ pub struct Progress {
     pub received_bytes: u64,
     /// Due and not sent yet.
     pub waiting: u64,
+    /// What the first of the errors was.
+    pub first_error: Option<Arc<str>>,
 }
 
 /// Why there is no report.
@@ -107,6 +109,7 @@ struct Shared {
     start: Instant,
     done: AtomicU64,
     errors: AtomicU64,
+    first_error: OnceLock<Arc<str>>,
     received_bytes: AtomicU64,
     /// Connections.
     open: Arc<AtomicU64>,
@@ -137,6 +140,7 @@ pub async fn run(
         start: Instant::now() + START_LEAD,
         done: AtomicU64::new(0),
         errors: AtomicU64::new(0),
+        first_error: OnceLock::new(),
         received_bytes: AtomicU64::new(0),
         open: Arc::default(),
     });
@@ -245,6 +249,15 @@ pub(crate) async fn until(deadline: Option<Instant>) {
     }
 }
 
+/// What went wrong with a request, the first of these that its thread met.
+pub(crate) fn text_of(record: &Record<'_>, tally: &Tally) -> Arc<str> {
+    match (record.ending, &tally.first_failure) {
+        (Ending::Answered, _) => format!("an answer with status {}", record.status).into(),
+        (_, Some(failure)) => failure.as_str().into(),
+        (ending, None) => format!("{ending:?}").into(),
+    }
+}
+
 /// The time that the counted requests had.
 fn elapsed_ns(plan: &Plan, tally: &Tally, interrupted_ns: Option<u64>) -> u64 {
     let all_done = plan.requests == Some(tally.requests());
@@ -266,6 +279,7 @@ impl Shared {
             errors: self.errors.load(Ordering::Relaxed),
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
             waiting: self.slots.backlog(now_ns),
+            first_error: self.first_error.get().cloned(),
         }
     }
 }
@@ -625,6 +639,7 @@ impl User {
         shared.received_bytes.fetch_add(record.received_bytes, Ordering::Relaxed);
         if record.ending != Ending::Answered || record.status >= 400 {
             shared.errors.fetch_add(1, Ordering::Relaxed);
+            shared.first_error.get_or_init(|| text_of(&record, &worker.tally.borrow()));
         }
         record.ending
     }

@@ -12,7 +12,7 @@ use crate::client::{Endpoint, READ_BYTES, Watch};
 use crate::cpu;
 use crate::options::{Options, OptionsError};
 use crate::report::{Measured, Report};
-use crate::run::{PROGRESS_EVERY, Progress, RunError, fields, place_of, until};
+use crate::run::{PROGRESS_EVERY, Progress, RunError, fields, place_of, text_of, until};
 use crate::series::Sample;
 use crate::tally::{Ending, Record, Tally};
 use crate::trace::random::{Random, mixed};
@@ -22,8 +22,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_http::{Fields, ResponseHead};
 use tokio::sync::{mpsc, watch};
@@ -56,6 +56,7 @@ struct Shared {
     open: Arc<AtomicU64>,
     done: AtomicU64,
     errors: AtomicU64,
+    first_error: OnceLock<Arc<str>>,
     received_bytes: AtomicU64,
     over: AtomicU64,
 }
@@ -87,6 +88,7 @@ pub async fn play(
         open: Arc::default(),
         done: AtomicU64::new(0),
         errors: AtomicU64::new(0),
+        first_error: OnceLock::new(),
         received_bytes: AtomicU64::new(0),
         over: AtomicU64::new(0),
     });
@@ -176,6 +178,7 @@ impl Shared {
             errors: self.errors.load(Ordering::Relaxed),
             received_bytes: self.received_bytes.load(Ordering::Relaxed),
             waiting: 0,
+            first_error: self.first_error.get().cloned(),
         }
     }
 }
@@ -372,6 +375,7 @@ impl Viewer {
         shared.received_bytes.fetch_add(record.received_bytes, Ordering::Relaxed);
         if record.ending != Ending::Answered || record.status >= 400 {
             shared.errors.fetch_add(1, Ordering::Relaxed);
+            shared.first_error.get_or_init(|| text_of(&record, &worker.tally.borrow()));
         }
         (record.ending == Ending::Answered).then(|| Got { status: record.status, ..got.got })
     }

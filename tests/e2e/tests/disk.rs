@@ -29,7 +29,11 @@ fn edge_store(fleet: &Fleet) -> PathBuf {
 }
 
 /// Puts and asks for files, so that the edge has stored them; gives names and bytes.
+/// No more waits for a slow disk than is kept for it.
+const UNWRITTEN_BYTES_MAX: usize = 16 << 20;
+
 fn warm(fleet: &Fleet, sizes: &[usize]) -> Vec<(String, Vec<u8>)> {
+    let mut unwritten = 0;
     let files: Vec<(String, Vec<u8>)> = sizes
         .iter()
         .enumerate()
@@ -37,6 +41,11 @@ fn warm(fleet: &Fleet, sizes: &[usize]) -> Vec<(String, Vec<u8>)> {
             let name = format!("d{n}.m4s");
             let bytes = fleet.put(&name, *size);
             assert!(fleet.get("edge-1", &format!("/{name}"), "").unwrap().body == bytes);
+            unwritten += size;
+            if unwritten > UNWRITTEN_BYTES_MAX {
+                fleet.settle("edge-1");
+                unwritten = 0;
+            }
             (name, bytes)
         })
         .collect();
