@@ -29,8 +29,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_certificates::Shown;
 use tidegate_contract::{Certificate, FleetTls, Ktls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
+use tidegate_engine::clock::wall_ms;
 use tidegate_engine::{Core, Face, Node, Protection, Transport};
 use tidegate_fill::TlsStream;
 use tidegate_ring::{KernelSealing, TcpStream, timeout};
@@ -61,6 +63,8 @@ pub struct Tls {
     fleet: Option<(String, Arc<ServerConfig>)>,
     /// For operators, on the admin port.
     admin: Option<Arc<ServerConfig>>,
+    /// What is shown by any of these.
+    shown: Arc<Vec<Shown>>,
 }
 
 /// Tells once what the kernel can seal, where it shall.
@@ -101,10 +105,12 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = provider();
         let machine = &me.machine;
+        let mut all_shown = Vec::new();
         let (viewers, [old, early], quic) = if machine.certificates.is_empty() {
             (None, [None, None], None)
         } else {
             let shown = Arc::new(Certificates::read(&machine.certificates, &provider)?);
+            all_shown.clone_from(&shown.shown);
             let old = old_config(&provider, shown.clone())?;
             let early = early_config(&provider, shown.clone())?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
@@ -121,22 +127,50 @@ impl Tls {
             let kept = [old, early].map(|config| Some(Arc::new(viewers_speak(config))));
             (Some(Arc::new(viewers_speak(config))), kept, Some(Arc::new(over_quic)))
         };
+        // A parent that knows its fleet is asked by nobody else.
+        let alone = me.role == Role::Parent && machine.fleet_tls.is_some();
+        if alone {
+            all_shown.clear();
+        }
         let fleet = match &machine.fleet_tls {
             None => None,
             Some(fleet) => {
-                let config = proving(fleet, "fleet_tls.authorities", provider.clone())?;
+                let (config, shown) = proving(fleet, "fleet_tls.authorities", provider.clone())?;
+                all_shown.push(shown);
                 Some((own_name.to_owned(), config))
             }
         };
-        let admin = machine.admin_tls.as_ref();
-        let admin =
-            admin.map(|admin| proving(admin, "admin_tls.authorities", provider)).transpose()?;
-        // A parent that knows its fleet is asked by nobody else.
-        let alone = me.role == Role::Parent && fleet.is_some();
+        let admin = match &machine.admin_tls {
+            None => None,
+            Some(admin) => {
+                let (config, shown) = proving(admin, "admin_tls.authorities", provider)?;
+                all_shown.push(shown);
+                Some(config)
+            }
+        };
+        let shown = Arc::new(all_shown);
         if alone {
-            return Ok(Tls { viewers: None, old: None, early: None, quic: None, fleet, admin });
+            return Ok(Tls {
+                viewers: None,
+                old: None,
+                early: None,
+                quic: None,
+                fleet,
+                admin,
+                shown,
+            });
         }
-        Ok(Tls { viewers, old, early, quic, fleet, admin })
+        Ok(Tls { viewers, old, early, quic, fleet, admin, shown })
+    }
+
+    /// Has `node` say what is shown, and tells what of it has ended, has not begun, or ends soon. It is shown all the same: a
+    /// node that refused its certificates would be of use to nobody, and clients with a wrong clock, or without one, go on.
+    pub fn tell(&self, node: &Node) {
+        let now = i64::try_from(wall_ms() / 1000).unwrap_or(i64::MAX);
+        for remark in self.shown.iter().flat_map(|shown| shown.remarks(now)) {
+            eprintln!("tidegated {}: {remark}", node.view.load().me.id);
+        }
+        node.certificates.store(self.shown.clone());
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
@@ -179,12 +213,13 @@ fn proving(
     files: &FleetTls,
     field: &str,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<ServerConfig>, String> {
+) -> Result<(Arc<ServerConfig>, Shown), String> {
     let roots = Arc::new(authorities(&files.authorities, field)?);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .build()
         .map_err(|e| format!("authorities {}: {e}", files.authorities))?;
     let (chain, key) = (chain(&files.chain)?, private_key(&files.key)?);
+    let shown = Shown::of(&files.chain, &chain);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(TLS13)
         .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
@@ -193,7 +228,7 @@ fn proving(
         .map_err(|e| mismatch(&files.chain, &files.key, &e))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(finish(config)))
+    Ok((Arc::new(finish(config)), shown))
 }
 
 /// What protects the bytes of this session.
@@ -351,14 +386,21 @@ struct Certificates {
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// For clients that ask for another name, or for none.
     first: Vec<Arc<CertifiedKey>>,
+    /// Of each file, in their order.
+    shown: Vec<Shown>,
 }
 
 impl Certificates {
     fn read(list: &[Certificate], provider: &CryptoProvider) -> Result<Certificates, String> {
-        let mut all =
-            Certificates { exact: HashMap::new(), wildcard: HashMap::new(), first: Vec::new() };
+        let mut all = Certificates {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            first: Vec::new(),
+            shown: Vec::new(),
+        };
         for Certificate { chain: chain_path, key: key_path, staple } in list {
             let (chain, key) = (chain(chain_path)?, private_key(key_path)?);
+            all.shown.push(Shown::of(chain_path, &chain));
             let mut certified = CertifiedKey::from_der(chain, key, provider)
                 .map_err(|e| mismatch(chain_path, key_path, &e))?;
             if let Some(path) = staple {

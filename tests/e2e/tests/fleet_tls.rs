@@ -8,9 +8,10 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_contract::{Role, Snapshot};
 use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::tls::{certificate, client, name};
+use tidegate_e2e::tls::{certificate, certificate_within, client, name};
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
 
 /// Shakes hands and asks for one object; the certificate that was shown, and how the session came about.
@@ -109,6 +110,62 @@ fn the_certificate_follows_the_name_and_a_new_one_is_taken_up_by_a_running_edge(
     let trusting = client(&[&dir.join("trusted.pem")], None);
     assert_eq!(shake(https, &trusting, HOST).unwrap().0, new);
     assert_eq!(kept.get(HOST, "/t.m4s", "").unwrap().status, 200);
+}
+
+#[test]
+fn an_operator_sees_the_ends_of_certificates_coming() {
+    // Goal: what ends soon, has ended, or has not begun is told at start and counted, and the node serves; a new one
+    // mends it. Method: certificates of these kinds beside a good one, on one edge.
+    const DAY: u64 = 86_400;
+    fn ending(snapshot: &mut Snapshot) {
+        let edge = snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
+        let dir = Path::new(&edge.machine.certificates[0].chain).parent().unwrap().to_owned();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let within =
+            |file: &str, span| certificate_within(&dir, file, &[&format!("{file}.test")], span);
+        edge.machine.certificates = vec![
+            within("good", (now - DAY, now + 100 * DAY)),
+            within("soon", (now - DAY, now + 10 * DAY)),
+            within("ended", (now - 9 * DAY, now - 2 * DAY)),
+            within("early", (now + DAY, now + 100 * DAY)),
+        ];
+    }
+    let mut fleet = Fleet::start("ends", &ring(1, ending));
+    let told = |fleet: &Fleet, what: &str| fleet.said("edge-1").contains(what);
+    let file = |fleet: &Fleet, name: &str| fleet.dir.join(name).display().to_string();
+    for what in [
+        format!("certificate {} (soon.test) ends in 9 day(s), at 20", file(&fleet, "soon.pem")),
+        format!("certificate {} (ended.test) ended at 20", file(&fleet, "ended.pem")),
+        format!("certificate {} (early.test) is not valid before 20", file(&fleet, "early.pem")),
+    ] {
+        fleet.until(&what, |fleet| told(fleet, &what));
+    }
+    assert!(!told(&fleet, "good.pem") && !told(&fleet, "fleet-edge-1"), "{}", fleet.said("edge-1"));
+    let status = fleet.status("edge-1");
+    let list = status["certificates"].as_array().unwrap();
+    let files: Vec<_> = list.iter().map(|one| one["file"].as_str().unwrap()).collect();
+    assert_eq!(files.len(), 5, "{list:?}");
+    assert!(files[4].ends_with("fleet-edge-1.crt"), "{files:?}");
+    assert_eq!(list[1]["names"], serde_json::json!(["soon.test"]));
+    assert!(list[1]["ends"].as_str().unwrap().starts_with("20") && list[1]["serial"].is_string());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let end = |fleet: &Fleet| fleet.counter("edge-1", "certificate_end_seconds");
+    assert!((now - 3 * DAY..now - DAY).contains(&end(&fleet)), "{}", end(&fleet));
+    // The parent shows the fleet's alone, and the origin nothing.
+    assert_eq!(fleet.status("parent-1")["certificates"].as_array().unwrap().len(), 1);
+    assert!(fleet.counter("parent-1", "certificate_end_seconds") > now);
+    assert_eq!(fleet.counter("origin-1", "certificate_end_seconds"), 0);
+    // It is mended while the edge runs.
+    certificate_within(&fleet.dir, "ended", &["ended.test"], (now - DAY, now + 50 * DAY));
+    fleet.until("the mended one is counted", |fleet| {
+        (now + 8 * DAY..now + 11 * DAY).contains(&end(fleet))
+    });
+    // One that is shown no more does not count.
+    let edge = fleet.snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
+    edge.machine.certificates.remove(1);
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    fleet.until("the next one is counted", |fleet| end(fleet) > now + 40 * DAY);
 }
 
 /// A certificate as PEM (RFC 7468).
