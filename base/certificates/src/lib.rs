@@ -1,11 +1,22 @@
-//! What the certificates of a server say beside names and keys, for both planes.
+//! What the certificates of a server say beside names and keys, for both planes: when they end, and which are revoked.
 //!
-//! Owns no file and no clock: certificates as they were read and the time come from the caller. Must stay true: nothing here
-//! decides whether a certificate is shown; what cannot be read is told, and is no reason to stand still.
+//! Owns no clock: the time comes from the caller. Must stay true: nothing here
+//! decides whether a certificate is shown; what cannot be read of one is told, and is no reason to stand still.
 
+pub mod revoked;
 mod shown;
 
+pub use revoked::{Listed, Revoked};
 pub use shown::{Shown, earliest_end};
+
+/// A serial number as `openssl x509 -serial` writes it; the zero that only says that it is not negative is left out.
+pub fn hexadecimal(serial: &[u8]) -> String {
+    let bytes = match serial {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        all => all,
+    };
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+}
 
 /// Unix seconds as people write them (RFC 3339), in UTC.
 pub fn utc(seconds: i64) -> String {

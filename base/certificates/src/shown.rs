@@ -2,7 +2,7 @@
 //!
 //! Must stay true: a chain ends with the first of its certificates that does; what is told names the file and the mend.
 
-use crate::utc;
+use crate::{hexadecimal, utc};
 use rustls::pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -127,15 +127,6 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
         _ => None,
     };
     names.value.general_names.iter().filter_map(name).collect()
-}
-
-/// A serial number; the zero that only says that it is not negative is left out.
-fn hexadecimal(serial: &[u8]) -> String {
-    let bytes = match serial {
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        all => all,
-    };
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 // serde hands a reference to the field.

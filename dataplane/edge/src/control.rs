@@ -265,11 +265,12 @@ impl Control<'_> {
         });
         match read {
             Ok((tls, asking)) => {
-                tls.tell(&self.node);
-                self.certificate.store(Some(Arc::new(tls)));
+                let tls = Arc::new(tls);
+                self.certificate.store(Some(tls.clone()));
                 if let Some(asking) = asking {
                     self.node.view.store(Arc::new(asking));
                 }
+                tls.tell(&self.node); // what holds from now on
                 eprintln!("tidegated {}: certificates read again", view.me.id);
             }
             Err(error) => eprintln!(

@@ -102,6 +102,7 @@ fn status(core: &Core) -> String {
             Ktls::Auto => node.kernel_sealing.get().map_or("not asked yet", String::as_str),
         },
         "certificates": **node.certificates.load(),
+        "revoked": **node.revoked.load(),
         "stores": node.stores.devices().iter().map(|store| json!({
             "path": store.path.display().to_string(),
             "uuid": store.identity().map(|identity| format!("{:032x}", identity.uuid)),

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
-use tidegate_certificates::Shown;
+use tidegate_certificates::{Listed, Shown};
 use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, ExtentKey, Reader};
@@ -89,6 +89,8 @@ pub struct Node {
     pub kernel_sealing: OnceLock<String>,
     /// What is shown to others as TLS is spoken now.
     pub certificates: ArcSwap<Vec<Shown>>,
+    /// The lists of revoked certificates that others are held against.
+    pub revoked: ArcSwap<Vec<Listed>>,
 }
 
 impl Node {
@@ -127,6 +129,7 @@ impl Node {
             idle: Arc::default(),
             kernel_sealing: OnceLock::new(),
             certificates: ArcSwap::default(),
+            revoked: ArcSwap::default(),
         }
     }
 

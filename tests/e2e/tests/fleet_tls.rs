@@ -1,5 +1,5 @@
 //! Who is shown which certificate, and what servers of a fleet tell each other that they tell nobody else: certificates
-//! by name, sessions resumed anywhere in a PoP, parents that know their edges, and edges that share their objects (a peering ring).
+//! by name, sessions resumed anywhere in a PoP, parents that know their edges and whom they shut out, and edges that share their objects (a peering ring).
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -7,10 +7,11 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCer
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tidegate_contract::{Role, Snapshot};
-use tidegate_e2e::fleet::HOST;
+use tidegate_contract::{FleetTls, Role, Snapshot};
+use tidegate_e2e::fleet::{HOST, binary};
 use tidegate_e2e::tls::{certificate, certificate_within, client, name};
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
 
@@ -241,6 +242,129 @@ fn a_parent_speaks_to_its_fleet_alone() {
     assert!(ask(Some(stranger)).is_err(), "who shows somebody else's");
     // And an edge that does not know its parent asks nobody: no answer is better than anybody's.
     assert!(get(https, HOST, "/t.m4s", "").is_err(), "plain HTTP is not spoken there");
+}
+
+/// What an operator does; gives what it says.
+fn tidegate(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(binary("tidegate"));
+    let output = command.current_dir(dir).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Certificates of an authority that `tidegate tls` made, in a folder for each server, and a list that revokes nobody yet.
+fn revocable(snapshot: &mut Snapshot) {
+    let zone = snapshot.zone.clone();
+    let mut dir = None;
+    for server in &mut snapshot.servers {
+        let Some(fleet) = &mut server.machine.fleet_tls else { continue };
+        let dir = dir.get_or_insert_with(|| {
+            let dir = Path::new(&fleet.chain).parent().unwrap().to_owned();
+            tidegate(&dir, &["tls", "make-ca", "--out", "ca"]);
+            tidegate(&dir, &["tls", "revoke", "--ca", "ca", "--crl", "crl.pem"]);
+            dir
+        });
+        let name = format!("{}.{zone}", server.id);
+        tidegate(dir, &["tls", "make-cert", "--ca", "ca", "--out", &server.id, "--name", &name]);
+        let path = |file: &str| dir.join(file).display().to_string();
+        *fleet = FleetTls {
+            chain: path(&format!("{}/cert.pem", server.id)),
+            key: path(&format!("{}/key.pem", server.id)),
+            authorities: path("ca/ca.pem"),
+            revoked: Some(path("crl.pem")),
+        };
+    }
+}
+
+#[test]
+fn a_revoked_server_is_shut_out_and_the_others_go_on() {
+    // Goal: whoever is on the list gets nothing more, neither over a connection that stands nor by being asked; a list that cannot be
+    // used changes nothing; and who is taken off it belongs to the fleet again. Method: the list as `tidegate tls revoke` makes it.
+    const PARENTS: [&str; 2] = ["parent-1", "parent-2"];
+    const ALL: [&str; 4] = ["parent-1", "parent-2", "edge-1", "edge-2"];
+    let mut fleet = Fleet::start("revoked", &ring(2, revocable));
+    let dir = fleet.dir.clone();
+    let revoke = |more: &[&str]| {
+        tidegate(&dir, &[&["tls", "revoke", "--ca", "ca", "--crl", "crl.pem"], more].concat())
+    };
+    let known = |fleet: &Fleet, count: u64| {
+        ALL.iter().all(|id| fleet.status(id)["revoked"][0]["revoked"] == count)
+    };
+    // As one who has stolen its files.
+    let open = |fleet: &Fleet, edge: &str, parent: &str| {
+        let (chain, key) = (dir.join(edge).join("cert.pem"), dir.join(edge).join("key.pem"));
+        let config = client(&[&dir.join("ca/ca.pem")], Some((&chain, &key)));
+        let address = fleet.member(parent).https();
+        Connection::open_tls_as(address, config, name(&format!("{parent}.cdn.test")))
+    };
+    let ask = |fleet: &Fleet, edge: &str| {
+        open(fleet, edge, "parent-1").and_then(|mut c| c.get(HOST, "/0.m4s", ""))
+    };
+    let mut serial = 0;
+    let mut get = |fleet: &Fleet, edge: &str| {
+        serial += 1;
+        let body = fleet.put(&format!("{serial}.m4s"), 50_000);
+        let answer = fleet.get(edge, &format!("/{serial}.m4s"), "").unwrap();
+        let is_good = answer.status == 200 && answer.body == body;
+        assert!(is_good || answer.status >= 500, "{}", answer.status);
+        is_good
+    };
+    fleet.put("0.m4s", 1000);
+    assert!(known(&fleet, 0) && get(&fleet, "edge-1") && get(&fleet, "edge-2"));
+    let mut thief = open(&fleet, "edge-1", "parent-1").unwrap();
+    let mut honest = open(&fleet, "edge-2", "parent-1").unwrap();
+    assert_eq!(thief.get(HOST, "/0.m4s", "").unwrap().status, 200);
+    assert_eq!(honest.get(HOST, "/0.m4s", "").unwrap().status, 200);
+
+    revoke(&["--cert", "edge-1/cert.pem"]);
+    fleet.until("all know of it", |fleet| known(fleet, 1));
+    assert!(thief.get(HOST, "/0.m4s", "").is_err(), "a connection that stands");
+    assert!(ask(&fleet, "edge-1").is_err(), "a new one");
+    assert_eq!(honest.get(HOST, "/0.m4s", "").unwrap().status, 200, "it was not ended");
+    assert_eq!(ask(&fleet, "edge-2").unwrap().status, 200);
+    assert!(!get(&fleet, "edge-1"), "nobody answers it");
+    assert!(get(&fleet, "edge-2"));
+    assert!(fleet.said("edge-1").contains("names this server's own certificate"));
+
+    // A list that is none: the old one goes on.
+    let good = std::fs::read(dir.join("crl.pem")).unwrap();
+    std::fs::write(dir.join("crl.pem"), "no list").unwrap();
+    fleet.until("it is refused", |fleet| {
+        let refused = |id: &&str| {
+            fleet.said(id).contains("certificates refused, the old ones go on: revoked ")
+        };
+        PARENTS.iter().all(refused)
+    });
+    assert!(ask(&fleet, "edge-1").is_err() && !get(&fleet, "edge-1"));
+    assert!(ask(&fleet, "edge-2").is_ok() && get(&fleet, "edge-2"));
+    std::fs::write(dir.join("crl.pem"), good).unwrap();
+    // A parent is not asked any more either, over connections that stand neither; the other one is.
+    revoke(&["--cert", "parent-1/cert.pem"]);
+    fleet.until("all know of it", |fleet| known(fleet, 2));
+    let before = fleet.counter("parent-1", "requests_total");
+    for _ in 0..10 {
+        assert!(get(&fleet, "edge-2"));
+    }
+    assert_eq!(fleet.counter("parent-1", "requests_total"), before);
+
+    // Another list, without them.
+    std::fs::remove_file(dir.join("crl.pem")).unwrap();
+    revoke(&[]);
+    fleet.until("all know of it", |fleet| known(fleet, 0));
+    fleet.until("the fleet is whole", |fleet| {
+        get(fleet, "edge-1")
+            && get(fleet, "edge-2")
+            && fleet.counter("edge-2", "next_hops_out") == 0
+    });
+    assert_eq!(ask(&fleet, "edge-1").unwrap().status, 200);
+    // A node does not start without its list.
+    std::fs::remove_file(dir.join("crl.pem")).unwrap();
+    let said = fleet.refused_start("edge-2");
+    assert!(
+        said.contains("server edge-2: revoked ") && said.contains("mend: give fleet_tls.revoked"),
+        "{said}"
+    );
 }
 
 fn explained(fleet: &Fleet, node: &str, path: &str) -> Option<String> {
