@@ -340,6 +340,7 @@ fn a_revoked_server_is_shut_out_and_the_others_go_on() {
     assert!(ask(&fleet, "edge-2").is_ok() && get(&fleet, "edge-2"));
     std::fs::write(dir.join("crl.pem"), good).unwrap();
     // A parent is not asked any more either, over connections that stand neither; the other one is.
+    assert!((0..10).all(|_| get(&fleet, "edge-2")), "it has connections to both");
     revoke(&["--cert", "parent-1/cert.pem"]);
     fleet.until("all know of it", |fleet| known(fleet, 2));
     let before = fleet.counter("parent-1", "requests_total");
