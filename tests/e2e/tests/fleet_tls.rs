@@ -126,7 +126,7 @@ fn an_operator_sees_the_ends_of_certificates_coming() {
             |file: &str, span| certificate_within(&dir, file, &[&format!("{file}.test")], span);
         edge.machine.certificates = vec![
             within("good", (now - DAY, now + 100 * DAY)),
-            within("soon", (now - DAY, now + 10 * DAY)),
+            within("soon", (now - DAY, now + 10 * DAY - 3600)),
             within("ended", (now - 9 * DAY, now - 2 * DAY)),
             within("early", (now + DAY, now + 100 * DAY)),
         ];
