@@ -538,6 +538,16 @@ pub struct FleetTls {
     pub key: String,
     /// Who signs the others' certificates.
     pub authorities: String,
+    /// Lists of those who are shut out although their certificates have not ended (X509 CRL).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<String>,
+}
+
+impl FleetTls {
+    /// All of them.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        [&self.chain, &self.key, &self.authorities].into_iter().chain(&self.revoked)
+    }
 }
 
 /// One device of a store.

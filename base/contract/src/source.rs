@@ -412,6 +412,7 @@ fn server(mut table: Table<'_, '_, '_>) -> Server {
             chain: proof.need("chain", "chain = \"/etc/tidegate/fleet/cert.pem\""),
             key: proof.need("key", "key = \"/etc/tidegate/fleet/key.pem\""),
             authorities: proof.need("authorities", "authorities = \"/etc/tidegate/fleet/ca.pem\""),
+            revoked: proof.take("revoked"),
         };
         proof.finish();
         Some(found)

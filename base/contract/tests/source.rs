@@ -254,6 +254,12 @@ fn every_mistake_is_found_with_its_place_and_mend() {
             &["path is missing"],
         ),
         (SERVERS, "state_dir = \"/var/lib/tidegate\"", "state_dir = \"\"", &["not a path"]),
+        (
+            SERVERS,
+            "state_dir = \"/var/lib/tidegate\"",
+            "admin_tls = { chain = \"/a\", key = \"/b\", authorities = \"/c\", revoked = \"\" }",
+            &["not a path"],
+        ),
         (FILMS, "origins = [\"origin-1\"]", "origins = []", &["no origin"]),
         (
             FILMS,

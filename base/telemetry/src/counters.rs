@@ -301,6 +301,7 @@ counters! {
     tls_handshakes_total Counter "handshakes" "TLS handshakes that ended well."
     tls12_handshakes_total Counter "handshakes" "Of them, those in TLS 1.2."
     ktls_connections_total Counter "connections" "TLS connections whose records the kernel seals."
+    certificate_end_seconds GaugeMax "seconds" "Unix time at which the first of the certificates that are shown ends; 0: none is shown."
     ktls_available Gauge "bool" "1: the kernel was asked whether it seals records of TLS, and does."
     early_hits_total Counter "requests" "Requests answered from the cache before their TLS handshake was over (0-RTT)."
     tls_errors_total Counter "handshakes" "TLS handshakes or records that failed."

@@ -119,13 +119,13 @@ pub fn write_new(path: &Path, content: &[u8], secret: bool) -> Result<(), Failur
     file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)
 }
 
-/// Replaces a file as a whole: a reader sees the old one or the new one. Owner only, since a snapshot holds
-/// keys.
-pub fn replace(path: &Path, content: &[u8]) -> Result<(), Failure> {
+/// Replaces a file as a whole: a reader sees the old one or the new one. With `secret` (a snapshot holds keys) it is for its owner
+/// only.
+pub fn replace(path: &Path, content: &[u8], secret: bool) -> Result<(), Failure> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}", std::process::id()));
     let partial = PathBuf::from(partial);
-    write_new(&partial, content, true)?;
+    write_new(&partial, content, secret)?;
     fs::rename(&partial, path).map_err(|error| {
         let _ = fs::remove_file(&partial);
         Failure::file(path, &error)

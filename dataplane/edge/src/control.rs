@@ -31,6 +31,8 @@ use tidegate_telemetry::{Counters, Totals};
 
 const HEARTBEAT_SPAN: Duration = Duration::from_millis(200);
 const SNAPSHOT_SPAN: Duration = Duration::from_millis(500);
+/// What is to be told of certificates that do not change is told as often.
+const TELL_SPAN: Duration = Duration::from_secs(24 * 3600);
 /// A core that has not ticked for this long is taken for stuck.
 const TICK_SPAN_MAX: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,7 @@ impl Control<'_> {
         let mut credentials_seen = HashMap::new();
         let mut running = snapshot;
         let mut stamps = self.certificate_stamps();
+        let mut certificates_told = Instant::now();
         self.notify.ready(&format!("serving, generation {}", running.generation));
         loop {
             let signal = signal::wait(HEARTBEAT_SPAN);
@@ -111,6 +114,12 @@ impl Control<'_> {
                 if found != stamps {
                     stamps = found;
                     self.reload_certificates(&running);
+                    certificates_told = Instant::now();
+                } else if certificates_told.elapsed() >= TELL_SPAN {
+                    certificates_told = Instant::now();
+                    if let Some(tls) = self.certificate.load().as_ref() {
+                        tls.tell(&self.node);
+                    }
                 }
             }
             if self.cores_alive(&mut last_ticks) {
@@ -256,10 +265,12 @@ impl Control<'_> {
         });
         match read {
             Ok((tls, asking)) => {
-                self.certificate.store(Some(Arc::new(tls)));
+                let tls = Arc::new(tls);
+                self.certificate.store(Some(tls.clone()));
                 if let Some(asking) = asking {
                     self.node.view.store(Arc::new(asking));
                 }
+                tls.tell(&self.node); // what holds from now on
                 eprintln!("tidegated {}: certificates read again", view.me.id);
             }
             Err(error) => eprintln!(

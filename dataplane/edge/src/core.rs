@@ -337,11 +337,12 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, gate: Gate) {
             sleep(FULL_LOOK).await;
         }
         let Some(stream) = listener.accept().await else { return };
-        let tls = match speaks {
-            Speaks::Http => None,
-            Speaks::Https => tls.load_full(),
-            Speaks::Admin => tls.load_full().filter(|tls| tls.guards_admin()),
+        let is_spoken = match speaks {
+            Speaks::Http => false,
+            Speaks::Https => tls.load().is_some(),
+            Speaks::Admin => tls.load().as_ref().is_some_and(|tls| tls.guards_admin()),
         };
+        let tls = is_spoken.then(|| tls.clone());
         let cost = CLIENT_BYTES + if tls.is_some() { CLIENT_TLS_BYTES } else { 0 };
         let seat = Seat::take(&core, cost);
         let (drain, callers) = (drain.clone(), callers.clone());
@@ -401,13 +402,12 @@ async fn serve_tls(
     core: Rc<Core>,
     drain: Rc<Drain>,
     stream: TcpStream,
-    (tls, door): (Arc<Tls>, Door),
+    (tls, door): (Arc<ArcSwapOption<Tls>>, Door),
     peer: SocketAddr,
     call: Call,
 ) {
     match TlsClient::accept(&core, stream, &tls, door).await {
         Ok((mut stream, face)) => {
-            drop(tls); // not held for as long as the connection is
             core.count(|c| &c.tls_handshakes_total, 1);
             if face == Face::Traffic && stream.protection() == Protection::Tls12 {
                 core.count(|c| &c.tls12_handshakes_total, 1);

@@ -39,12 +39,13 @@ pub fn view(snapshot: &Snapshot, id: &str, hops: &Hops) -> Result<View, String> 
     // Edges and parents that prove themselves to each other.
     let mine = snapshot.servers.iter().find(|server| server.id == id);
     if let Some(fleet) = mine.and_then(|me| me.machine.fleet_tls.as_ref()) {
-        let config = tls::fleet_client(fleet).map_err(|what| format!("server {id}: {what}"))?;
+        let (config, judged_by) =
+            tls::fleet_client(fleet).map_err(|what| format!("server {id}: {what}"))?;
         for server in snapshot.servers.iter().filter(|s| s.machine.fleet_tls.is_some()) {
             let name = node_name(&server.id, &snapshot.zone);
             let name = ServerName::try_from(name)
                 .map_err(|_| format!("server {}: its name is no host name", server.id))?;
-            let tls = Some(Arc::new(HopTls { config: config.clone(), name }));
+            let tls = Some(Arc::new(HopTls { config: config.clone(), name, judged_by }));
             all.insert(server.id.clone(), HopAccess { tls, s3: None });
         }
     }
@@ -115,5 +116,5 @@ fn hop_tls(server: &Server, origin: &OriginTls) -> Result<HopTls, String> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // records are opened by tidegate_tls
-    Ok(HopTls { config: Arc::new(config), name })
+    Ok(HopTls { config: Arc::new(config), name, judged_by: 0 })
 }

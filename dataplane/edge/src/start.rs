@@ -227,6 +227,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         snapshot.generation,
     );
     tls::tell_kernel_sealing(&me, &node);
+    if let Some(tls) = certificate.load().as_ref() {
+        tls.tell(&node);
+    }
     let offer = offer(state_dir, &node, roll, estate, stop.clone());
     let offer = offer.map_err(|error| {
         eprintln!(

@@ -8,16 +8,17 @@
 //!
 //! Must stay true: who has not proved itself is a viewer; a session of one kind is not resumed as one of the other (fleet
 //! sessions are not resumed at all), nor under another name than it was begun with (rustls sees to it); who can speak TLS 1.3
-//! is spoken to in nothing else; files that cannot be used leave the old ones in use.
+//! is spoken to in nothing else; files that cannot be used leave the old ones in use; who is revoked is answered nothing from
+//! the moment on in which that is read, on a connection that stands neither.
 
 use crate::h3::QuicTls;
 use crate::tickets::Tickets;
+use arc_swap::ArcSwapOption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
-    WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{
@@ -29,12 +30,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tidegate_certificates::revoked::{self, client_verifier, server_verifier};
+use tidegate_certificates::{Revoked, Shown};
 use tidegate_contract::{Certificate, FleetTls, Ktls, Role, Server};
 use tidegate_engine::client::SEND_STALL_MAX;
+use tidegate_engine::clock::wall_ms;
 use tidegate_engine::{Core, Face, Node, Protection, Transport};
 use tidegate_fill::TlsStream;
 use tidegate_ring::{KernelSealing, TcpStream, timeout};
 use tidegate_tls::{Hello, HelloReader, Server as ServerSide, Session, Side};
+use tidegate_types::rendezvous::identity;
 
 /// From the connection's first byte to the end of the handshake.
 pub const HANDSHAKE_SPAN_MAX: Duration = Duration::from_secs(10);
@@ -58,9 +63,18 @@ pub struct Tls {
     /// And by HTTP/3.
     quic: Option<Arc<QuicTls>>,
     /// And the name under which it is used where there are viewers too.
-    fleet: Option<(String, Arc<ServerConfig>)>,
+    fleet: Option<(String, Proving)>,
     /// For operators, on the admin port.
-    admin: Option<Arc<ServerConfig>>,
+    admin: Option<Proving>,
+    /// What is shown by any of these.
+    shown: Arc<Vec<Shown>>,
+}
+
+/// For clients that prove themselves.
+struct Proving {
+    config: Arc<ServerConfig>,
+    /// Who is shut out all the same.
+    revoked: Option<Revoked>,
 }
 
 /// Tells once what the kernel can seal, where it shall.
@@ -101,10 +115,12 @@ impl Tls {
     pub fn read(me: &Server, own_name: &str) -> Result<Tls, String> {
         let provider = provider();
         let machine = &me.machine;
+        let mut all_shown = Vec::new();
         let (viewers, [old, early], quic) = if machine.certificates.is_empty() {
             (None, [None, None], None)
         } else {
             let shown = Arc::new(Certificates::read(&machine.certificates, &provider)?);
+            all_shown.clone_from(&shown.shown);
             let old = old_config(&provider, shown.clone())?;
             let early = early_config(&provider, shown.clone())?;
             let mut config = ServerConfig::builder_with_provider(provider.clone())
@@ -121,22 +137,64 @@ impl Tls {
             let kept = [old, early].map(|config| Some(Arc::new(viewers_speak(config))));
             (Some(Arc::new(viewers_speak(config))), kept, Some(Arc::new(over_quic)))
         };
+        // A parent that knows its fleet is asked by nobody else.
+        let alone = me.role == Role::Parent && machine.fleet_tls.is_some();
+        if alone {
+            all_shown.clear();
+        }
         let fleet = match &machine.fleet_tls {
             None => None,
             Some(fleet) => {
-                let config = proving(fleet, "fleet_tls.authorities", provider.clone())?;
-                Some((own_name.to_owned(), config))
+                let (proving, shown) = proving(fleet, "fleet_tls", provider.clone())?;
+                all_shown.push(shown);
+                Some((own_name.to_owned(), proving))
             }
         };
-        let admin = machine.admin_tls.as_ref();
-        let admin =
-            admin.map(|admin| proving(admin, "admin_tls.authorities", provider)).transpose()?;
-        // A parent that knows its fleet is asked by nobody else.
-        let alone = me.role == Role::Parent && fleet.is_some();
+        let admin = match &machine.admin_tls {
+            None => None,
+            Some(admin) => {
+                let (proving, shown) = proving(admin, "admin_tls", provider)?;
+                all_shown.push(shown);
+                Some(proving)
+            }
+        };
+        let shown = Arc::new(all_shown);
         if alone {
-            return Ok(Tls { viewers: None, old: None, early: None, quic: None, fleet, admin });
+            return Ok(Tls {
+                viewers: None,
+                old: None,
+                early: None,
+                quic: None,
+                fleet,
+                admin,
+                shown,
+            });
         }
-        Ok(Tls { viewers, old, early, quic, fleet, admin })
+        Ok(Tls { viewers, old, early, quic, fleet, admin, shown })
+    }
+
+    /// Has `node` say what is shown, and who is shut out, and tells what of it has ended, has not begun, or ends soon. It is shown
+    /// all the same: a node that refused its certificates would be of use to nobody, and clients with a wrong clock, or without
+    /// one, go on.
+    pub fn tell(&self, node: &Node) {
+        let now = i64::try_from(wall_ms() / 1000).unwrap_or(i64::MAX);
+        let lists = [self.revoked(Door::Traffic), self.revoked(Door::Admin)];
+        let lists = || lists.into_iter().flatten();
+        let shown = self.shown.iter().flat_map(|shown| shown.remarks(now));
+        for remark in shown.chain(lists().flat_map(|lists| lists.remarks(now))) {
+            eprintln!("tidegated {}: {remark}", node.view.load().me.id);
+        }
+        node.certificates.store(self.shown.clone());
+        node.revoked.store(Arc::new(lists().flat_map(Revoked::listed).cloned().collect()));
+    }
+
+    /// Who is shut out there.
+    fn revoked(&self, door: Door) -> Option<&Revoked> {
+        let proving = match door {
+            Door::Traffic => self.fleet.as_ref().map(|(_, fleet)| fleet),
+            Door::Admin => self.admin.as_ref(),
+        };
+        proving?.revoked.as_ref()
     }
 
     /// For viewers by HTTP/3, to whom the node's own name means nothing.
@@ -154,7 +212,7 @@ impl Tls {
         if let Some((own, fleet)) = &self.fleet
             && (self.viewers.is_none() || name == Some(own))
         {
-            return Some((fleet.clone(), true));
+            return Some((fleet.config.clone(), true));
         }
         let config = match kind {
             Kind::Usual => &self.viewers,
@@ -174,17 +232,19 @@ enum Kind {
     Early,
 }
 
-/// For clients that have to show a certificate from these authorities. Their sessions are not resumed.
+/// For clients that have to show a certificate from these authorities, and one that is not revoked. Their sessions are not
+/// resumed. `field` names the files in the configuration.
 fn proving(
     files: &FleetTls,
     field: &str,
     provider: Arc<CryptoProvider>,
-) -> Result<Arc<ServerConfig>, String> {
-    let roots = Arc::new(authorities(&files.authorities, field)?);
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|e| format!("authorities {}: {e}", files.authorities))?;
+) -> Result<(Proving, Shown), String> {
+    let (roots, known) = known(&files.authorities, &format!("{field}.authorities"))?;
     let (chain, key) = (chain(&files.chain)?, private_key(&files.key)?);
+    let revoked = lists(files, field, &known, &chain)?;
+    let verifier = client_verifier(Arc::new(roots), revoked.as_ref(), &provider)
+        .map_err(|e| format!("authorities {}: {e}", files.authorities))?;
+    let shown = Shown::of(&files.chain, &chain);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(TLS13)
         .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
@@ -193,7 +253,7 @@ fn proving(
         .map_err(|e| mismatch(&files.chain, &files.key, &e))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(finish(config)))
+    Ok((Proving { config: Arc::new(finish(config)), revoked }, shown))
 }
 
 /// What protects the bytes of this session.
@@ -247,25 +307,34 @@ pub fn files(me: &Server) -> Vec<PathBuf> {
         [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
     });
     let fleet = machine.fleet_tls.iter().chain(&machine.admin_tls);
-    let fleet = fleet.flat_map(|fleet| [&fleet.chain, &fleet.key, &fleet.authorities]);
+    let fleet = fleet.flat_map(FleetTls::files);
     let secret = machine.ticket_secret_file.iter();
     shown.flatten().chain(fleet).chain(secret).map(PathBuf::from).collect()
 }
 
-/// How `me` asks other servers of the fleet.
+/// How `me` asks other servers of the fleet, and a number for what they are judged by.
 ///
 /// # Errors
 /// A text that names the file and what is wrong with it.
-pub fn fleet_client(fleet: &FleetTls) -> Result<Arc<ClientConfig>, String> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+pub fn fleet_client(fleet: &FleetTls) -> Result<(Arc<ClientConfig>, u64), String> {
+    let provider = provider();
+    let (roots, known) = known(&fleet.authorities, "fleet_tls.authorities")?;
+    let (chain, key) = (chain(&fleet.chain)?, private_key(&fleet.key)?);
+    let revoked = lists(fleet, "fleet_tls", &known, &chain)?;
+    let said = revoked.iter().flat_map(Revoked::lists).map(AsRef::as_ref);
+    let judged_by: Vec<&[u8]> = known.iter().chain(&chain).map(AsRef::as_ref).chain(said).collect();
+    let judged_by = identity(&judged_by.concat());
+    let verifier = server_verifier(Arc::new(roots), revoked.as_ref(), &provider)
+        .map_err(|e| format!("authorities {}: {e}", fleet.authorities))?;
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(TLS13)
         .map_err(|e| format!("TLS 1.3 is not available: {e}"))?
-        .with_root_certificates(authorities(&fleet.authorities, "fleet_tls.authorities")?)
-        .with_client_auth_cert(chain(&fleet.chain)?, private_key(&fleet.key)?)
+        .with_webpki_verifier(verifier)
+        .with_client_auth_cert(chain, key)
         .map_err(|e| mismatch(&fleet.chain, &fleet.key, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // records are opened by tidegate_tls
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), judged_by))
 }
 
 /// For services with `early_data`. Sessions are kept here, and each is resumed once (rustls takes it out): so a first flight that
@@ -302,21 +371,38 @@ fn finish(mut config: ServerConfig) -> ServerConfig {
 /// # Errors
 /// A text that names the file and the mend.
 pub fn authorities(path: &str, field: &str) -> Result<RootCertStore, String> {
+    known(path, field).map(|(roots, _)| roots)
+}
+
+/// And their certificates.
+fn known(path: &str, field: &str) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
     let failed = |what: &dyn std::fmt::Display| {
         format!("authorities {path}: {what}\n    mend: give {field} a PEM file of the authorities")
     };
     let mut roots = RootCertStore::empty();
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad) = (Vec::new(), 0);
     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))? {
-        match roots.add(certificate.map_err(|e| failed(&e))?) {
-            Ok(()) => good += 1,
+        let certificate = certificate.map_err(|e| failed(&e))?;
+        match roots.add(certificate.clone()) {
+            Ok(()) => good.push(certificate),
             Err(_) => bad += 1,
         }
     }
-    match good {
-        0 => Err(failed(&format!("no usable certificate in it ({bad} unusable)"))),
-        _ => Ok(roots),
+    match good.is_empty() {
+        true => Err(failed(&format!("no usable certificate in it ({bad} unusable)"))),
+        false => Ok((roots, good)),
     }
+}
+
+/// Whom `files` shut out; `None`: it says nothing of that.
+fn lists(
+    files: &FleetTls,
+    field: &str,
+    known: &[CertificateDer<'_>],
+    chain: &[CertificateDer<'_>],
+) -> Result<Option<Revoked>, String> {
+    let read = |path: &String| Revoked::read(path, &format!("{field}.revoked"), known, chain);
+    files.revoked.as_ref().map(read).transpose()
 }
 
 fn chain(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -351,14 +437,21 @@ struct Certificates {
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// For clients that ask for another name, or for none.
     first: Vec<Arc<CertifiedKey>>,
+    /// Of each file, in their order.
+    shown: Vec<Shown>,
 }
 
 impl Certificates {
     fn read(list: &[Certificate], provider: &CryptoProvider) -> Result<Certificates, String> {
-        let mut all =
-            Certificates { exact: HashMap::new(), wildcard: HashMap::new(), first: Vec::new() };
+        let mut all = Certificates {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+            first: Vec::new(),
+            shown: Vec::new(),
+        };
         for Certificate { chain: chain_path, key: key_path, staple } in list {
             let (chain, key) = (chain(chain_path)?, private_key(key_path)?);
+            all.shown.push(Shown::of(chain_path, &chain));
             let mut certified = CertifiedKey::from_der(chain, key, provider)
                 .map_err(|e| mismatch(chain_path, key_path, &e))?;
             if let Some(path) = staple {
@@ -406,14 +499,44 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// A client connection over TLS.
-pub struct TlsClient(TlsStream<ServerSide>);
+pub struct TlsClient {
+    stream: TlsStream<ServerSide>,
+    /// Of one who had to prove himself.
+    proof: Option<Box<Proof>>,
+}
+
+/// Who a client is, and what is known of those who are shut out.
+struct Proof {
+    tls: Arc<ArcSwapOption<Tls>>,
+    door: Door,
+    peer: Box<[u8]>,
+}
+
+impl Proof {
+    /// Of a client who has shown a certificate.
+    fn of(
+        session: &Session<ServerSide>,
+        tls: &Arc<ArcSwapOption<Tls>>,
+        door: Door,
+    ) -> io::Result<Box<Proof>> {
+        // The verifier lets nobody in without a certificate; this is said twice.
+        let peer = session.peer().and_then(revoked::peer).ok_or(io::ErrorKind::PermissionDenied)?;
+        Ok(Box::new(Proof { tls: tls.clone(), door, peer }))
+    }
+
+    fn is_revoked(&self) -> bool {
+        let tls = self.tls.load();
+        let revoked = tls.as_ref().and_then(|tls| tls.revoked(self.door));
+        revoked.is_some_and(|revoked| revoked.holds(&self.peer))
+    }
+}
 
 impl TlsClient {
     /// Does the handshake; who the client is follows from it.
     pub async fn accept(
         core: &Core,
         tcp: TcpStream,
-        tls: &Tls,
+        tls: &Arc<ArcSwapOption<Tls>>,
         door: Door,
     ) -> io::Result<(TlsClient, Face)> {
         let shaking = async {
@@ -430,12 +553,12 @@ impl TlsClient {
 
     /// Whether HTTP/2 was agreed on.
     pub fn speaks_h2(&self) -> bool {
-        self.0.session().alpn() == Some(b"h2")
+        self.stream.session().alpn() == Some(b"h2")
     }
 
     /// Waits for the end of the handshake, if data of the first flight is here already.
     pub async fn confirm(&mut self) -> io::Result<()> {
-        match timeout(HANDSHAKE_SPAN_MAX, self.0.confirm(SEND_STALL_MAX)).await {
+        match timeout(HANDSHAKE_SPAN_MAX, self.stream.confirm(SEND_STALL_MAX)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -443,18 +566,31 @@ impl TlsClient {
 
     /// Has the kernel seal, where that is wanted and the handshake is over.
     pub fn seal_by_kernel(&mut self, core: &Core) {
-        if self.0.seal_by_kernel() {
+        if self.stream.seal_by_kernel() {
             core.count(|c| &c.ktls_connections_total, 1);
         }
     }
 
     /// The connection itself.
     pub fn into_inner(self) -> TlsStream<ServerSide> {
-        self.0
+        self.stream
     }
 
-    async fn shake(core: &Core, tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
+    /// Fails when the client has been revoked.
+    fn guard(&self) -> io::Result<()> {
+        match &self.proof {
+            Some(proof) if proof.is_revoked() => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn shake(
+        core: &Core,
+        tcp: TcpStream,
+        now: &Arc<ArcSwapOption<Tls>>,
+    ) -> io::Result<(TlsClient, Face)> {
         let mut come = Vec::new();
+        let tls = now.load_full().ok_or(io::ErrorKind::ConnectionRefused)?;
         // What is asked for only matters where there is a choice.
         let has_choice =
             tls.viewers.is_some() && (tls.fleet.is_some() || core.node.view.load().has_tls_rules());
@@ -474,39 +610,37 @@ impl TlsClient {
         let Some((config, is_fleet)) = tls.choose(name, kind) else {
             return Err(io::ErrorKind::ConnectionRefused.into());
         };
+        drop(tls); // not held for as long as the handshake takes
         let by_kernel = core.node.view.load().me.machine.ktls == Ktls::Auto;
-        let stream = TlsClient::begin(tcp, config, come, by_kernel).await?;
-        // The verifier lets nobody in without a certificate; this is said twice.
-        let face = match is_fleet && stream.session().peer_is_proved() {
-            true => Face::Fleet,
-            false if is_fleet => return Err(io::ErrorKind::PermissionDenied.into()),
-            false => Face::Traffic,
-        };
-        Ok((TlsClient(stream), face))
-    }
-
-    async fn shake_operator(tcp: TcpStream, tls: &Tls) -> io::Result<(TlsClient, Face)> {
-        let config = tls.admin.clone().ok_or(io::ErrorKind::ConnectionRefused)?;
-        let stream = TlsClient::begin(tcp, config, Vec::new(), false).await?;
-        match stream.session().peer_is_proved() {
-            true => Ok((TlsClient(stream), Face::Admin)),
-            false => Err(io::ErrorKind::PermissionDenied.into()),
-        }
-    }
-
-    /// The handshake of a client of whom these bytes have come already.
-    async fn begin(
-        tcp: TcpStream,
-        config: Arc<ServerConfig>,
-        come: Vec<u8>,
-        keeps_key: bool,
-    ) -> io::Result<TlsStream<ServerSide>> {
         let mut session = Session::server(config).map_err(io::Error::other)?;
-        if keeps_key {
+        if by_kernel {
             session.keep_key();
         }
+        if is_fleet {
+            session.keep_peer();
+        }
         *session.incoming() = come;
-        TlsStream::begin(tcp, session, SEND_STALL_MAX).await
+        let stream = TlsStream::begin(tcp, session, SEND_STALL_MAX).await?;
+        let (proof, face) = match is_fleet {
+            true => (Some(Proof::of(stream.session(), now, Door::Traffic)?), Face::Fleet),
+            false => (None, Face::Traffic),
+        };
+        Ok((TlsClient { stream, proof }, face))
+    }
+
+    async fn shake_operator(
+        tcp: TcpStream,
+        now: &Arc<ArcSwapOption<Tls>>,
+    ) -> io::Result<(TlsClient, Face)> {
+        let tls = now.load_full();
+        let config = tls.as_ref().and_then(|tls| tls.admin.as_ref()).map(|a| a.config.clone());
+        drop(tls);
+        let mut session = Session::server(config.ok_or(io::ErrorKind::ConnectionRefused)?)
+            .map_err(io::Error::other)?;
+        session.keep_peer();
+        let stream = TlsStream::begin(tcp, session, SEND_STALL_MAX).await?;
+        let proof = Some(Proof::of(stream.session(), now, Door::Admin)?);
+        Ok((TlsClient { stream, proof }, Face::Admin))
     }
 }
 
@@ -531,23 +665,26 @@ async fn asked(tcp: &TcpStream, come: &mut Vec<u8>) -> io::Result<(Option<String
 
 impl Transport for TlsClient {
     async fn receive(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
-        self.0.receive(into).await
+        let received = self.stream.receive(into).await?;
+        self.guard()?; // what was asked meanwhile is not answered
+        Ok(received)
     }
 
     async fn send_all(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        self.0.send_all(pieces, SEND_STALL_MAX).await
+        self.guard()?;
+        self.stream.send_all(pieces, SEND_STALL_MAX).await
     }
 
     async fn close(&mut self) {
-        self.0.close(SEND_STALL_MAX).await;
+        self.stream.close(SEND_STALL_MAX).await;
     }
 
     fn protection(&self) -> Protection {
-        protection(self.0.session())
+        protection(self.stream.session())
     }
 
     fn is_early(&self) -> bool {
-        self.0.session().is_early()
+        self.stream.session().is_early()
     }
 
     async fn confirm(&mut self) -> io::Result<()> {
@@ -555,7 +692,7 @@ impl Transport for TlsClient {
     }
 
     fn tcp(&self) -> &TcpStream {
-        self.0.tcp()
+        self.stream.tcp()
     }
 }
 

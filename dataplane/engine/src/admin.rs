@@ -13,6 +13,7 @@ use std::fmt::Write;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use tidegate_certificates::earliest_end;
 use tidegate_contract::Ktls;
 use tidegate_http::{Fields, Method};
 use tidegate_store::Reader;
@@ -100,6 +101,8 @@ fn status(core: &Core) -> String {
             Ktls::Off => "off",
             Ktls::Auto => node.kernel_sealing.get().map_or("not asked yet", String::as_str),
         },
+        "certificates": **node.certificates.load(),
+        "revoked": **node.revoked.load(),
         "stores": node.stores.devices().iter().map(|store| json!({
             "path": store.path.display().to_string(),
             "uuid": store.identity().map(|identity| format!("{:032x}", identity.uuid)),
@@ -238,6 +241,7 @@ fn refresh_gauges(core: &Core) {
     first.origin_queue_waiting.set(node.hops.waiting() as u64);
     first.next_hops_out.set(node.hops.out() as u64);
     first.purge_rules.set(node.purges.len() as u64);
+    first.certificate_end_seconds.set(earliest_end(&node.certificates.load()));
     first.snapshot_generation.set(node.view.load().generation);
     first.plain_buffer_fallback_total.set(node.arena.exhausted());
     let ring = tidegate_ring::stats();

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
+use tidegate_certificates::{Listed, Shown};
 use tidegate_fill::{Hops, Pool, SharedIdle, Timeouts};
 use tidegate_ring::Arena;
 use tidegate_store::{EXTENT_HEADER_BYTES, ExtentKey, Reader};
@@ -86,6 +87,10 @@ pub struct Node {
     pub idle: Arc<SharedIdle>,
     /// What the kernel was found to seal; not asked yet: nothing.
     pub kernel_sealing: OnceLock<String>,
+    /// What is shown to others as TLS is spoken now.
+    pub certificates: ArcSwap<Vec<Shown>>,
+    /// The lists of revoked certificates that others are held against.
+    pub revoked: ArcSwap<Vec<Listed>>,
 }
 
 impl Node {
@@ -123,6 +128,8 @@ impl Node {
             congestion_told: AtomicBool::new(false),
             idle: Arc::default(),
             kernel_sealing: OnceLock::new(),
+            certificates: ArcSwap::default(),
+            revoked: ArcSwap::default(),
         }
     }
 

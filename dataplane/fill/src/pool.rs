@@ -3,7 +3,8 @@
 //!
 //! Must stay true: a connection in the pool has no exchange under way and no bytes unread. The peer may close it at
 //! any moment; one authority's connections are not used for another's requests (what one origin sends unasked must
-//! not reach another's clients); the one who takes it must be ready to try again on a new one (`exchange.rs` does).
+//! not reach another's clients), nor one whose peer was let in by authorities and lists of revoked ones that are not
+//! in use any more; the one who takes it must be ready to try again on a new one (`exchange.rs` does).
 
 use crate::select::Hop;
 use crate::stream::{Parked, Stream};
@@ -22,11 +23,12 @@ const SHARED_IDLE_MAX: usize = 256;
 /// An idle connection older than this is closed instead of used (peers close theirs after 60 s).
 const IDLE_SPAN_MAX: Duration = Duration::from_secs(30);
 
-/// Next hop, and the authority asked for there, by the server name of its TLS.
+/// Next hop, and the authority asked for there, by the server name of its TLS and by what its certificate was judged.
 type Place = (SocketAddr, u64);
 
 fn place(hop: &Hop, address: SocketAddr, authority: &str) -> Place {
-    let name = hop.tls.as_ref().map(|tls| format!("{:?} {authority}", tls.name));
+    let name =
+        hop.tls.as_ref().map(|tls| format!("{:?} {:x} {authority}", tls.name, tls.judged_by));
     (address, identity(name.as_deref().unwrap_or(authority).as_bytes()))
 }
 

@@ -18,6 +18,8 @@ pub struct HopTls {
     pub config: Arc<ClientConfig>,
     /// Sent as SNI, and looked for in the certificate.
     pub name: ServerName<'static>,
+    /// By what its certificate was judged: a connection is not used by who would judge by something else.
+    pub judged_by: u64,
 }
 
 /// A connection to a next hop.

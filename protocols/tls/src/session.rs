@@ -9,7 +9,7 @@ use crate::error::TlsError;
 use crate::traffic::{Order, Traffic, sealed_len_max};
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, ReadEarlyData, UnbufferedStatus,
@@ -149,6 +149,8 @@ pub struct Session<S: Side> {
     version: Option<ProtocolVersion>,
     alpn: Option<Box<[u8]>>,
     peer_is_proved: bool,
+    keeps_peer: bool,
+    peer: Option<Box<CertificateDer<'static>>>,
 }
 
 impl Session<Server> {
@@ -187,6 +189,8 @@ impl<S: Side> Session<S> {
             version: None,
             alpn: None,
             peer_is_proved: false,
+            keeps_peer: false,
+            peer: None,
         }
     }
 
@@ -229,6 +233,16 @@ impl<S: Side> Session<S> {
     /// Whether the peer has shown a certificate, which was verified as the configuration says.
     pub fn peer_is_proved(&self) -> bool {
         self.peer_is_proved
+    }
+
+    /// Has the session keep what [`Session::peer`] gives; before the handshake.
+    pub fn keep_peer(&mut self) {
+        self.keeps_peer = true;
+    }
+
+    /// The certificate that the peer has shown and that was verified, where it is kept.
+    pub fn peer(&self) -> Option<&CertificateDer<'static>> {
+        self.peer.as_deref()
     }
 
     /// Whether records are sealed here and not by rustls.
@@ -330,7 +344,10 @@ impl<S: Side> Session<S> {
                 if common.is_handshaking() {
                     return Ok(()); // answers may be sent already, where the configuration says so
                 }
-                self.peer_is_proved = common.peer_certificates().is_some();
+                let shown = common.peer_certificates();
+                self.peer_is_proved = shown.is_some();
+                let leaf = shown.and_then(<[_]>::first).filter(|_| self.keeps_peer);
+                self.peer = leaf.map(|leaf| Box::new(leaf.clone().into_owned()));
                 self.handshaking = false;
             }
             let is_13 = self.version == Some(ProtocolVersion::TLSv1_3);

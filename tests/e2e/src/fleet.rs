@@ -678,7 +678,7 @@ fn make_fleet_certificates(snapshot: &mut Snapshot, dir: &Path) {
     for server in snapshot.servers.iter_mut().filter(ours) {
         let (chain, key) = fleet_certificate(dir, &server.id, &zone, &issuer);
         let authorities = dir.join("fleet.pem").display().to_string();
-        server.machine.fleet_tls = Some(FleetTls { chain, key, authorities });
+        server.machine.fleet_tls = Some(FleetTls { chain, key, authorities, revoked: None });
     }
 }
 

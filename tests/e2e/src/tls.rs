@@ -7,6 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use tidegate_contract::{Certificate, Role, Snapshot};
 
 /// A name as a client asks for it.
@@ -61,6 +62,25 @@ pub fn certificate(dir: &Path, file: &str, names: &[&str]) -> Certificate {
     let path = |end: &str| dir.join(format!("{file}.{end}"));
     std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(path("pem"), made.cert.pem()).unwrap();
+    let text = |end: &str| path(end).display().to_string();
+    Certificate { chain: text("pem"), key: text("key"), staple: None }
+}
+
+/// The same, from and to so many seconds of unix time.
+pub fn certificate_within(
+    dir: &Path,
+    file: &str,
+    names: &[&str],
+    (from, to): (u64, u64),
+) -> Certificate {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let at = |seconds| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    (params.not_before, params.not_after) = (at(from), at(to));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let path = |end: &str| dir.join(format!("{file}.{end}"));
+    std::fs::write(path("key"), key.serialize_pem()).unwrap();
+    std::fs::write(path("pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     let text = |end: &str| path(end).display().to_string();
     Certificate { chain: text("pem"), key: text("key"), staple: None }
 }

@@ -41,6 +41,7 @@ fn operators_prove_themselves_and_nobody_else_is_answered() {
             chain: path(&format!("{}/cert.pem", server.id)),
             key: path(&format!("{}/key.pem", server.id)),
             authorities: path("admin/ca.pem"),
+            revoked: None,
         });
     }
     fleet.snapshot.generation += 1;
@@ -150,6 +151,7 @@ fn routers_and_monitors_are_for_operators_too() {
             chain: path(&format!("{}/cert.pem", server.id)),
             key: path(&format!("{}/key.pem", server.id)),
             authorities: path("admin/ca.pem"),
+            revoked: None,
         });
     }
     fleet.snapshot.servers.extend(servers.clone());
@@ -232,4 +234,89 @@ fn routers_and_monitors_are_for_operators_too() {
     fleet.until("plain HTTP is answered", |_| {
         servers.iter().all(|server| get(at(server), "x", "/health", "").is_ok())
     });
+}
+
+#[test]
+fn a_revoked_operator_is_told_nothing_more() {
+    // Goal: who is on the list is turned away by nodes, routers and monitors, also on a connection that stands; the others go on, and
+    // a list that cannot be used changes nothing.
+    let options = FleetOptions { parents: 1, edges: 1, ..FleetOptions::default() };
+    let mut fleet = Fleet::start("admin-revoked", &options);
+    let dir = fleet.dir.clone();
+    let zone = fleet.snapshot.zone.clone();
+    let mut servers = vec![
+        fleet.member("edge-1").server.clone(),
+        control(&fleet, "router-1", Role::Router, 201),
+        control(&fleet, "monitor-1", Role::Monitor, 202),
+    ];
+    done(&dir, &["tls", "make-ca", "--out", "admin"]);
+    for id in ["edge-1", "router-1", "monitor-1", "operator", "colleague"] {
+        let made_out = format!("{id}.{zone}");
+        done(&dir, &["tls", "make-cert", "--ca", "admin", "--out", id, "--name", &made_out]);
+    }
+    let revoke = |more: &[&str]| {
+        done(&dir, &[&["tls", "revoke", "--ca", "admin", "--crl", "crl.pem"], more].concat())
+    };
+    revoke(&[]);
+    let path = |file: &str| dir.join(file).display().to_string();
+    for server in &mut servers {
+        server.machine.admin_tls = Some(FleetTls {
+            chain: path(&format!("{}/cert.pem", server.id)),
+            key: path(&format!("{}/key.pem", server.id)),
+            authorities: path("admin/ca.pem"),
+            revoked: Some(path("crl.pem")),
+        });
+    }
+    fleet.snapshot.servers.retain(|server| server.id != "edge-1");
+    fleet.snapshot.servers.extend(servers.clone());
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    let errors = File::create(dir.join("control.err")).unwrap();
+    let _controls = Controls(
+        Command::new(binary("tidegate"))
+            .args(["run", "--role", "router,monitor", "--node", "router-1,monitor-1"])
+            .args(["--snapshot", "snapshot", "--trust", "trust.pub", "--decision-log", "none"])
+            .current_dir(&dir)
+            .stderr(errors)
+            .spawn()
+            .unwrap(),
+    );
+    let open = |server: &Server, who: &str| {
+        let (chain, key) = (dir.join(who).join("cert.pem"), dir.join(who).join("key.pem"));
+        let config = client(&[&dir.join("admin/ca.pem")], Some((&chain, &key)));
+        let address = SocketAddr::new(server.addresses[0], server.admin_port);
+        Connection::open_tls_as(address, config, name(&format!("{}.{zone}", server.id)))
+    };
+    let asks = |server: &Server, who: &str| {
+        open(server, who).and_then(|mut c| c.get("x", "/health", "")).is_ok_and(|r| r.status == 200)
+    };
+    let all = |who: &str| servers.iter().all(|server| asks(server, who));
+    let any = |who: &str| servers.iter().any(|server| asks(server, who));
+    fleet.until("they serve operators", |_| all("operator") && all("colleague"));
+    let stand = |who: &str| -> Vec<Connection> {
+        servers.iter().map(|server| open(server, who).unwrap()).collect()
+    };
+    let (mut kept, mut others) = (stand("operator"), stand("colleague"));
+    let health = |connection: &mut Connection| connection.get("x", "/health", "").map(|r| r.status);
+    assert!(kept.iter_mut().chain(&mut others).all(|c| health(c).is_ok_and(|s| s == 200)));
+
+    let said = revoke(&["--cert", "operator/cert.pem"]);
+    assert!(said.contains("revoked ") && said.contains("which revokes 1"), "{said}");
+    fleet.until("the operator is turned away", |_| !any("operator"));
+    assert!(kept.iter_mut().all(|connection| health(connection).is_err()), "standing ones too");
+    assert!(all("colleague") && others.iter_mut().all(|c| health(c).is_ok_and(|s| s == 200)));
+
+    std::fs::write(dir.join("crl.pem"), "no list").unwrap();
+    let control_said = || std::fs::read_to_string(dir.join("control.err")).unwrap();
+    fleet.until("it is refused", |fleet| {
+        let control = control_said();
+        fleet.said("edge-1").contains("certificates refused, the old ones go on: revoked ")
+            && control.contains("router: revoked ")
+            && control.contains("monitor: revoked ")
+            && control.contains("the old files go on")
+    });
+    assert!(!any("operator") && all("colleague"));
+    std::fs::remove_file(dir.join("crl.pem")).unwrap();
+    revoke(&[]);
+    fleet.until("he is let in again", |_| all("operator") && all("colleague"));
 }

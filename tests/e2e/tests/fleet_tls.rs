@@ -1,5 +1,5 @@
 //! Who is shown which certificate, and what servers of a fleet tell each other that they tell nobody else: certificates
-//! by name, sessions resumed anywhere in a PoP, parents that know their edges, and edges that share their objects (a peering ring).
+//! by name, sessions resumed anywhere in a PoP, parents that know their edges and whom they shut out, and edges that share their objects (a peering ring).
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -7,10 +7,12 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, HandshakeKind, RootCer
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
-use tidegate_contract::{Role, Snapshot};
-use tidegate_e2e::fleet::HOST;
-use tidegate_e2e::tls::{certificate, client, name};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tidegate_contract::{FleetTls, Role, Snapshot};
+use tidegate_e2e::fleet::{HOST, binary};
+use tidegate_e2e::tls::{certificate, certificate_within, client, name};
 use tidegate_e2e::{Connection, Fleet, FleetOptions, Response, get};
 
 /// Shakes hands and asks for one object; the certificate that was shown, and how the session came about.
@@ -111,6 +113,62 @@ fn the_certificate_follows_the_name_and_a_new_one_is_taken_up_by_a_running_edge(
     assert_eq!(kept.get(HOST, "/t.m4s", "").unwrap().status, 200);
 }
 
+#[test]
+fn an_operator_sees_the_ends_of_certificates_coming() {
+    // Goal: what ends soon, has ended, or has not begun is told at start and counted, and the node serves; a new one
+    // mends it. Method: certificates of these kinds beside a good one, on one edge.
+    const DAY: u64 = 86_400;
+    fn ending(snapshot: &mut Snapshot) {
+        let edge = snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
+        let dir = Path::new(&edge.machine.certificates[0].chain).parent().unwrap().to_owned();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let within =
+            |file: &str, span| certificate_within(&dir, file, &[&format!("{file}.test")], span);
+        edge.machine.certificates = vec![
+            within("good", (now - DAY, now + 100 * DAY)),
+            within("soon", (now - DAY, now + 10 * DAY - 3600)),
+            within("ended", (now - 9 * DAY, now - 2 * DAY)),
+            within("early", (now + DAY, now + 100 * DAY)),
+        ];
+    }
+    let mut fleet = Fleet::start("ends", &ring(1, ending));
+    let told = |fleet: &Fleet, what: &str| fleet.said("edge-1").contains(what);
+    let file = |fleet: &Fleet, name: &str| fleet.dir.join(name).display().to_string();
+    for what in [
+        format!("certificate {} (soon.test) ends in 9 day(s), at 20", file(&fleet, "soon.pem")),
+        format!("certificate {} (ended.test) ended at 20", file(&fleet, "ended.pem")),
+        format!("certificate {} (early.test) is not valid before 20", file(&fleet, "early.pem")),
+    ] {
+        fleet.until(&what, |fleet| told(fleet, &what));
+    }
+    assert!(!told(&fleet, "good.pem") && !told(&fleet, "fleet-edge-1"), "{}", fleet.said("edge-1"));
+    let status = fleet.status("edge-1");
+    let list = status["certificates"].as_array().unwrap();
+    let files: Vec<_> = list.iter().map(|one| one["file"].as_str().unwrap()).collect();
+    assert_eq!(files.len(), 5, "{list:?}");
+    assert!(files[4].ends_with("fleet-edge-1.crt"), "{files:?}");
+    assert_eq!(list[1]["names"], serde_json::json!(["soon.test"]));
+    assert!(list[1]["ends"].as_str().unwrap().starts_with("20") && list[1]["serial"].is_string());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let end = |fleet: &Fleet| fleet.counter("edge-1", "certificate_end_seconds");
+    assert!((now - 3 * DAY..now - DAY).contains(&end(&fleet)), "{}", end(&fleet));
+    // The parent shows the fleet's alone, and the origin nothing.
+    assert_eq!(fleet.status("parent-1")["certificates"].as_array().unwrap().len(), 1);
+    assert!(fleet.counter("parent-1", "certificate_end_seconds") > now);
+    assert_eq!(fleet.counter("origin-1", "certificate_end_seconds"), 0);
+    // It is mended while the edge runs.
+    certificate_within(&fleet.dir, "ended", &["ended.test"], (now - DAY, now + 50 * DAY));
+    fleet.until("the mended one is counted", |fleet| {
+        (now + 8 * DAY..now + 11 * DAY).contains(&end(fleet))
+    });
+    // One that is shown no more does not count.
+    let edge = fleet.snapshot.servers.iter_mut().find(|s| s.role == Role::Edge).unwrap();
+    edge.machine.certificates.remove(1);
+    fleet.snapshot.generation += 1;
+    fleet.publish();
+    fleet.until("the next one is counted", |fleet| end(fleet) > now + 40 * DAY);
+}
+
 /// A certificate as PEM (RFC 7468).
 fn rustls_pem(der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -184,6 +242,130 @@ fn a_parent_speaks_to_its_fleet_alone() {
     assert!(ask(Some(stranger)).is_err(), "who shows somebody else's");
     // And an edge that does not know its parent asks nobody: no answer is better than anybody's.
     assert!(get(https, HOST, "/t.m4s", "").is_err(), "plain HTTP is not spoken there");
+}
+
+/// What an operator does; gives what it says.
+fn tidegate(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(binary("tidegate"));
+    let output = command.current_dir(dir).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Certificates of an authority that `tidegate tls` made, in a folder for each server, and a list that revokes nobody yet.
+fn revocable(snapshot: &mut Snapshot) {
+    let zone = snapshot.zone.clone();
+    let mut dir = None;
+    for server in &mut snapshot.servers {
+        let Some(fleet) = &mut server.machine.fleet_tls else { continue };
+        let dir = dir.get_or_insert_with(|| {
+            let dir = Path::new(&fleet.chain).parent().unwrap().to_owned();
+            tidegate(&dir, &["tls", "make-ca", "--out", "ca"]);
+            tidegate(&dir, &["tls", "revoke", "--ca", "ca", "--crl", "crl.pem"]);
+            dir
+        });
+        let name = format!("{}.{zone}", server.id);
+        tidegate(dir, &["tls", "make-cert", "--ca", "ca", "--out", &server.id, "--name", &name]);
+        let path = |file: &str| dir.join(file).display().to_string();
+        *fleet = FleetTls {
+            chain: path(&format!("{}/cert.pem", server.id)),
+            key: path(&format!("{}/key.pem", server.id)),
+            authorities: path("ca/ca.pem"),
+            revoked: Some(path("crl.pem")),
+        };
+    }
+}
+
+#[test]
+fn a_revoked_server_is_shut_out_and_the_others_go_on() {
+    // Goal: whoever is on the list gets nothing more, neither over a connection that stands nor by being asked; a list that cannot be
+    // used changes nothing; and who is taken off it belongs to the fleet again. Method: the list as `tidegate tls revoke` makes it.
+    const PARENTS: [&str; 2] = ["parent-1", "parent-2"];
+    const ALL: [&str; 4] = ["parent-1", "parent-2", "edge-1", "edge-2"];
+    let mut fleet = Fleet::start("revoked", &ring(2, revocable));
+    let dir = fleet.dir.clone();
+    let revoke = |more: &[&str]| {
+        tidegate(&dir, &[&["tls", "revoke", "--ca", "ca", "--crl", "crl.pem"], more].concat())
+    };
+    let known = |fleet: &Fleet, count: u64| {
+        ALL.iter().all(|id| fleet.status(id)["revoked"][0]["revoked"] == count)
+    };
+    // As one who has stolen its files.
+    let open = |fleet: &Fleet, edge: &str, parent: &str| {
+        let (chain, key) = (dir.join(edge).join("cert.pem"), dir.join(edge).join("key.pem"));
+        let config = client(&[&dir.join("ca/ca.pem")], Some((&chain, &key)));
+        let address = fleet.member(parent).https();
+        Connection::open_tls_as(address, config, name(&format!("{parent}.cdn.test")))
+    };
+    let ask = |fleet: &Fleet, edge: &str| {
+        open(fleet, edge, "parent-1").and_then(|mut c| c.get(HOST, "/0.m4s", ""))
+    };
+    let mut serial = 0;
+    let mut get = |fleet: &Fleet, edge: &str| {
+        serial += 1;
+        let body = fleet.put(&format!("{serial}.m4s"), 50_000);
+        let answer = fleet.get(edge, &format!("/{serial}.m4s"), "").unwrap();
+        let is_good = answer.status == 200 && answer.body == body;
+        assert!(is_good || answer.status >= 500, "{}", answer.status);
+        is_good
+    };
+    fleet.put("0.m4s", 1000);
+    assert!(known(&fleet, 0) && get(&fleet, "edge-1") && get(&fleet, "edge-2"));
+    let mut thief = open(&fleet, "edge-1", "parent-1").unwrap();
+    let mut honest = open(&fleet, "edge-2", "parent-1").unwrap();
+    assert_eq!(thief.get(HOST, "/0.m4s", "").unwrap().status, 200);
+    assert_eq!(honest.get(HOST, "/0.m4s", "").unwrap().status, 200);
+
+    revoke(&["--cert", "edge-1/cert.pem"]);
+    fleet.until("all know of it", |fleet| known(fleet, 1));
+    assert!(thief.get(HOST, "/0.m4s", "").is_err(), "a connection that stands");
+    assert!(ask(&fleet, "edge-1").is_err(), "a new one");
+    assert_eq!(honest.get(HOST, "/0.m4s", "").unwrap().status, 200, "it was not ended");
+    assert_eq!(ask(&fleet, "edge-2").unwrap().status, 200);
+    assert!(!get(&fleet, "edge-1"), "nobody answers it");
+    assert!(get(&fleet, "edge-2"));
+    assert!(fleet.said("edge-1").contains("names this server's own certificate"));
+
+    // A list that is none: the old one goes on.
+    let good = std::fs::read(dir.join("crl.pem")).unwrap();
+    std::fs::write(dir.join("crl.pem"), "no list").unwrap();
+    fleet.until("it is refused", |fleet| {
+        let refused = |id: &&str| {
+            fleet.said(id).contains("certificates refused, the old ones go on: revoked ")
+        };
+        PARENTS.iter().all(refused)
+    });
+    assert!(ask(&fleet, "edge-1").is_err() && !get(&fleet, "edge-1"));
+    assert!(ask(&fleet, "edge-2").is_ok() && get(&fleet, "edge-2"));
+    std::fs::write(dir.join("crl.pem"), good).unwrap();
+    // A parent is not asked any more either, over connections that stand neither; the other one is.
+    assert!((0..10).all(|_| get(&fleet, "edge-2")), "it has connections to both");
+    revoke(&["--cert", "parent-1/cert.pem"]);
+    fleet.until("all know of it", |fleet| known(fleet, 2));
+    let before = fleet.counter("parent-1", "requests_total");
+    for _ in 0..10 {
+        assert!(get(&fleet, "edge-2"));
+    }
+    assert_eq!(fleet.counter("parent-1", "requests_total"), before);
+
+    // Another list, without them.
+    std::fs::remove_file(dir.join("crl.pem")).unwrap();
+    revoke(&[]);
+    fleet.until("all know of it", |fleet| known(fleet, 0));
+    fleet.until("the fleet is whole", |fleet| {
+        get(fleet, "edge-1")
+            && get(fleet, "edge-2")
+            && fleet.counter("edge-2", "next_hops_out") == 0
+    });
+    assert_eq!(ask(&fleet, "edge-1").unwrap().status, 200);
+    // A node does not start without its list.
+    std::fs::remove_file(dir.join("crl.pem")).unwrap();
+    let said = fleet.refused_start("edge-2");
+    assert!(
+        said.contains("server edge-2: revoked ") && said.contains("mend: give fleet_tls.revoked"),
+        "{said}"
+    );
 }
 
 fn explained(fleet: &Fleet, node: &str, path: &str) -> Option<String> {

@@ -222,12 +222,10 @@ impl Checker<'_> {
             [Some(&certificate.chain), Some(&certificate.key), certificate.staple.as_ref()]
         });
         let shown = shown.flatten().map(|path| ("certificates", path));
-        let fleet = machine.fleet_tls.iter().flat_map(|fleet| {
-            [&fleet.chain, &fleet.key, &fleet.authorities].map(|path| ("fleet_tls", path))
-        });
-        let admin = machine.admin_tls.iter().flat_map(|admin| {
-            [&admin.chain, &admin.key, &admin.authorities].map(|path| ("admin_tls", path))
-        });
+        let fleet = machine.fleet_tls.iter().flat_map(FleetTls::files);
+        let fleet = fleet.map(|path| ("fleet_tls", path));
+        let admin = machine.admin_tls.iter().flat_map(FleetTls::files);
+        let admin = admin.map(|path| ("admin_tls", path));
         for (field, path) in paths.chain(shown).chain(fleet).chain(admin) {
             if path.is_empty() || path.contains('\0') {
                 self.tell(

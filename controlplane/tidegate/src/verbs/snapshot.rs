@@ -125,7 +125,7 @@ impl Build {
         let file = sign(&snapshot, &key);
         // What no daemon would take is not published.
         verify(&file, &[key.public()]).map_err(|error| Failure::content(&self.out, error))?;
-        source_dir::replace(&self.out, &file)?;
+        source_dir::replace(&self.out, &file, true)?;
         let (signer, services, servers) =
             (key.public().id(), snapshot.delivery_services.len(), snapshot.servers.len());
         println!(
