@@ -6,6 +6,7 @@
 //! there fails, and so does a machine that does not say how its tests ended.
 
 use crate::run::{cargo, command, finish, output, run_and_keep};
+use crate::test::QUICK;
 use crate::{demo, setup, target};
 use serde_json::Value;
 use std::fs;
@@ -122,7 +123,7 @@ const MODULES: &str = "kernel/net/tls kernel/crypto kernel/arch/x86/crypto kerne
 
 /// The programs that the tests are, built.
 fn tests() -> Result<Vec<(PathBuf, &'static [&'static str])>, String> {
-    let mut words = vec!["test", "-q", "--release", "-p", "tidegate-e2e", "--no-run"];
+    let mut words = vec!["test", "-q", "--profile", QUICK, "-p", "tidegate-e2e", "--no-run"];
     words.push("--message-format=json-render-diagnostics");
     words.extend(TESTS.iter().flat_map(|(name, _)| ["--test", name]));
     let told = output(cargo(&words).stderr(Stdio::inherit()))?;

@@ -36,7 +36,7 @@ impl Count {
 /// Anything failed.
 pub fn run() -> Result<(), String> {
     setup::run("test")?;
-    let programs = ["--release", "-p", E2E, "--no-fail-fast"];
+    let programs = ["--profile", QUICK, "-p", E2E, "--no-fail-fast"];
     let steps: [(&str, &dyn Fn() -> Count); 9] = [
         ("format", &|| simple(finish(&mut cargo(&["fmt", "--all", "--check"])))),
         ("lints", &|| {
@@ -56,7 +56,7 @@ pub fn run() -> Result<(), String> {
             cargo_tests(&others)
         }),
         // Apart, so that all else is tested with the kernel's rim alone.
-        ("simulation", &|| cargo_tests(&["--release", "-p", SIM, "--no-fail-fast"])),
+        ("simulation", &|| cargo_tests(&["--profile", QUICK, "-p", SIM, "--no-fail-fast"])),
         ("build", &|| simple(demo::build())),
         ("docs", &|| simple(crate::docs::run(true))),
         ("end to end", &|| cargo_tests(&programs)),
@@ -156,6 +156,8 @@ fn before(line: &str, word: &str) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
+/// How what drives the programs is built (Cargo.toml).
+pub const QUICK: &str = "quick";
 const E2E: &str = "tidegate-e2e";
 const SIM: &str = "tidegate-sim";
 

@@ -150,7 +150,7 @@ pub fn binary(name: &str) -> PathBuf {
     let path = dir.join(name);
     assert!(
         path.exists(),
-        "{} is not built: run `make test`, or `cargo build -p tidegate-edge`",
+        "{} is not built: run `make test`, or say by TIDEGATE_BIN_DIR where the programs are",
         path.display()
     );
     path

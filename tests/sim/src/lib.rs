@@ -18,8 +18,8 @@
 //!
 //! Canaries in `tests/seeds.rs` do wrong on purpose, and must be caught.
 //!
-//! `make test` runs a few thousand seeds. More: `TIDEGATE_SIM_SEEDS=100000 cargo test --release -p tidegate-sim`, or from
-//! another one on: `TIDEGATE_SIM_FIRST=5000`. A failure names its seed; `TIDEGATE_SIM_SEED=n cargo test --release -p
+//! `make test` runs a few thousand seeds. More: `TIDEGATE_SIM_SEEDS=100000 cargo test --profile quick -p tidegate-sim`, or from
+//! another one on: `TIDEGATE_SIM_FIRST=5000`. A failure names its seed; `TIDEGATE_SIM_SEED=n cargo test --profile quick -p
 //! tidegate-sim --test seeds -- --nocapture` runs that one again, with a trace of what happened; with `-- replay --nocapture`
 //! it looks for the smallest plan that fails in the same way (`shrink.rs`), and traces that.
 #![forbid(unsafe_code)]

@@ -67,7 +67,7 @@ fn no_seed_breaks_a_promise() {
     for (seed, what) in &failed {
         eprintln!("seed {seed}:\n  {what}");
         eprintln!(
-            "    see it: TIDEGATE_SIM_SEED={seed} cargo test --release -p tidegate-sim --test seeds -- --nocapture"
+            "    see it: TIDEGATE_SIM_SEED={seed} cargo test --profile quick -p tidegate-sim --test seeds -- --nocapture"
         );
     }
     assert!(
